@@ -1,0 +1,44 @@
+// Every operator's schema, in one place. Kernels register themselves from cpu/ and cuda/; the fake
+// kernels, autograd and autocast are in vgg_fast/ops/.
+//
+// Shapes: input (N, C, H, W), weight (K, C, 3, 3), bias (K); stride 1, padding 1. Outputs are
+// channels_last. A backward returns a gradient that wasn't asked for as an empty tensor (0 elements).
+
+#include <Python.h>
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(vgg_fast, m) {
+  m.def("conv3x3(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
+  m.def(
+      "conv3x3_backward(Tensor grad_output, Tensor input, Tensor weight, "
+      "bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+
+  m.def("conv3x3_relu(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
+  m.def(
+      "conv3x3_relu_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor output, "
+      "bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+
+  // argmax: uint8, the shape of output, the window's position 2*row + column; empty if not wanted.
+  m.def(
+      "conv3x3_relu_pool(Tensor input, Tensor weight, Tensor? bias=None, bool return_argmax=True) "
+      "-> (Tensor output, Tensor argmax)");
+  m.def(
+      "conv3x3_relu_pool_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor output, "
+      "Tensor argmax, bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+
+  m.def("max_pool2x2(Tensor input, bool return_argmax=True) -> (Tensor output, Tensor argmax)");
+  m.def(
+      "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "
+      "-> Tensor");
+}
+
+// Lets `import vgg_fast._C` load the library too; the module itself is empty.
+extern "C" PyObject* PyInit__C() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr,
+                               nullptr,               nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

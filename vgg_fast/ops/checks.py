@@ -1,0 +1,86 @@
+"""What the operators refuse, each with one sentence. ``csrc/checks.h`` says the same in C++."""
+
+from __future__ import annotations
+
+from torch import Tensor
+import torch
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_input(op: str, input: Tensor) -> None:
+    """``input`` is (N, C, H, W), floating-point, and only its batch may be empty."""
+    if input.dim() != 4:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input must have 4 dimensions (N, C, H, W), "
+            f"but its shape is {_shape(input)}"
+        )
+    if input.dtype not in DTYPES:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input must be float32, bfloat16, float16 or float64, "
+            f"but it is {_dtype(input)}; convert it first"
+        )
+    if input.shape[1] < 1 or input.shape[2] < 1 or input.shape[3] < 1:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input may have an empty batch, but no empty channels, height or "
+            f"width; its shape is {_shape(input)}"
+        )
+
+
+def check_convolution(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """``weight`` is (K, C, 3, 3) and ``bias`` (K), of the dtype and on the device of ``input``."""
+    check_input(op, input)
+    if weight.dim() != 4 or weight.shape[2] != 3 or weight.shape[3] != 3 or weight.shape[0] < 1:
+        raise RuntimeError(
+            f"vgg_fast::{op}: weight must be (K, C, 3, 3), but its shape is {_shape(weight)}; "
+            "for other kernel sizes use torch.nn.Conv2d"
+        )
+    if weight.shape[1] != input.shape[1]:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input has {input.shape[1]} channels, but weight {_shape(weight)} "
+            f"takes {weight.shape[1]}"
+        )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0]):
+        raise RuntimeError(
+            f"vgg_fast::{op}: bias must have one value for each of the {weight.shape[0]} output "
+            f"channels, but its shape is {_shape(bias)}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.dtype != input.dtype:
+            raise RuntimeError(
+                f"vgg_fast::{op}: input is {_dtype(input)}, but {name} is {_dtype(tensor)}; "
+                "convert one of them, or use torch.autocast"
+            )
+        if tensor.device != input.device:
+            raise RuntimeError(
+                f"vgg_fast::{op}: input is on {input.device}, but {name} is on {tensor.device}; "
+                "move one of them"
+            )
+
+
+def check_poolable(op: str, input: Tensor) -> None:
+    """``input`` has at least one 2×2 window."""
+    if input.shape[2] < 2 or input.shape[3] < 2:
+        raise RuntimeError(
+            f"vgg_fast::{op}: 2x2 pooling needs a height and width of at least 2, but the input "
+            f"is {input.shape[2]}x{input.shape[3]}; use larger images or fewer blocks"
+        )
+
+
+def check_saved(op: str, name: str, tensor: Tensor, shape: tuple, like: Tensor) -> None:
+    """A tensor handed to a backward operator has the ``shape``, and the device of ``like``."""
+    if tuple(tensor.shape) != tuple(shape) or tensor.device != like.device:
+        raise RuntimeError(
+            f"vgg_fast::{op}: {name} must have shape {tuple(shape)} on {like.device}, "
+            f"but it has {_shape(tensor)} on {tensor.device}"
+        )
+
+
+def _shape(tensor: Tensor) -> tuple:
+    return tuple(tensor.shape)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

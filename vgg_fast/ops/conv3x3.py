@@ -1,0 +1,66 @@
+"""``vgg_fast::conv3x3``: 3×3 convolution, stride 1, padding 1, and bias.
+
+    output[n, k, y, x] = bias[k] + Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y + r - 1, x + s - 1]
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vgg_fast.ops import registry
+from vgg_fast.ops._shared import (
+    channels_last,
+    fake_gradients,
+    reference_gradients,
+    wanted,
+)
+from vgg_fast.ops.checks import check_convolution, check_saved
+
+
+def reference(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    check_convolution("conv3x3", input, weight, bias)
+    output = torch.nn.functional.conv2d(input, weight, bias, padding=1)
+    return output.contiguous(memory_format=torch.channels_last)
+
+
+def fake(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    check_convolution("conv3x3", input, weight, bias)
+    return channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
+
+
+def setup_context(ctx, inputs, output) -> None:
+    input, weight, _ = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def backward(ctx, grad_output: Tensor):
+    return wanted(
+        ctx,
+        torch.ops.vgg_fast.conv3x3_backward(
+            grad_output, *ctx.saved_tensors, *ctx.needs_input_grad[:3]
+        ),
+    )
+
+
+def _check_backward(grad_output, input, weight) -> None:
+    check_convolution("conv3x3_backward", input, weight, None)
+    n, _, h, w = input.shape
+    check_saved("conv3x3_backward", "grad_output", grad_output, (n, weight.shape[0], h, w), input)
+
+
+def reference_backward(grad_output, input, weight, need_input, need_weight, need_bias):
+    _check_backward(grad_output, input, weight)
+    return reference_gradients(grad_output, input, weight, need_input, need_weight, need_bias)
+
+
+def fake_backward(grad_output, input, weight, need_input, need_weight, need_bias):
+    _check_backward(grad_output, input, weight)
+    return fake_gradients(input, weight, need_input, need_weight, need_bias)
+
+
+registry.register(
+    "conv3x3", reference=reference, fake=fake, setup_context=setup_context, backward=backward
+)
+registry.register("conv3x3_backward", reference=reference_backward, fake=fake_backward)
+registry.register_autocast("conv3x3")

@@ -1,0 +1,94 @@
+"""``vgg_fast::max_pool2x2``: 2×2 max pooling with stride 2; an odd last row or column is dropped.
+
+    output[n, c, y, x] = max of input[n, c, 2y : 2y + 2, 2x : 2x + 2]
+
+``argmax`` is one byte a window, ``2·row + column`` of the first maximum in row-major order (of the
+last NaN, if there is one, as in torch), where torch keeps eight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vgg_fast.ops import registry
+from vgg_fast.ops._shared import channels_last, nothing
+from vgg_fast.ops.checks import check_input, check_poolable
+
+
+def reference(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
+    check_input("max_pool2x2", input)
+    check_poolable("max_pool2x2", input)
+    output, index = torch.nn.functional.max_pool2d(input, 2, return_indices=True)
+    row, column = index // input.shape[3], index % input.shape[3]
+    argmax = (2 * (row % 2) + column % 2).to(torch.uint8)
+    return (
+        output.contiguous(memory_format=torch.channels_last),
+        argmax.contiguous(memory_format=torch.channels_last)
+        if return_argmax
+        else nothing(input, torch.uint8),
+    )
+
+
+def fake(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
+    check_input("max_pool2x2", input)
+    check_poolable("max_pool2x2", input)
+    pooled = (input.shape[1], input.shape[2] // 2, input.shape[3] // 2)
+    return (
+        channels_last(input, *pooled),
+        channels_last(input, *pooled, torch.uint8) if return_argmax else nothing(input, torch.uint8),
+    )
+
+
+def setup_context(ctx, inputs, output) -> None:
+    input, return_argmax = inputs
+    if not return_argmax:
+        raise RuntimeError(
+            "vgg_fast::max_pool2x2: gradients need the argmax; call it with return_argmax=True, "
+            "or under torch.no_grad()"
+        )
+    _, argmax = output
+    ctx.mark_non_differentiable(argmax)
+    ctx.save_for_backward(argmax)
+    ctx.size = input.shape[2:]
+
+
+def backward(ctx, grad_output: Tensor, _):
+    (argmax,) = ctx.saved_tensors
+    return torch.ops.vgg_fast.max_pool2x2_backward(grad_output, argmax, *ctx.size), None
+
+
+def _check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> None:
+    check_input("max_pool2x2_backward", grad_output)
+    if (
+        argmax.shape != grad_output.shape
+        or argmax.device != grad_output.device
+        or grad_output.shape[2] != height // 2
+        or grad_output.shape[3] != width // 2
+    ):
+        raise RuntimeError(
+            f"vgg_fast::max_pool2x2_backward: grad_output {tuple(grad_output.shape)} on "
+            f"{grad_output.device} and argmax {tuple(argmax.shape)} on {argmax.device} don't "
+            f"belong to an input of {height}x{width}"
+        )
+
+
+def reference_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
+    _check_backward(grad_output, argmax, height, width)
+    grad_input = channels_last(grad_output, grad_output.shape[1], height, width).zero_()
+    rows, columns = height // 2 * 2, width // 2 * 2
+    for position in range(4):
+        window = grad_input[:, :, position // 2 : rows : 2, position % 2 : columns : 2]
+        window.copy_(torch.where(argmax == position, grad_output, 0))
+    return grad_input
+
+
+def fake_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
+    _check_backward(grad_output, argmax, height, width)
+    return channels_last(grad_output, grad_output.shape[1], height, width)
+
+
+registry.register(
+    "max_pool2x2", reference=reference, fake=fake, setup_context=setup_context, backward=backward
+)
+registry.register("max_pool2x2_backward", reference=reference_backward, fake=fake_backward)

@@ -1,0 +1,143 @@
+"""How an operator's Python half is registered, and which kernel a call of it reaches.
+
+A kernel is looked up by PyTorch's dispatcher wherever that is enough: CPU tensors go straight to
+C++. Where there is a choice to make (a CUDA tensor, or a backend that the user forced), a kernel
+written in Python stands in front and picks one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vgg_fast import backends
+
+_library = torch.library.Library("vgg_fast", "IMPL")
+_references: dict[str, Callable] = {}
+_native: dict[tuple[str, str], Callable] = {}  # (operator, dispatch key) -> the C++ kernel
+
+
+def register(
+    name: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    setup_context: Callable | None = None,
+    backward: Callable | None = None,
+) -> None:
+    """Register the reference, fake kernel and autograd formula of ``vgg_fast::name``.
+
+    The reference serves every device that has no kernel of its own. An operator without a
+    ``backward`` refuses, in one sentence, to be differentiated.
+    """
+    _references[name] = reference
+    qualified = f"vgg_fast::{name}"
+    torch.library.register_fake(qualified, fake)
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_autograd(
+        qualified, backward or _refuse_second_derivative, setup_context=setup_context
+    )
+    if torch.version.cuda is not None:
+        _route_through_python(name, "CUDA")
+
+
+def register_autocast(name: str) -> None:
+    """Under autocast, cast the floating-point arguments of ``vgg_fast::name`` to its dtype."""
+    op = getattr(torch.ops.vgg_fast, name).default
+
+    def cast_and_call(device_type: str, key: torch._C.DispatchKey, *args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+            return op(*(_cast(arg, device_type, dtype) for arg in args))
+
+    for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+        dispatch_key = getattr(torch._C.DispatchKey, key)
+        _library.impl(
+            name,
+            lambda *args, d=device_type, k=dispatch_key: cast_and_call(d, k, *args),
+            key,
+        )
+
+
+def route_cpu_through_python() -> None:
+    """Let :mod:`vgg_fast.backends` choose for CPU tensors too.
+
+    Not done before a backend is first forced: until then a CPU call costs no Python.
+    """
+    for name in _references:
+        if (name, "CPU") not in _native:
+            _route_through_python(name, "CPU")
+
+
+def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
+    """The backend that a call of ``vgg_fast::name`` with ``args`` takes, and its kernel.
+
+    Raises:
+        RuntimeError: the backend in force can't run this call on this machine.
+    """
+    chosen = backends.get()
+    native = _native.get((name, key))
+    if chosen == "cpp" or (chosen == "auto" and native is not None and _cpp_serves(name, key, args)):
+        if native is None or not _cpp_serves(name, key, args):
+            raise RuntimeError(
+                f"vgg_fast::{name}: no C++ kernel serves this call on {key}; python -m "
+                "vgg_fast.info shows what is built. Use the backend 'auto'"
+            )
+        return "cpp", native
+    if chosen == "triton" or (chosen == "auto" and key == "CUDA"):
+        kernel, why_not = _triton_kernel(name, key)
+        if kernel is not None:
+            return "triton", kernel
+        if chosen == "triton":
+            raise RuntimeError(f"vgg_fast::{name}: the backend 'triton' can't run: {why_not}")
+    return "reference", _references[name]
+
+
+def _route_through_python(name: str, key: str) -> None:
+    op = f"vgg_fast::{name}"
+    has_native = torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+    native = torch.library.get_kernel(op, key) if has_native else None
+    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    _native[name, key] = native and (lambda *args: native.call_boxed(keyset, *args))
+
+    def choose(*args: Any) -> Any:
+        return kernel_for(name, key, *args)[1](*args)
+
+    _library.impl(name, choose, key, allow_override=True)
+
+
+def _cpp_serves(name: str, key: str, args: tuple) -> bool:
+    # The CUDA C++ library holds the pooling operator and the first layer (1 or 3 channels) only.
+    return key == "CPU" or name.startswith("max_pool2x2") or args[0].shape[1] in (1, 3)
+
+
+def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
+    try:
+        module = importlib.import_module(f"vgg_fast.triton.{name.removesuffix('_backward')}")
+    except ImportError as error:
+        return None, f"triton isn't installed ({error})"
+    if key == "CPU" and not module.INTERPRETED:
+        return None, "CPU tensors need TRITON_INTERPRET=1, set before Python starts"
+    return getattr(module, name), ""
+
+
+def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+    if (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.dtype != torch.float64
+        and value.device.type == device_type
+    ):
+        return value.to(dtype)
+    return value
+
+
+def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> Any:
+    raise RuntimeError(
+        "vgg_fast: the backward operators can't be differentiated a second time; for second "
+        "derivatives use torch.nn.functional.conv2d, relu and max_pool2d (vgg_fast.unfuse)"
+    )
