@@ -1,1 +1,25 @@
-"""vgg_fast"""
+"""Fused VGG layers for PyTorch: 3×3 convolution, bias, ReLU and 2×2 pooling in one kernel."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from vgg_fast import backends, functional, layers, models
+from vgg_fast.models import VGG, vgg11, vgg13, vgg16, vgg19, vgg_block
+
+try:
+    __version__ = version("vgg_fast")
+except PackageNotFoundError:  # imported from a source tree that isn't installed
+    __version__ = "unknown"
+
+__all__ = [
+    "VGG",
+    "__version__",
+    "backends",
+    "functional",
+    "layers",
+    "models",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg_block",
+]

@@ -1,0 +1,229 @@
+"""The operators as ``nn.Module``s, with the parameters of ``nn.Conv2d``.
+
+A convolution here has ``weight`` (K, C, 3, 3) and ``bias`` (K) as ``nn.Conv2d(C, K, 3, padding=1)``
+has them, by the same names and with the same default initialisation, so that ``state_dict``s move
+between the two.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
+from vgg_fast.ops.checks import DTYPES
+
+__all__ = [
+    "Conv3x3",
+    "Conv3x3ReLU",
+    "Conv3x3ReLUPool",
+    "LazyConv3x3",
+    "LazyConv3x3ReLU",
+    "LazyConv3x3ReLUPool",
+    "MaxPool2x2",
+    "why_not_conv3x3",
+]
+
+
+def why_not_conv3x3(conv: nn.Conv2d) -> str | None:
+    """Why the arithmetic of ``conv`` is not this package's 3×3 convolution; None if it is.
+
+    The words complete a sentence that begins with the layer's name.
+    """
+    if isinstance(conv.weight, UninitializedParameter):
+        return "is lazy and not initialised yet; run one batch through the model first"
+    if conv.kernel_size != (3, 3):
+        return f"has a {'x'.join(map(str, conv.kernel_size))} kernel, not 3x3"
+    for name, has, needs in (
+        ("stride", conv.stride, (1, 1)),
+        ("dilation", conv.dilation, (1, 1)),
+        ("groups", conv.groups, 1),
+        ("padding mode", conv.padding_mode, "zeros"),
+    ):
+        if has != needs:
+            return f"has {name} {has}, not {needs}"
+    if conv.padding not in ((1, 1), "same"):
+        return f"has padding {conv.padding}, not (1, 1)"
+    if conv.weight.dtype not in DTYPES:
+        return f"has weights of {conv.weight.dtype}, not a floating-point dtype that is served"
+    return None
+
+
+class Conv3x3(nn.Module):
+    """3×3 convolution with stride 1 and padding 1, without a ReLU.
+
+    Equivalent to: ``nn.Conv2d(in_channels, out_channels, 3, padding=1)``
+
+    Args:
+        in_channels: C, at least 1.
+        out_channels: K, at least 1.
+        bias: whether a bias is added.
+        device, dtype: of the parameters.
+
+    Shape:
+        (N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W), in channels_last.
+
+    Raises:
+        ValueError: a number of channels is less than 1.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels < 1:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be at least 1, but it is {channels}"
+                )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.weight = nn.Parameter(
+            torch.empty((out_channels, in_channels, 3, 3), device=device, dtype=dtype)
+        )
+        if bias:
+            self.bias = nn.Parameter(torch.empty((out_channels,), device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d) -> "Conv3x3":
+        """This layer with the very Parameters of ``conv``: optimizers that hold them go on working.
+
+        Raises:
+            ValueError: ``conv`` has another kernel size, stride, padding, ...; the message says
+                which.
+        """
+        why_not = why_not_conv3x3(conv)
+        if why_not is not None:
+            raise ValueError(f"{cls.__name__} can't stand for {conv}: it {why_not}")
+        layer = cls(
+            conv.in_channels, conv.out_channels, conv.bias is not None, "meta", conv.weight.dtype
+        )
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer.train(conv.training)
+
+    def reset_parameters(self) -> None:
+        """Initialise as ``nn.Conv2d`` does: uniform within ±1 / sqrt(fan_in), weight then bias."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(9 * self.in_channels)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return conv3x3(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}" + (
+            ", bias=False" if self.bias is None else ""
+        )
+
+
+class Conv3x3ReLU(Conv3x3):
+    """3×3 convolution with stride 1 and padding 1, and ReLU, in one kernel.
+
+    Equivalent to: ``nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU())``
+
+    Arguments, shapes and errors as :class:`Conv3x3`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return conv3x3_relu(input, self.weight, self.bias)
+
+
+class Conv3x3ReLUPool(Conv3x3):
+    """3×3 convolution with stride 1 and padding 1, ReLU and 2×2 max pooling, in one kernel.
+
+    Equivalent to: ``nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU(),
+    nn.MaxPool2d(2))``
+
+    Arguments and errors as :class:`Conv3x3`.
+
+    Shape:
+        (N, C, H, W) or (C, H, W) to (N, K, H // 2, W // 2) or (K, H // 2, W // 2), in
+        channels_last; H and W at least 2.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return conv3x3_relu_pool(input, self.weight, self.bias)
+
+
+class MaxPool2x2(nn.Module):
+    """2×2 max pooling with stride 2; for the backward pass it keeps a byte a window, not eight.
+
+    Equivalent to: ``nn.MaxPool2d(2)``
+
+    Shape:
+        (N, C, H, W) or (C, H, W) to (N, C, H // 2, W // 2) or (C, H // 2, W // 2), in
+        channels_last; H and W at least 2.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return max_pool2x2(input)
+
+
+class _LazyInputChannels(LazyModuleMixin):
+    """Takes ``in_channels`` from the first input, as ``nn.LazyConv2d`` does."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # One input channel on the meta device costs nothing; the real number is unknown yet.
+        super().__init__(1, out_channels, bias, "meta", dtype)  # type: ignore[call-arg]
+        self.in_channels = 0
+        self.weight = UninitializedParameter(device=device, dtype=dtype)
+        if bias:
+            self.bias = UninitializedParameter(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        if not self.has_uninitialized_params() and self.in_channels > 0:  # type: ignore[misc]
+            super().reset_parameters()  # type: ignore[misc]
+
+    def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Called by torch before the first forward pass."""
+        if not self.has_uninitialized_params():  # type: ignore[misc]
+            return
+        if input.dim() not in (3, 4):
+            raise ValueError(
+                f"{type(self).__name__}: input must be (N, C, H, W) or (C, H, W), "
+                f"but its shape is {tuple(input.shape)}"
+            )
+        self.in_channels = input.shape[-3]
+        self.weight.materialize((self.out_channels, self.in_channels, 3, 3))
+        if self.bias is not None:
+            self.bias.materialize((self.out_channels,))
+        self.reset_parameters()
+
+
+class LazyConv3x3(_LazyInputChannels, Conv3x3):
+    """A :class:`Conv3x3` that takes ``in_channels`` from its first input."""
+
+    cls_to_become = Conv3x3
+
+
+class LazyConv3x3ReLU(_LazyInputChannels, Conv3x3ReLU):
+    """A :class:`Conv3x3ReLU` that takes ``in_channels`` from its first input."""
+
+    cls_to_become = Conv3x3ReLU
+
+
+class LazyConv3x3ReLUPool(_LazyInputChannels, Conv3x3ReLUPool):
+    """A :class:`Conv3x3ReLUPool` that takes ``in_channels`` from its first input."""
+
+    cls_to_become = Conv3x3ReLUPool
