@@ -2,10 +2,10 @@
 // kernels, autograd and autocast are in vgg_fast/ops/.
 //
 // Shapes: input (N, C, H, W), weight (K, C, 3, 3), bias (K); stride 1, padding 1. Outputs are
-// channels_last. A backward returns a gradient that wasn't asked for as an empty tensor (0 elements).
+// channels_last. A backward returns a gradient that wasn't asked for as an empty tensor (0
+// elements).
 
 #include <Python.h>
-
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(vgg_fast, m) {
@@ -38,7 +38,7 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
 
 // Lets `import vgg_fast._C` load the library too; the module itself is empty.
 extern "C" PyObject* PyInit__C() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr,
-                               nullptr,               nullptr, nullptr, nullptr};
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

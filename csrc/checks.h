@@ -1,0 +1,168 @@
+// What the operators refuse, each with one sentence; vgg_fast/ops/checks.py says the same in
+// Python.
+
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace vgg_fast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Throws what Python sees as a RuntimeError: the `parts` as one sentence, and nothing else (torch's
+// own check would put a function name and a path of the build machine before it).
+template <class... Parts>
+inline void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline std::string shape_of(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  return text + (shape.size() == 1 ? ",)" : ")");  // as Python writes a tuple
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return {sizes.data(), sizes.data() + sizes.size()};
+}
+
+inline std::string shape_of(const Tensor& tensor) { return shape_of(sizes_of(tensor)); }
+
+inline std::string dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return "of another dtype";
+  }
+}
+
+inline std::string device_of(const Tensor& tensor) {
+  const std::string index = std::to_string(tensor.get_device_index());
+  return tensor.is_cpu() ? "cpu" : tensor.is_cuda() ? "cuda:" + index : "another device";
+}
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.is_cuda() == b.is_cuda() &&
+         a.get_device_index() == b.get_device_index();
+}
+
+// `input` is (N, C, H, W), floating-point, and only its batch may be empty.
+inline void check_input(const char* op, const Tensor& input) {
+  require(input.dim() == 4, "vgg_fast::", op,
+          ": input must have 4 dimensions (N, C, H, W), but its shape is ", shape_of(input));
+  const ScalarType dtype = input.scalar_type();
+  require(dtype == ScalarType::Float || dtype == ScalarType::BFloat16 ||
+              dtype == ScalarType::Half || dtype == ScalarType::Double,
+          "vgg_fast::", op, ": input must be float32, bfloat16, float16 or float64, but it is ",
+          dtype_of(input), "; convert it first");
+  require(input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0, "vgg_fast::", op,
+          ": input may have an empty batch, but no empty channels, height or width; its "
+          "shape is ",
+          shape_of(input));
+}
+
+// `tensor` has the dtype of `input` and lies on its device.
+inline void check_alike(const char* op, const char* name, const Tensor& tensor,
+                        const Tensor& input) {
+  require(tensor.scalar_type() == input.scalar_type(), "vgg_fast::", op, ": input is ",
+          dtype_of(input), ", but ", name, " is ", dtype_of(tensor),
+          "; convert one of them, or use torch.autocast");
+  require(same_device(tensor, input), "vgg_fast::", op, ": input is on ", device_of(input),
+          ", but ", name, " is on ", device_of(tensor), "; move one of them");
+}
+
+// `weight` is (K, C, 3, 3) and `bias` (K), of the dtype and on the device of `input`.
+inline void check_convolution(const char* op, const Tensor& input, const Tensor& weight,
+                              const std::optional<Tensor>& bias) {
+  check_input(op, input);
+  require(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) > 0,
+          "vgg_fast::", op, ": weight must be (K, C, 3, 3), but its shape is ", shape_of(weight),
+          "; for other kernel sizes use torch.nn.Conv2d");
+  require(weight.size(1) == input.size(1), "vgg_fast::", op, ": input has ", input.size(1),
+          " channels, but weight ", shape_of(weight), " takes ", weight.size(1));
+  require(!bias || (bias->dim() == 1 && bias->size(0) == weight.size(0)), "vgg_fast::", op,
+          ": bias must have one value for each of the ", weight.size(0),
+          " output channels, but its shape is ", bias ? shape_of(*bias) : "");
+  check_alike(op, "weight", weight, input);
+  if (bias) check_alike(op, "bias", *bias, input);
+}
+
+// `input` has at least one 2×2 window.
+inline void check_poolable(const char* op, const Tensor& input) {
+  require(input.size(2) >= 2 && input.size(3) >= 2, "vgg_fast::", op,
+          ": 2x2 pooling needs a height and width of at least 2, but the input is ", input.size(2),
+          "x", input.size(3), "; use larger images or fewer blocks");
+}
+
+// A tensor handed to a backward operator has the `shape`, and the device of `like`.
+inline void check_saved(const char* op, const char* name, const Tensor& tensor,
+                        const std::vector<int64_t>& shape, const Tensor& like) {
+  require(sizes_of(tensor) == shape && same_device(tensor, like), "vgg_fast::", op, ": ", name,
+          " must have shape ", shape_of(shape), " on ", device_of(like), ", but it has ",
+          shape_of(tensor), " on ", device_of(tensor));
+}
+
+inline void check_argmax(const char* op, const Tensor& argmax) {
+  require(argmax.scalar_type() == ScalarType::Byte, "vgg_fast::", op,
+          ": argmax must be uint8, as the forward operator returns it, but it is ",
+          dtype_of(argmax));
+}
+
+// ---------------------------------------------------------------------------------------------
+
+inline Tensor channels_last(const Tensor& tensor) {
+  return torch::stable::contiguous(tensor, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+// An uninitialised (N, channels, height, width) in channels_last, on the device of `like`.
+inline Tensor empty_channels_last(const Tensor& like, int64_t channels, int64_t height,
+                                  int64_t width, ScalarType dtype) {
+  const std::vector<int64_t> sizes = {like.size(0), channels, height, width};
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+// What an operator returns in place of a result that wasn't asked for: no elements.
+inline Tensor nothing(const Tensor& like, ScalarType dtype) {
+  const std::vector<int64_t> sizes = {0};
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device());
+}
+
+}  // namespace vgg_fast

@@ -1,0 +1,291 @@
+// Direct 3×3 convolution as an implicit matrix product.
+//
+//   sums[pixel][k] = Σ_m patch[pixel + offset[m]] · weight[m][k],   m = (r, s, c), 9·C terms
+//
+// The micro-kernel keeps kPixels × (kVectors vectors of k) sums in registers; each term costs
+// kVectors loads and kPixels broadcasts for kPixels · kVectors multiply-adds. It reads the patch in
+// place through two tables of offsets, so nothing is unrolled into columns, and 1 input channel
+// runs through the same code as 512. The weight gradient is the same product with the roles turned:
+//
+//   sums[m][k] += Σ_pixel patch[pixel + offset[m]] · gradient[pixel][k]
+
+template <class Real>
+struct Shape {
+  typedef Real Vector __attribute__((vector_size(Isa::kBytes)));
+  static constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(Real));
+  static constexpr int64_t kVectors = 2;
+  static constexpr int64_t kPixels = Isa::kPixels;
+  static constexpr int64_t kBlock = kLanes * kVectors;  // output channels of one micro-kernel
+};
+
+template <class Real>
+inline typename Shape<Real>::Vector load(const Real* from) {
+  typename Shape<Real>::Vector vector;
+  __builtin_memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+template <class Real>
+inline void store(typename Shape<Real>::Vector vector, Real* to) {
+  __builtin_memcpy(to, &vector, sizeof(vector));
+}
+
+// sums[i][k] (+)= Σ_t left[rows[i] + terms[t]] · right[t][k], for kPixels rows i and kBlock columns
+// k.
+template <class Real>
+inline void multiply(const Real* left, const int64_t* rows, const int64_t* terms, int64_t count,
+                     const Real* right, int64_t right_stride, bool accumulate, Real* sums,
+                     int64_t sums_stride) {
+  using S = Shape<Real>;
+  typename S::Vector sum[S::kPixels][S::kVectors];
+  const Real* row[S::kPixels];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < S::kPixels; ++i) {
+    row[i] = left + rows[i];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < S::kVectors; ++v) sum[i][v] = typename S::Vector{};
+  }
+  for (int64_t t = 0; t < count; ++t, right += right_stride) {
+    typename S::Vector factor[S::kVectors];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < S::kVectors; ++v) factor[v] = load<Real>(right + v * S::kLanes);
+    const int64_t term = terms[t];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < S::kPixels; ++i) {
+      const Real value = row[i][term];
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < S::kVectors; ++v) sum[i][v] += value * factor[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < S::kPixels; ++i) {
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < S::kVectors; ++v) {
+      Real* to = sums + i * sums_stride + v * S::kLanes;
+      store<Real>(accumulate ? load<Real>(to) + sum[i][v] : sum[i][v], to);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// offsets[m] of the 9·C terms from a patch's pixel, (r, s) = (0, 0) being its upper left neighbour.
+inline void tap_offsets(const Patch& patch, int64_t* offsets) {
+  for (int64_t r = 0; r < 3; ++r) {
+    for (int64_t s = 0; s < 3; ++s) {
+      for (int64_t c = 0; c < patch.channels; ++c) *offsets++ = patch.offset(0, r, s) + c;
+    }
+  }
+}
+
+// offsets[pixel] of a tile's pixels in its patch; filled up to `padded` entries with the last one.
+inline void pixel_offsets(const Tile& tile, const Patch& patch, int64_t padded, int64_t* offsets) {
+  int64_t count = 0;
+  for (int64_t image = 0; image < tile.images; ++image) {
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      for (int64_t column = 0; column < tile.columns; ++column) {
+        offsets[count++] = patch.offset(image, row, column);
+      }
+    }
+  }
+  for (; count < padded; ++count) offsets[count] = offsets[count - 1];
+}
+
+// Cuts a thread's workspace into aligned pieces.
+struct Arena {
+  char* next;
+  template <class T>
+  T* take(int64_t count) {
+    char* piece = next;
+    next += bytes<T>(count);
+    return reinterpret_cast<T*>(piece);
+  }
+  template <class T>
+  static int64_t bytes(int64_t count) {
+    return round_up(count * int64_t(sizeof(T)), 64);
+  }
+};
+
+inline int64_t patch_size(const Tiling& tiling, int64_t channels, int64_t border) {
+  return tiling.images * (tiling.rows + 2 * border) * (tiling.columns + 2 * border) * channels;
+}
+
+template <class Real>
+int64_t convolve_bytes(const Convolution& convolution) {
+  using S = Shape<Real>;
+  const int64_t channels = convolution.source.channels;
+  const int64_t pixels = round_up(convolution.tiling.pixels(), S::kPixels);
+  return Arena::bytes<Real>(patch_size(convolution.tiling, channels, 1)) +
+         Arena::bytes<Real>(pixels * S::kBlock) + Arena::bytes<int64_t>(9 * channels) +
+         Arena::bytes<int64_t>(pixels);
+}
+
+template <class Value, class Real>
+void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
+              void* workspace) {
+  using S = Shape<Real>;
+  const Source& source = convolution.source;
+  const int64_t terms = 9 * source.channels;
+  const int64_t outputs = convolution.destination.channels;
+  const int64_t most_pixels = round_up(convolution.tiling.pixels(), S::kPixels);
+
+  Arena arena{static_cast<char*>(workspace)};
+  Real* values = arena.take<Real>(patch_size(convolution.tiling, source.channels, 1));
+  Real* sums = arena.take<Real>(most_pixels * S::kBlock);
+  int64_t* taps = arena.take<int64_t>(terms);
+  int64_t* offsets = arena.take<int64_t>(most_pixels);
+
+  const Real* bias = static_cast<const Real*>(convolution.packed_bias);
+  for (int64_t index = first_tile; index < last_tile; ++index) {
+    const Tile tile =
+        tile_at(convolution.tiling, index, source.images, source.height, source.width);
+    const Patch patch(tile, 1, source.channels);
+    const int64_t pixels = tile.images * tile.rows * tile.columns;
+    read_patch<Value>(source, tile, patch, values);
+    tap_offsets(patch, taps);
+    pixel_offsets(tile, patch, round_up(pixels, S::kPixels), offsets);
+
+    const Real* weight = static_cast<const Real*>(convolution.packed_weight);
+    for (int64_t k = 0; k < outputs; k += S::kBlock, weight += terms * S::kBlock) {
+      for (int64_t p = 0; p < pixels; p += S::kPixels) {
+        multiply<Real>(values, offsets + p, taps, terms, weight, S::kBlock, false,
+                       sums + p * S::kBlock, S::kBlock);
+      }
+      write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, bias, k,
+                        outputs - k < S::kBlock ? outputs - k : S::kBlock);
+    }
+  }
+}
+
+// packed[block][m][k]: dgrad convolves the gradient with the weight rotated by 180°, its inputs and
+// outputs exchanged.
+template <class Value, class Real>
+void pack_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
+  using S = Shape<Real>;
+  const Value* values = static_cast<const Value*>(weight.values);
+  const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
+  const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
+  const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
+  const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
+  for (int64_t block = first; block < last; ++block) {
+    Real* to = static_cast<Real*>(packed) + block * 9 * inputs * S::kBlock;
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      const int64_t from_tap = for_dgrad ? 8 - tap : tap;
+      const Value* from =
+          values + from_tap / 3 * weight.row_stride + from_tap % 3 * weight.column_stride;
+      for (int64_t c = 0; c < inputs; ++c, to += S::kBlock) {
+        for (int64_t k = 0; k < S::kBlock; ++k) {
+          const int64_t output = block * S::kBlock + k;
+          to[k] =
+              output < outputs ? to_real(from[output * output_stride + c * input_stride]) : Real(0);
+        }
+      }
+    }
+  }
+}
+
+template <class Value, class Real>
+void pack_bias(const void* bias, int64_t channels, void* packed) {
+  Real* to = static_cast<Real*>(packed);
+  zero(to, round_up(channels, Shape<Real>::kBlock));
+  if (bias != nullptr) read_row(static_cast<const Value*>(bias), channels, to);
+}
+
+// ---------------------------------------------------------------------------------------------
+
+template <class Real>
+int64_t weight_gradient_bytes(const WeightGradient& task) {
+  using S = Shape<Real>;
+  const int64_t pixels = task.tiling.pixels();
+  return Arena::bytes<Real>(patch_size(task.tiling, task.input.channels, 1)) +
+         Arena::bytes<Real>(pixels * task.gradient.channels) +
+         Arena::bytes<Real>(pixels * S::kBlock) +
+         Arena::bytes<int64_t>(round_up(9 * task.input.channels, S::kPixels)) +
+         Arena::bytes<int64_t>(pixels + S::kPixels);
+}
+
+template <class Value, class Real>
+void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t last_tile,
+                     void* sums_memory, void* bias_memory, void* workspace) {
+  using S = Shape<Real>;
+  const Source& input = task.input;
+  const int64_t terms = 9 * input.channels;
+  const int64_t outputs = task.gradient.channels;
+  const int64_t padded_outputs = round_up(outputs, S::kBlock);
+  const int64_t padded_terms = round_up(terms, S::kPixels);
+
+  Arena arena{static_cast<char*>(workspace)};
+  Real* values = arena.take<Real>(patch_size(task.tiling, input.channels, 1));
+  Real* gradient = arena.take<Real>(task.tiling.pixels() * outputs);
+  Real* block = arena.take<Real>(task.tiling.pixels() * S::kBlock);
+  int64_t* taps = arena.take<int64_t>(padded_terms);
+  int64_t* offsets = arena.take<int64_t>(task.tiling.pixels() + S::kPixels);
+
+  Real* sums = static_cast<Real*>(sums_memory);
+  Real* bias_sums = static_cast<Real*>(bias_memory);
+  for (int64_t index = first_tile; index < last_tile; ++index) {
+    const Tile tile = tile_at(task.tiling, index, input.images, input.height, input.width);
+    const Patch patch(tile, 1, input.channels), center(tile, 0, outputs);
+    const int64_t pixels = tile.images * tile.rows * tile.columns;
+    read_patch<Value>(task.gradient, tile, center, gradient);
+    if (task.need_weight) {
+      read_patch<Value>(input, tile, patch, values);
+      tap_offsets(patch, taps);
+      for (int64_t m = terms; m < padded_terms; ++m) taps[m] = 0;
+      pixel_offsets(tile, patch, pixels, offsets);
+    }
+    for (int64_t k = 0; k < outputs; k += S::kBlock) {
+      const int64_t width = outputs - k < S::kBlock ? outputs - k : S::kBlock;
+      Real partial[S::kBlock] = {};
+      for (int64_t p = 0; p < pixels; ++p) {
+        const Real* from = gradient + p * outputs + k;
+        Real* to = block + p * S::kBlock;
+        for (int64_t i = 0; i < width; ++i) {
+          to[i] = from[i];
+          partial[i] += from[i];
+        }
+        zero(to + width, S::kBlock - width);
+      }
+      for (int64_t i = 0; i < width; ++i) bias_sums[k + i] += partial[i];
+      if (!task.need_weight) continue;
+      for (int64_t m = 0; m < terms; m += S::kPixels) {
+        multiply<Real>(values, taps + m, offsets, pixels, block, S::kBlock, true,
+                       sums + m * padded_outputs + k, padded_outputs);
+      }
+    }
+  }
+}
+
+template <class Value, class Real>
+void store_weight_gradient(const Weight& destination, const void* sums_memory, int64_t threads,
+                           int64_t first, int64_t last) {
+  using S = Shape<Real>;
+  const Real* sums = static_cast<const Real*>(sums_memory);
+  const int64_t padded_outputs = round_up(destination.outputs, S::kBlock);
+  const int64_t thread_stride = round_up(9 * destination.inputs, S::kPixels) * padded_outputs;
+  Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
+  for (int64_t m = first; m < last; ++m) {
+    const int64_t tap = m / destination.inputs, c = m % destination.inputs;
+    Value* to = values + tap / 3 * destination.row_stride + tap % 3 * destination.column_stride +
+                c * destination.input_stride;
+    for (int64_t k = 0; k < destination.outputs; ++k) {
+      Real sum = sums[m * padded_outputs + k];
+      for (int64_t thread = 1; thread < threads; ++thread) {
+        sum += sums[thread * thread_stride + m * padded_outputs + k];
+      }
+      from_real(sum, to[k * destination.output_stride]);
+    }
+  }
+}
+
+template <class Value, class Real>
+void store_bias_gradient(const void* bias_sums, int64_t threads, int64_t channels,
+                         void* destination) {
+  const Real* sums = static_cast<const Real*>(bias_sums);
+  const int64_t stride = round_up(channels, Shape<Real>::kBlock);
+  for (int64_t k = 0; k < channels; ++k) {
+    Real sum = sums[k];
+    for (int64_t thread = 1; thread < threads; ++thread) sum += sums[thread * stride + k];
+    from_real(sum, static_cast<Value*>(destination)[k]);
+  }
+}

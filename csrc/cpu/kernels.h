@@ -1,0 +1,122 @@
+// The interface between the operators, which know tensors, and the kernels, which know pointers.
+//
+// Each instruction set compiles the same templates (kernels.inl) into one `Kernels` table. All maps
+// are channels_last: [image][row][column][channel], dense. Arithmetic is in fp32, or in fp64 for
+// fp64 maps. `Real` below stands for that type.
+
+#pragma once
+
+#include <cstdint>
+
+#include "instruction_set.h"
+
+namespace vgg_fast::cpu {
+
+enum class Storage { kFloat32, kBFloat16, kFloat16, kFloat64 };
+
+// What a convolution reads: a map, or a gradient on its way back through ReLU and pooling, which is
+// undone as the map is read.
+struct Source {
+  enum class Kind { kMap, kThroughRelu, kThroughPool };
+  Kind kind = Kind::kMap;
+  Storage storage = Storage::kFloat32;
+  const void* values = nullptr;     // the map, or the gradient of the operator's output
+  const void* output = nullptr;     // the operator's output: its sign is the ReLU's mask
+  const uint8_t* argmax = nullptr;  // kThroughPool: which of the 4 pixels won
+  int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+};
+
+// What a convolution writes, and what it does with each value before.
+struct Destination {
+  enum class Kind { kLinear, kRelu, kReluPool };
+  Kind kind = Kind::kLinear;
+  Storage storage = Storage::kFloat32;
+  void* values = nullptr;
+  uint8_t* argmax = nullptr;  // kReluPool: may be null if no gradient will be asked for
+  int64_t channels = 0;
+};
+
+// A weight (K, C, 3, 3) as the user keeps it; strides in elements.
+struct Weight {
+  Storage storage = Storage::kFloat32;
+  const void* values = nullptr;
+  int64_t outputs = 0, inputs = 0;
+  int64_t output_stride = 0, input_stride = 0, row_stride = 0, column_stride = 0;
+};
+
+// The work is cut into tiles: some images × some rows × some columns of a full-resolution map.
+struct Tiling {
+  int64_t images = 0, rows = 0, columns = 0;                       // of one tile
+  int64_t across_images = 0, across_rows = 0, across_columns = 0;  // tiles in each direction
+  int64_t count() const { return across_images * across_rows * across_columns; }
+  int64_t pixels() const { return images * rows * columns; }
+};
+
+struct Convolution {
+  Source source;
+  Destination destination;
+  const void* packed_weight = nullptr;  // Real, as pack_weight writes it
+  const void* packed_bias = nullptr;    // Real[padded(K)]
+  Tiling tiling;
+};
+
+struct WeightGradient {
+  Source input, gradient;
+  bool need_weight = true;
+  Tiling tiling;
+};
+
+struct Pooling {
+  Storage storage = Storage::kFloat32;
+  int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+};
+
+struct Kernels {
+  InstructionSet set;
+
+  // Channels are padded to a multiple of this inside packed buffers, never in the user's tensors.
+  int64_t (*channel_block)(Storage storage);
+  // The rows of a weight gradient's sums are padded to a multiple of this.
+  int64_t row_block;
+
+  // Packs the blocks [first, last) of output channels, as fprop wants them, or as dgrad does:
+  // rotated by 180° and with inputs and outputs exchanged.
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
+  void (*pack_bias)(Storage storage, const void* bias, int64_t channels, void* packed);
+
+  // Bytes that one thread needs beside the tensors.
+  int64_t (*convolve_workspace)(const Convolution&);
+  void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
+
+  // Adds to Real sums[padded(9 * C)][padded(K)] (if need_weight) and Real bias_sums[padded(K)].
+  int64_t (*weight_gradient_workspace)(const WeightGradient&);
+  void (*weight_gradient)(const WeightGradient&, int64_t first_tile, int64_t last_tile, void* sums,
+                          void* bias_sums, void* workspace);
+  // Adds up the threads' partial sums, in a fixed order, for the rows [first, last) of
+  // sums[9 * C], and writes them as a weight.
+  void (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t threads,
+                                int64_t first, int64_t last);
+  void (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t threads,
+                              int64_t channels, void* destination);
+
+  // Rows of the pooled map, counted over all images.
+  void (*max_pool)(const Pooling&, const void* input, int64_t first_row, int64_t last_row,
+                   void* output, uint8_t* argmax);
+  // Rows of the full-resolution map, counted over all images.
+  void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
+                            int64_t first_row, int64_t last_row, void* grad_input);
+};
+
+extern const Kernels kGenericKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+// The table of the instruction set in force.
+const Kernels& kernels();
+
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+inline int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,84 @@
+// One instruction set's kernels. The including file sets the target and defines, inside its
+// anonymous namespace,
+//   struct Isa { kSet; kBytes of a vector; kPixels of a micro-kernel };
+// All of this is in that namespace too and calls nothing from the standard library: an inline
+// function compiled for AVX-512 could otherwise be the copy that the linker keeps for everyone.
+
+#include "storage.inl"
+// Storage first: the others build on it.
+#include "tiles.inl"
+// clang-format off
+#include "direct.inl"
+#include "pool.inl"
+// clang-format on
+
+template <class Storage_>
+using ValueOf = typename Storage_::Value;
+template <class Storage_>
+using RealOf = typename Storage_::Real;
+
+constexpr Kernels kTable = {
+    Isa::kSet,
+    [](Storage storage) {
+      return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kBlock; });
+    },
+    Isa::kPixels,
+    [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
+      with_storage(weight.storage, [&](auto s) {
+        pack_weight<ValueOf<decltype(s)>, RealOf<decltype(s)>>(weight, for_dgrad, first, last,
+                                                               packed);
+      });
+    },
+    [](Storage storage, const void* bias, int64_t channels, void* packed) {
+      with_storage(storage, [&](auto s) {
+        pack_bias<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias, channels, packed);
+      });
+    },
+    [](const Convolution& convolution) {
+      return with_storage(convolution.source.storage,
+                          [&](auto s) { return convolve_bytes<RealOf<decltype(s)>>(convolution); });
+    },
+    [](const Convolution& convolution, int64_t first_tile, int64_t last_tile, void* workspace) {
+      with_storage(convolution.source.storage, [&](auto s) {
+        convolve<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, first_tile, last_tile,
+                                                            workspace);
+      });
+    },
+    [](const WeightGradient& task) {
+      return with_storage(task.input.storage,
+                          [&](auto s) { return weight_gradient_bytes<RealOf<decltype(s)>>(task); });
+    },
+    [](const WeightGradient& task, int64_t first_tile, int64_t last_tile, void* sums,
+       void* bias_sums, void* workspace) {
+      with_storage(task.input.storage, [&](auto s) {
+        weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(task, first_tile, last_tile,
+                                                                   sums, bias_sums, workspace);
+      });
+    },
+    [](const Weight& destination, const void* sums, int64_t threads, int64_t first, int64_t last) {
+      with_storage(destination.storage, [&](auto s) {
+        store_weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(destination, sums, threads,
+                                                                         first, last);
+      });
+    },
+    [](Storage storage, const void* bias_sums, int64_t threads, int64_t channels,
+       void* destination) {
+      with_storage(storage, [&](auto s) {
+        store_bias_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias_sums, threads, channels,
+                                                                       destination);
+      });
+    },
+    [](const Pooling& pooling, const void* input, int64_t first_row, int64_t last_row, void* output,
+       uint8_t* argmax) {
+      with_storage(pooling.storage, [&](auto s) {
+        max_pool<ValueOf<decltype(s)>>(pooling, input, first_row, last_row, output, argmax);
+      });
+    },
+    [](const Pooling& pooling, const void* grad_output, const uint8_t* argmax, int64_t first_row,
+       int64_t last_row, void* grad_input) {
+      with_storage(pooling.storage, [&](auto s) {
+        max_pool_backward<ValueOf<decltype(s)>>(pooling, grad_output, argmax, first_row, last_row,
+                                                grad_input);
+      });
+    },
+};

@@ -1,0 +1,22 @@
+// The kernels for AVX2 and FMA: 16 registers of 32 bytes hold 6 × 2 sums, 2 factors, 1 broadcast.
+
+#pragma GCC target("avx2,fma,f16c")
+
+#include "kernels.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+struct Isa {
+  static constexpr InstructionSet kSet = InstructionSet::kAvx2;
+  static constexpr int64_t kBytes = 32;
+  static constexpr int64_t kPixels = 6;
+};
+
+#include "kernels.inl"
+
+}  // namespace
+
+const Kernels kAvx2Kernels = kTable;
+
+}  // namespace vgg_fast::cpu

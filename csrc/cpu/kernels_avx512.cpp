@@ -1,0 +1,22 @@
+// The kernels for AVX-512: 32 registers of 64 bytes hold 12 × 2 sums, 2 factors, 1 broadcast.
+
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+
+#include "kernels.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+struct Isa {
+  static constexpr InstructionSet kSet = InstructionSet::kAvx512;
+  static constexpr int64_t kBytes = 64;
+  static constexpr int64_t kPixels = 12;
+};
+
+#include "kernels.inl"
+
+}  // namespace
+
+const Kernels kAvx512Kernels = kTable;
+
+}  // namespace vgg_fast::cpu

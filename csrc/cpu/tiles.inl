@@ -1,0 +1,172 @@
+// Tiles: reading a source into a padded patch of Reals, and writing results through the epilogue.
+//
+//        columns + 2
+//      ┌─────────────┐     A patch is the tile's pixels with a border of one, zero outside the
+//      │  ┌───────┐  │     map: [image][row + 2][column + 2][channel]. ReLU and pooling of a
+//  +2  │  │ tile  │  │     gradient are undone, and 16-bit values widened, as it is filled, so
+//      │  └───────┘  │     the arithmetic sees one form of data.
+//      └─────────────┘
+
+struct Tile {
+  int64_t image, row, column;     // its first pixel
+  int64_t images, rows, columns;  // its size, cut at the map's edges
+};
+
+inline Tile tile_at(const Tiling& tiling, int64_t index, int64_t images, int64_t rows,
+                    int64_t columns) {
+  const int64_t across = tiling.across_rows * tiling.across_columns;
+  Tile tile;
+  tile.image = index / across * tiling.images;
+  tile.row = index % across / tiling.across_columns * tiling.rows;
+  tile.column = index % tiling.across_columns * tiling.columns;
+  tile.images = images - tile.image < tiling.images ? images - tile.image : tiling.images;
+  tile.rows = rows - tile.row < tiling.rows ? rows - tile.row : tiling.rows;
+  tile.columns = columns - tile.column < tiling.columns ? columns - tile.column : tiling.columns;
+  return tile;
+}
+
+// A patch's or a tile's memory layout, in elements.
+struct Patch {
+  int64_t border, rows, columns, channels;
+  Patch(const Tile& tile, int64_t border, int64_t channels)
+      : border(border),
+        rows(tile.rows + 2 * border),
+        columns(tile.columns + 2 * border),
+        channels(channels) {}
+  int64_t offset(int64_t image, int64_t row, int64_t column) const {
+    return ((image * rows + row) * columns + column) * channels;
+  }
+};
+
+// Reads `count` pixels of one row of a source, from (image, row, column) on.
+template <class Value, class Real>
+void read_pixels(const Source& source, int64_t image, int64_t row, int64_t column, int64_t count,
+                 Real* to) {
+  const int64_t channels = source.channels;
+  const Value* values = static_cast<const Value*>(source.values);
+  const Value* output = static_cast<const Value*>(source.output);
+  if (source.kind == Source::Kind::kThroughPool) {
+    const int64_t height = source.height / 2, width = source.width / 2;
+    for (int64_t i = 0; i < count; ++i, to += channels) {
+      const int64_t x = column + i;
+      if (row / 2 >= height || x / 2 >= width) {  // the odd last row or column
+        zero(to, channels);
+        continue;
+      }
+      const int64_t at = ((image * height + row / 2) * width + x / 2) * channels;
+      const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
+      for (int64_t c = 0; c < channels; ++c) {
+        const bool passes = source.argmax[at + c] == position && !(to_real(output[at + c]) <= 0);
+        const Real value = to_real(values[at + c]);
+        to[c] = passes ? value : 0;
+      }
+    }
+    return;
+  }
+  const int64_t at = ((image * source.height + row) * source.width + column) * channels;
+  if (source.kind == Source::Kind::kMap) {
+    read_row(values + at, count * channels, to);
+    return;
+  }
+  for (int64_t i = 0; i < count * channels; ++i) {
+    const Real value = to_real(values[at + i]);
+    to[i] = to_real(output[at + i]) <= 0 ? 0 : value;
+  }
+}
+
+// Fills a whole patch.
+template <class Value, class Real>
+void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real* to) {
+  const int64_t first = tile.column - patch.border < 0 ? 0 : tile.column - patch.border;
+  const int64_t end = tile.column + tile.columns + patch.border < source.width
+                          ? tile.column + tile.columns + patch.border
+                          : source.width;
+  const int64_t before = first - (tile.column - patch.border);
+  const int64_t after = patch.columns - before - (end - first);
+  for (int64_t image = 0; image < tile.images; ++image) {
+    for (int64_t row = 0; row < patch.rows; ++row) {
+      const int64_t y = tile.row - patch.border + row;
+      if (y < 0 || y >= source.height) {
+        zero(to, patch.columns * patch.channels);
+      } else {
+        zero(to, before * patch.channels);
+        read_pixels<Value>(source, tile.image + image, y, first, end - first,
+                           to + before * patch.channels);
+        zero(to + (patch.columns - after) * patch.channels, after * patch.channels);
+      }
+      to += patch.columns * patch.channels;
+    }
+  }
+}
+
+// The epilogue of one pixel without pooling: bias, ReLU, and the store.
+template <class Value, class Real>
+inline void store_pixel(const Real* sums, const Real* bias, bool relu, int64_t channels,
+                        Value* to) {
+  for (int64_t k = 0; k < channels; ++k) {
+    const Real value = sums[k] + bias[k];
+    from_real(relu && value <= 0 ? Real(0) : value, to[k]);  // a NaN is not <= 0, and stays
+  }
+}
+
+// The epilogue of one 2×2 window: bias, ReLU, maximum, and the store.
+template <class Value, class Real>
+inline void store_window(const Real* const sums[4], const Real* bias, int64_t channels, Value* to,
+                         uint8_t* argmax) {
+  for (int64_t k = 0; k < channels; ++k) {
+    Real best = 0;
+    int position = 0;
+    for (int i = 0; i < 4; ++i) {
+      const Real sum = sums[i][k] + bias[k];
+      const Real value = sum <= 0 ? Real(0) : sum;
+      const bool wins = value > best || value != value;  // in torch the last NaN wins
+      best = wins ? value : best;
+      position = wins ? i : position;
+    }
+    from_real(best, to[k]);
+    if (argmax != nullptr) argmax[k] = uint8_t(position);
+  }
+}
+
+// Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a
+// pixel.
+template <class Value, class Real>
+void write_tile(const Source& source, const Destination& destination, const Tile& tile,
+                const Real* sums, int64_t stride, const Real* bias, int64_t first, int64_t count) {
+  Value* values = static_cast<Value*>(destination.values) + first;
+  bias += first;
+  const int64_t channels = destination.channels;
+  const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
+    return sums + ((image * tile.rows + row) * tile.columns + column) * stride;
+  };
+  if (destination.kind != Destination::Kind::kReluPool) {
+    const bool relu = destination.kind == Destination::Kind::kRelu;
+    for (int64_t image = 0; image < tile.images; ++image) {
+      for (int64_t row = 0; row < tile.rows; ++row) {
+        const int64_t at =
+            (((tile.image + image) * source.height + tile.row + row) * source.width + tile.column) *
+            channels;
+        for (int64_t column = 0; column < tile.columns; ++column) {
+          store_pixel(pixel(image, row, column), bias, relu, count,
+                      values + at + column * channels);
+        }
+      }
+    }
+    return;
+  }
+  uint8_t* argmax = destination.argmax == nullptr ? nullptr : destination.argmax + first;
+  const int64_t height = source.height / 2, width = source.width / 2;
+  for (int64_t image = 0; image < tile.images; ++image) {
+    for (int64_t row = 0; row + 1 < tile.rows; row += 2) {
+      for (int64_t column = 0; column + 1 < tile.columns; column += 2) {
+        const int64_t at = (((tile.image + image) * height + (tile.row + row) / 2) * width +
+                            (tile.column + column) / 2) *
+                           channels;
+        const Real* const window[4] = {pixel(image, row, column), pixel(image, row, column + 1),
+                                       pixel(image, row + 1, column),
+                                       pixel(image, row + 1, column + 1)};
+        store_window(window, bias, count, values + at, argmax == nullptr ? nullptr : argmax + at);
+      }
+    }
+  }
+}

@@ -1,0 +1,92 @@
+// The arithmetic that a 2x2 window needs, for the GPU and for the host that tests it:
+//
+//   max:    the first maximum in row-major order; any NaN beats it, and the last NaN beats all
+//   mask:   d relu(v) / dv = 0 where relu(v) <= 0, else 1 (so a NaN lets the gradient through)
+//   cursor: an odometer (n, y, x, c), so that a grid-stride loop divides once, not per step
+//
+// Nothing here includes CUDA or PyTorch: g++ compiles it for tests/test_cuda_window.py.
+
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define VGG_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define VGG_HOST_DEVICE inline
+#endif
+
+namespace vgg_fast::cuda {
+
+template <typename Acc>
+VGG_HOST_DEVICE Acc relu(Acc value) {
+  return value <= Acc(0) ? Acc(0) : value;
+}
+
+template <typename Acc>
+VGG_HOST_DEVICE Acc mask_gradient(Acc gradient, Acc output) {
+  return output <= Acc(0) ? Acc(0) : gradient;
+}
+
+template <typename Acc>
+struct WindowMax {
+  Acc value;
+  uint8_t argmax;  // 2 * row + column
+};
+
+template <typename Acc>
+VGG_HOST_DEVICE WindowMax<Acc> window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
+  const Acc values[4] = {v00, v01, v10, v11};
+  WindowMax<Acc> best{v00, 0};
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+  for (int position = 1; position < 4; ++position) {
+    const Acc value = values[position];
+    const bool is_nan = value != value;
+    if (value > best.value || is_nan) best = {value, static_cast<uint8_t>(position)};
+  }
+  return best;
+}
+
+// A place in a grid of N x Y x X x C items, C fastest. N is 64 bits wide and the others 32, whose
+// sums stay below 2^31 as long as every extent is at most 2^30.
+struct Cursor {
+  int64_t n;
+  int32_t y, x, c;
+};
+
+struct Extents {
+  int32_t y, x, c;
+
+  VGG_HOST_DEVICE int64_t items_per_image() const { return int64_t{y} * x * c; }
+};
+
+VGG_HOST_DEVICE Cursor cursor_at(int64_t index, Extents extents) {
+  Cursor at;
+  at.c = static_cast<int32_t>(index % extents.c);
+  index /= extents.c;
+  at.x = static_cast<int32_t>(index % extents.x);
+  index /= extents.x;
+  at.y = static_cast<int32_t>(index % extents.y);
+  at.n = index / extents.y;
+  return at;
+}
+
+VGG_HOST_DEVICE void advance(Cursor& at, const Cursor& step, Extents extents) {
+  at.c += step.c;
+  int32_t carry = at.c >= extents.c;
+  at.c -= carry ? extents.c : 0;
+  at.x += step.x + carry;
+  carry = at.x >= extents.x;
+  at.x -= carry ? extents.x : 0;
+  at.y += step.y + carry;
+  carry = at.y >= extents.y;
+  at.y -= carry ? extents.y : 0;
+  at.n += step.n + carry;
+}
+
+// How many 2x2 patches cover `size` pixels; the last one of an odd size hangs over the edge.
+VGG_HOST_DEVICE int32_t covering_patches(int32_t size) { return size / 2 + size % 2; }
+
+}  // namespace vgg_fast::cuda
