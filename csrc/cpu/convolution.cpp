@@ -106,10 +106,10 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
     kernel.pack_weight(weight_of(weight), for_dgrad, first, last, packed_weight.at(0));
   });
   Buffer packed_bias(blocks * block * real);
-  const std::optional<Tensor> dense_bias =
-      bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
-  kernel.pack_bias(source.storage, dense_bias ? dense_bias->data_ptr() : nullptr,
-                   destination.channels, packed_bias.at(0));
+  const Tensor dense_bias =
+      bias ? torch::stable::contiguous(*bias) : nothing(weight, weight.scalar_type());
+  kernel.pack_bias(source.storage, bias ? dense_bias.data_ptr() : nullptr, destination.channels,
+                   packed_bias.at(0));
 
   Convolution task;
   task.source = source;

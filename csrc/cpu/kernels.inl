@@ -4,10 +4,9 @@
 // All of this is in that namespace too and calls nothing from the standard library: an inline
 // function compiled for AVX-512 could otherwise be the copy that the linker keeps for everyone.
 
+// clang-format off: each builds on the one before
 #include "storage.inl"
-// Storage first: the others build on it.
 #include "tiles.inl"
-// clang-format off
 #include "direct.inl"
 #include "pool.inl"
 // clang-format on
