@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from vgg_fast import backends, functional, layers, models
+from vgg_fast.fuse import FusionReport, fuse, unfuse
 from vgg_fast.models import VGG, vgg11, vgg13, vgg16, vgg19, vgg_block
 
 try:
@@ -12,11 +13,14 @@ except PackageNotFoundError:  # imported from a source tree that isn't installed
 
 __all__ = [
     "VGG",
+    "FusionReport",
     "__version__",
     "backends",
     "functional",
+    "fuse",
     "layers",
     "models",
+    "unfuse",
     "vgg11",
     "vgg13",
     "vgg16",

@@ -198,6 +198,7 @@ class _LazyInputChannels(LazyModuleMixin):
     def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
         """Called by torch before the first forward pass."""
         if not self.has_uninitialized_params():  # type: ignore[misc]
+            self.in_channels = self.weight.shape[1]  # a state_dict came before the first input
             return
         if input.dim() not in (3, 4):
             raise ValueError(
