@@ -1,18 +1,184 @@
+"""Builds the compiled parts of vgg_fast; the metadata is in pyproject.toml.
+
+    vgg_fast._C         schemas and CPU kernels, on PyTorch's stable ABI: always
+    vgg_fast._C_cuda    CUDA kernels, on the stable ABI: where setup_cuda.py finds them wanted
+    vgg_fast._bindings  pybind11, introspection only, without torch: always
+
+Environment:
+    VGG_FAST_CUDA=0|1     never, or at any price, build _C_cuda
+    TORCH_CUDA_ARCH_LIST  the GPUs to build it for (default: this machine's)
+    VGG_FAST_WERROR=0     compile in spite of warnings
+    MAX_JOBS              compilers that run at once
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from setuptools import Extension, setup
 
-ROOT = Path(__file__).parent
-setup(
-    ext_modules=[
-        CppExtension(
-            "vgg_fast._C",
-            sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")] if p.name != "bindings.cpp"),
-            py_limited_api=True,
-            extra_compile_args={"cxx": ["-O3", "-std=c++20", "-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-fvisibility=hidden"]},
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # a build backend leaves this folder out
+import setup_cuda  # noqa: E402
+
+TOOLKIT = setup_cuda.find_toolkit()
+if TOOLKIT is not None:
+    os.environ["CUDA_HOME"] = str(TOOLKIT)
+
+try:
+    import pybind11
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+except ImportError as error:
+    raise SystemExit(
+        f"vgg_fast: {error.name} is missing, and the build needs it. Install what the build needs "
+        "(pip install 'torch>=2.11' 'setuptools>=77' ninja pybind11), or drop --no-build-isolation"
+    ) from error
+
+TORCH_TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11, the oldest supported
+WERROR = os.environ.get("VGG_FAST_WERROR", "1") != "0"
+CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += ["-Werror"] * WERROR
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden,-Wall"]
+NVCC_FLAGS += ["-Werror=all-warnings"] * WERROR
+
+
+def sources(*patterns: str) -> list[str]:
+    """Files of ``csrc``, relative to this folder, in an order that never changes."""
+    found = {path for pattern in patterns for path in (ROOT / "csrc").glob(pattern)}
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+HEADERS = sources("**/*.h", "**/*.inl", "**/*.cuh")
+
+
+def system(*folders: str) -> list[str]:
+    """Include ``folders`` as system headers: their warnings aren't ours to mend."""
+    return [flag for folder in folders for flag in ("-isystem", str(folder))]
+
+
+def operators_cpu() -> Extension:
+    files = [file for file in sources("*.cpp", "cpu/*.cpp") if not file.endswith("bindings.cpp")]
+    flags = [*CXX_FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *system(*include_paths())]
+    return Extension(
+        "vgg_fast._C",
+        files,
+        depends=HEADERS,
+        language="c++",
+        py_limited_api=True,
+        extra_compile_args={"cxx": flags},
+        library_dirs=library_paths(),
+        libraries=["c10", "torch", "torch_cpu"],
+    )
+
+
+def operators_cuda() -> Extension:
+    stable = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA"]
+    includes = system(*include_paths(), str(TOOLKIT / "include"))
+    # Linked statically, the CUDA runtime needn't be of the minor version that torch brings.
+    static = next(TOOLKIT.glob("**/libcudart_static.a"), None)
+    runtime = [str(static), "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
+    return Extension(
+        "vgg_fast._C_cuda",
+        sources("cuda/*.cu", "cuda/*.cpp"),
+        depends=HEADERS,
+        language="c++",
+        py_limited_api=True,
+        extra_compile_args={
+            "cxx": [*CXX_FLAGS, *stable, *includes],
+            "nvcc": [*NVCC_FLAGS, *stable, *includes],
+        },
+        library_dirs=[*library_paths(), str(TOOLKIT / "lib64")],
+        libraries=["c10", "torch", "torch_cpu", "torch_cuda"] + ["cudart"] * (static is None),
+        extra_link_args=runtime if static else [],
+    )
+
+
+def bindings(architectures: str) -> Extension:
+    facts = {
+        "COMPILER": compiler(),
+        "FLAGS": " ".join(CXX_FLAGS),
+        "TORCH": torch.__version__,
+        "TORCH_TARGET": "2.11",
+        "CUDA": ".".join(map(str, setup_cuda.compiler_version(TOOLKIT))) if architectures else "",
+        "CUDA_ARCHITECTURES": architectures,
+    }
+    macros = [f'-DVGG_FAST_BUILD_{name}="{value}"' for name, value in facts.items()]
+    flags = [*CXX_FLAGS, *macros, *system(pybind11.get_include())]
+    return Extension(
+        "vgg_fast._bindings",
+        sources("bindings.cpp", "cpu/features.cpp"),
+        depends=HEADERS,
+        language="c++",
+        extra_compile_args={"cxx": flags},
+    )
+
+
+def compiler() -> str:
+    """The first line of the C++ compiler's --version; SystemExit if there is none."""
+    command = shlex.split(os.environ.get("CXX") or "c++")
+    try:
+        run = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(
+            f"vgg_fast: no C++ compiler ({' '.join(command)} doesn't run): install one, on Debian "
+            "and Ubuntu with apt-get install g++, or name it in CXX"
+        ) from error
+    return run.stdout.splitlines()[0].replace('"', "")
+
+
+def check_python_headers() -> None:
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        raise SystemExit(
+            f"vgg_fast: {header} is missing, and the build needs it: install Python's headers, on "
+            "Debian and Ubuntu with apt-get install python3-dev"
         )
-    ],
-    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=True)},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+
+
+def gpus() -> set[tuple[int, int]]:
+    return {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+
+
+class Build(BuildExtension):
+    """Keeps the object files, so that an edit recompiles what it touches and no more."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # An editable installation would compile in a folder that is thrown away.
+        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        self.build_temp = str(ROOT / "build" / f"objects-{tag}")
+
+    def build_extension(self, extension: Extension) -> None:
+        # bindings and operators compile features.cpp with different flags: a folder for each.
+        shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
+        os.makedirs(self.build_temp, exist_ok=True)
+        try:
+            super().build_extension(extension)
+        finally:
+            self.build_temp = shared
+
+
+def extensions() -> list[Extension]:
+    if platform.system() == "Windows":
+        raise SystemExit("vgg_fast: Windows isn't supported; WSL is")
+    check_python_headers()
+    try:
+        decision = setup_cuda.decide(TOOLKIT, torch.version.cuda, gpus)
+    except setup_cuda.CudaError as error:
+        raise SystemExit(f"vgg_fast: {error}") from error
+    built = "built" if decision.build else "not built"
+    print(f"vgg_fast: CUDA kernels are {built} ({decision.reason})", file=sys.stderr)
+    if decision.build:
+        os.environ["TORCH_CUDA_ARCH_LIST"] = decision.architectures
+        return [operators_cpu(), operators_cuda(), bindings(decision.architectures)]
+    return [operators_cpu(), bindings("")]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build})

@@ -1,18 +1,112 @@
 """Loads the compiled operator libraries, or says in one message why it can't.
 
-``_C`` (schemas and CPU kernels) must be there; ``_C_cuda`` (CUDA C++ kernels) may be.
+``_C`` (schemas and CPU kernels) must be there; ``_C_cuda`` (CUDA C++ kernels) may be: without it, or
+when it doesn't load, GPUs are served by Triton, and :func:`cuda_library_problem` says why.
 """
 
 from __future__ import annotations
 
+import platform
+import re
+import sys
 from pathlib import Path
 
 import torch
 
 PACKAGE = Path(__file__).parent
+LIBRARY = PACKAGE / "_C.abi3.so"
+CUDA_LIBRARY = PACKAGE / "_C_cuda.abi3.so"
+OLDEST_TORCH = (2, 11)
+
+# What _C has to define; each has a backward beside it.
+OPERATORS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2")
+
+_loaded = False
+_cuda_problem = "it isn't loaded yet"
 
 
 def load() -> None:
-    torch.ops.load_library(next(PACKAGE.glob("_C.*so")))
-    for library in PACKAGE.glob("_C_cuda.*so"):
-        torch.ops.load_library(library)
+    """Load ``_C``, and ``_C_cuda`` where it is built. A second call does nothing.
+
+    Raises:
+        ImportError: torch is too old, or ``_C`` is missing, doesn't load, or was built from other
+            sources; the message says what was found and which command mends it.
+    """
+    global _loaded, _cuda_problem
+    if _loaded:
+        return
+    _check_torch()
+    if not LIBRARY.is_file():
+        raise ImportError(_explain("it isn't there"))
+    try:
+        torch.ops.load_library(LIBRARY)
+    except (OSError, RuntimeError) as error:
+        raise ImportError(_explain(f"it doesn't load: {error}")) from error
+    missing = [name for name in _operators() if not hasattr(torch.ops.vgg_fast, name)]
+    if missing:
+        raise ImportError(
+            _explain(f"it was built from other sources, and lacks {', '.join(missing)}")
+        )
+    _cuda_problem = _load_cuda()
+    _loaded = True
+
+
+def cuda_library_problem() -> str:
+    """Why the CUDA C++ kernels aren't there, in one line; empty if they are."""
+    return _cuda_problem
+
+
+def _load_cuda() -> str:
+    if not CUDA_LIBRARY.is_file():
+        return f"{CUDA_LIBRARY.name} isn't built; VGG_FAST_CUDA=1 {_command()} builds it"
+    try:
+        torch.ops.load_library(CUDA_LIBRARY)
+    except (OSError, RuntimeError) as error:
+        # Whatever happens here, CPU tensors have their kernels, and CUDA tensors have Triton's.
+        reason = str(error).splitlines()[0]
+        return f"{CUDA_LIBRARY.name} is built, but doesn't load: {reason}"
+    return ""
+
+
+def _check_torch() -> None:
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version and (int(version[1]), int(version[2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ImportError(
+            f"vgg_fast needs torch {oldest} or newer, but this is torch {torch.__version__} "
+            f"({Path(torch.__file__).parent}); mend it with: "
+            f"{sys.executable} -m pip install --upgrade 'torch>={oldest}' torchvision"
+        )
+
+
+def _operators() -> list[str]:
+    return [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
+
+
+def _explain(problem: str) -> str:
+    found = sorted(path.name for path in PACKAGE.glob("_*.so"))
+    return (
+        f"vgg_fast can't use its operator library: {problem}\n"
+        f"  looked for  {LIBRARY}\n"
+        f"  found       {', '.join(found) or 'no compiled file'} in {PACKAGE}\n"
+        f"  built with  {_built_with()}\n"
+        f"  running     torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}\n"
+        f"  mend it     {_command()}"
+    )
+
+
+def _built_with() -> str:
+    try:
+        from vgg_fast import _bindings
+    except ImportError:
+        return "unknown (vgg_fast._bindings doesn't load either)"
+    facts = _bindings.build_facts()
+    return f"torch {facts['torch']} for torch {facts['torch_target']} or newer"
+
+
+def _command() -> str:
+    """The command that builds the libraries anew."""
+    checkout = PACKAGE.parent
+    folder = str(checkout) if (checkout / "setup.py").is_file() else "<checkout of vgg_fast>"
+    return f"{sys.executable} -m pip install --no-build-isolation -e {folder}"
