@@ -10,12 +10,13 @@
 
 namespace vgg_fast::cuda {
 
-template cudaError_t conv3x3_fprop<Epilogue::kLinear>(const Convolution&, const void*, void*, uint8_t*,
-                                               cudaStream_t);
+template cudaError_t conv3x3_fprop<Epilogue::kLinear>(const Convolution&, const void*, void*,
+                                                      uint8_t*, cudaStream_t);
 template cudaError_t conv3x3_dgrad<Epilogue::kLinear>(const Convolution&, const Upstream&, void*,
-                                               cudaStream_t);
+                                                      cudaStream_t);
 template cudaError_t conv3x3_wgrad<Epilogue::kLinear>(const Convolution&, const Upstream&, void*,
-                                               const int64_t (&)[4], void*, void*, cudaStream_t);
+                                                      const int64_t (&)[4], void*, void*,
+                                                      cudaStream_t);
 
 int64_t conv3x3_wgrad_workspace(const Convolution& problem) {
   return int64_t{problem.channels} * kWgradSums * problem.outputs * wgrad_slices(problem);

@@ -33,8 +33,8 @@ struct Gradient {
 
 // g at one pixel.
 template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ Accumulator<T> gradient_at(const Gradient<T>& from, int64_t n,
-                                                      int32_t y, int32_t x, int32_t k) {
+__device__ __forceinline__ Accumulator<T> gradient_at(const Gradient<T>& from, int64_t n, int32_t y,
+                                                      int32_t x, int32_t k) {
   using Acc = Accumulator<T>;
   if (y < 0 || y >= from.height || x < 0 || x >= from.width) return Acc(0);
   if constexpr (kEpilogue == Epilogue::kReluPool) {
@@ -162,8 +162,8 @@ __device__ __forceinline__ void store_partial(Acc first, Acc second, int32_t cha
   partial[channel * stride] = sum;
 }
 
-// Partial sums in workspace[c][tap or 9 for the bias][k][slice]; blockIdx.x = slice * C + c, so that
-// blocks which read the same gradient run together and share it through L2.
+// Partial sums in workspace[c][tap or 9 for the bias][k][slice]; blockIdx.x = slice * C + c, so
+// that blocks which read the same gradient run together and share it through L2.
 template <Epilogue kEpilogue, typename T>
 __global__ void __launch_bounds__(kBackwardThreads, 2)
     conv3x3_wgrad_kernel(Gradient<T> gradient, Strided<const T> input, int64_t n, int32_t channels,
@@ -216,7 +216,8 @@ __global__ void __launch_bounds__(kBackwardThreads)
   if (item >= int64_t{channels} * kWgradSums * outputs) return;
   const int lane = threadIdx.x % kWarp;
   Accumulator<T> sum = 0;
-  for (int32_t slice = lane; slice < slices; slice += kWarp) sum += workspace[item * slices + slice];
+  for (int32_t slice = lane; slice < slices; slice += kWarp)
+    sum += workspace[item * slices + slice];
   sum = add_over_warp(sum);
   const int32_t k = static_cast<int32_t>(item % outputs);
   const int tap = static_cast<int>(item / outputs % kWgradSums);
@@ -241,16 +242,18 @@ inline int32_t wgrad_slices(const Convolution& problem) {
 
 template <typename T>
 Gradient<T> gradient_of(const Convolution& problem, const Upstream& upstream) {
-  return {problem.outputs, problem.height, problem.width,
-          static_cast<const T*>(upstream.grad_output), static_cast<const T*>(upstream.output),
+  return {problem.outputs,
+          problem.height,
+          problem.width,
+          static_cast<const T*>(upstream.grad_output),
+          static_cast<const T*>(upstream.output),
           upstream.argmax};
 }
 
 template <Epilogue kEpilogue>
 cudaError_t conv3x3_dgrad(const Convolution& problem, const Upstream& upstream, void* grad_input,
                           cudaStream_t stream) {
-  const unsigned grid =
-      grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
+  const unsigned grid = grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
   with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
     conv3x3_dgrad_kernel<kEpilogue, T><<<grid, kBackwardThreads, 0, stream>>>(

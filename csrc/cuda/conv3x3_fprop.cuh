@@ -6,7 +6,8 @@
 //   . . . .      one thread = one 2x2 patch of pixels (o) x 16 bytes of output channels;
 //   . o o .      it reads the 4x4 pixels around them once per c, and pools in registers.
 //   . o o .      Neighbouring threads take the next channels: their stores are one line.
-//   . . . .      Weights wait in shared memory as [c * 9 + tap][channel]. Bound by the output's bytes.
+//   . . . .      Weights wait in shared memory as [c * 9 + tap][channel]. Bound by the output's
+//   bytes.
 
 #pragma once
 
@@ -31,7 +32,8 @@ struct Fprop {
   bool aligned;     // every store of 16 bytes is aligned
 };
 
-// The 4x4 pixels around the patch at rows 2y, 2y + 1 and columns 2x, 2x + 1; zero outside the image.
+// The 4x4 pixels around the patch at rows 2y, 2y + 1 and columns 2x, 2x + 1; zero outside the
+// image.
 template <typename T>
 __device__ __forceinline__ void load_surroundings(const Strided<const T>& input, int32_t height,
                                                   int32_t width, int64_t n, int32_t c, int32_t y,
@@ -56,8 +58,7 @@ __device__ __forceinline__ void load_weights(const Fprop<T>& problem, int32_t fi
     const int tap = i / kFpropChannels % 9, c = i / kFpropChannels / 9;
     const int32_t k = first + i % kFpropChannels;
     weights[c * 9 + tap][i % kFpropChannels] =
-        k < problem.outputs ? widen(*problem.weight.at(k, c, tap / 3, tap % 3))
-                            : Accumulator<T>(0);
+        k < problem.outputs ? widen(*problem.weight.at(k, c, tap / 3, tap % 3)) : Accumulator<T>(0);
   }
   for (int i = threadIdx.x; i < kFpropChannels; i += kFpropThreads)
     bias[i] = problem.bias != nullptr && first + i < problem.outputs
@@ -151,9 +152,9 @@ template <Epilogue kEpilogue>
 cudaError_t conv3x3_fprop(const Convolution& problem, const void* bias, void* output,
                           uint8_t* argmax, cudaStream_t stream) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
-  const int64_t patches =
-      problem.n * (kPool ? problem.height / 2 : covering_patches(problem.height)) *
-      (kPool ? problem.width / 2 : covering_patches(problem.width));
+  const int64_t patches = problem.n *
+                          (kPool ? problem.height / 2 : covering_patches(problem.height)) *
+                          (kPool ? problem.width / 2 : covering_patches(problem.width));
   with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
     const int chunks = (problem.outputs + kFpropChannels - 1) / kFpropChannels;

@@ -10,11 +10,12 @@
 
 namespace vgg_fast::cuda {
 
-template cudaError_t conv3x3_fprop<Epilogue::kRelu>(const Convolution&, const void*, void*, uint8_t*,
-                                               cudaStream_t);
+template cudaError_t conv3x3_fprop<Epilogue::kRelu>(const Convolution&, const void*, void*,
+                                                    uint8_t*, cudaStream_t);
 template cudaError_t conv3x3_dgrad<Epilogue::kRelu>(const Convolution&, const Upstream&, void*,
-                                               cudaStream_t);
+                                                    cudaStream_t);
 template cudaError_t conv3x3_wgrad<Epilogue::kRelu>(const Convolution&, const Upstream&, void*,
-                                               const int64_t (&)[4], void*, void*, cudaStream_t);
+                                                    const int64_t (&)[4], void*, void*,
+                                                    cudaStream_t);
 
 }  // namespace vgg_fast::cuda

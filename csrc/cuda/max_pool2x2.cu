@@ -5,8 +5,9 @@
 //        input  [a b] -> max, argmax        gradient  [0 g]  <- g where argmax says
 //               [c d]                                 [0 0]
 //
-// A strided (NCHW) input is read in place; its lines are shared with the threads of the next windows
-// through L1. The outputs are channels_last, and an odd last row or column gets a zero gradient.
+// A strided (NCHW) input is read in place; its lines are shared with the threads of the next
+// windows through L1. The outputs are channels_last, and an odd last row or column gets a zero
+// gradient.
 
 #include "memory.cuh"
 

@@ -93,10 +93,14 @@ struct Strided {
 template <typename Body>
 void with_element_type(Storage storage, const Body& body) {
   switch (storage) {
-    case Storage::kFloat32: return body(float{});
-    case Storage::kBFloat16: return body(__nv_bfloat16{});
-    case Storage::kFloat16: return body(__half{});
-    case Storage::kFloat64: return body(double{});
+    case Storage::kFloat32:
+      return body(float{});
+    case Storage::kBFloat16:
+      return body(__nv_bfloat16{});
+    case Storage::kFloat16:
+      return body(__half{});
+    case Storage::kFloat64:
+      return body(double{});
   }
 }
 

@@ -1,5 +1,6 @@
-// The CUDA operators: checks, outputs and workspace from PyTorch's allocator, the current stream and
-// a device guard, through the stable ABI only. The arithmetic is in the kernels behind kernels.h.
+// The CUDA operators: checks, outputs and workspace from PyTorch's allocator, the current stream
+// and a device guard, through the stable ABI only. The arithmetic is in the kernels behind
+// kernels.h.
 //
 // Nothing here waits for the GPU, and every allocation and launch may be captured in a graph.
 
@@ -23,9 +24,6 @@
 namespace vgg_fast::cuda {
 namespace {
 
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
@@ -39,23 +37,19 @@ cudaStream_t current_stream(const Tensor& tensor) {
 // check_input has let no other dtype in.
 Storage storage_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return Storage::kFloat32;
-    case ScalarType::BFloat16: return Storage::kBFloat16;
-    case ScalarType::Half: return Storage::kFloat16;
-    default: return Storage::kFloat64;
+    case ScalarType::Float:
+      return Storage::kFloat32;
+    case ScalarType::BFloat16:
+      return Storage::kBFloat16;
+    case ScalarType::Half:
+      return Storage::kFloat16;
+    default:
+      return Storage::kFloat64;
   }
 }
 
-Tensor empty_channels_last(const Tensor& like, int64_t channels, int64_t height, int64_t width,
-                           std::optional<ScalarType> dtype = std::nullopt) {
-  return torch::stable::empty({like.size(0), channels, height, width},
-                              dtype.value_or(like.scalar_type()), std::nullopt, like.device(),
-                              std::nullopt, MemoryFormat::ChannelsLast);
-}
-
-Tensor empty_1d(const Tensor& like, int64_t size, std::optional<ScalarType> dtype = std::nullopt) {
-  return torch::stable::empty({size}, dtype.value_or(like.scalar_type()), std::nullopt,
-                              like.device());
+Tensor empty_1d(const Tensor& like, int64_t size, ScalarType dtype) {
+  return torch::stable::empty({size}, dtype, std::nullopt, like.device());
 }
 
 // Strides of dimensions with one element are meaningless, in PyTorch and here.
@@ -68,14 +62,9 @@ bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
-Tensor as_channels_last(const Tensor& tensor) {
-  if (is_channels_last(tensor)) return tensor;
-  return torch::stable::contiguous(tensor, MemoryFormat::ChannelsLast);
-}
-
 // NCHW and channels_last are read in place; anything else is copied first.
 Tensor readable(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : as_channels_last(tensor);
+  return tensor.is_contiguous() ? tensor : channels_last(tensor);
 }
 
 View view_of(const Tensor& tensor) {
@@ -91,9 +80,8 @@ View view_of(const Tensor& tensor) {
 // The kernels' coordinates are 32 bits wide (their products 64), and a grid has 65535 rows.
 int32_t extent(const char* op, const char* name, int64_t size) {
   constexpr int64_t kMost = int64_t{1} << 21;
-  if (size > kMost)
-    refuse(op, "the CUDA kernel takes a ", name, " of at most ", kMost, ", but it is ", size,
-           "; use the backend 'reference'");
+  require(size <= kMost, "vgg_fast::", op, ": the CUDA kernel takes a ", name, " of at most ",
+          kMost, ", but it is ", size, "; use the backend 'reference'");
   return static_cast<int32_t>(size);
 }
 
@@ -110,26 +98,33 @@ std::tuple<Tensor, Tensor> max_pool2x2_op(const Tensor& input, bool return_argma
   const DeviceGuard guard(input.get_device_index());
   const Tensor source = readable(input);
   const int64_t height = pooling.height / 2, width = pooling.width / 2;
-  Tensor output = empty_channels_last(input, pooling.channels, height, width);
-  Tensor argmax = return_argmax ? empty_channels_last(input, pooling.channels, height, width,
-                                                      ScalarType::Byte)
-                                : empty_1d(input, 0, ScalarType::Byte);
+  Tensor output = empty_channels_last(input, pooling.channels, height, width, input.scalar_type());
+  Tensor argmax =
+      return_argmax ? empty_channels_last(input, pooling.channels, height, width, ScalarType::Byte)
+                    : nothing(input, ScalarType::Byte);
   if (output.numel() != 0)
-    STD_CUDA_CHECK(max_pool2x2(
-        pooling, view_of(source), output.data_ptr(),
-        return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr, current_stream(input)));
+    STD_CUDA_CHECK(max_pool2x2(pooling, view_of(source), output.data_ptr(),
+                               return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
+                               current_stream(input)));
   return {output, argmax};
 }
 
 Tensor max_pool2x2_backward_op(const Tensor& grad_output, const Tensor& argmax, int64_t height,
                                int64_t width) {
   constexpr const char* op = "max_pool2x2_backward";
-  check_pooled(op, grad_output, argmax, height, width);
+  check_input(op, grad_output);
+  require(sizes_of(argmax) == sizes_of(grad_output) && same_device(argmax, grad_output) &&
+              grad_output.size(2) == height / 2 && grad_output.size(3) == width / 2,
+          "vgg_fast::", op, ": grad_output ", shape_of(grad_output), " on ", device_of(grad_output),
+          " and argmax ", shape_of(argmax), " on ", device_of(argmax),
+          " don't belong to an input of ", height, "x", width);
+  check_argmax(op, argmax);
   const Pooling pooling = pooling_of(op, grad_output, height, width);
   const DeviceGuard guard(grad_output.get_device_index());
   const Tensor gradient = readable(grad_output);
-  const Tensor positions = as_channels_last(argmax);
-  Tensor grad_input = empty_channels_last(grad_output, pooling.channels, height, width);
+  const Tensor positions = channels_last(argmax);
+  Tensor grad_input =
+      empty_channels_last(grad_output, pooling.channels, height, width, grad_output.scalar_type());
   if (grad_input.numel() != 0)
     STD_CUDA_CHECK(max_pool2x2_backward(pooling, view_of(gradient),
                                         static_cast<const uint8_t*>(positions.data_ptr()),
@@ -140,9 +135,9 @@ Tensor max_pool2x2_backward_op(const Tensor& grad_output, const Tensor& argmax, 
 // ------------------------------------------------------------------------------------------------
 
 Convolution convolution_of(const char* op, const Tensor& input, const Tensor& weight) {
-  if (input.size(1) != 1 && input.size(1) != 3)
-    refuse(op, "the CUDA C++ kernel serves images of 1 or 3 channels, but the input has ",
-           input.size(1), "; use the backend 'auto' or 'triton'");
+  require(input.size(1) == 1 || input.size(1) == 3, "vgg_fast::", op,
+          ": the CUDA C++ kernel serves images of 1 or 3 channels, but the input has ",
+          input.size(1), "; use the backend 'auto' or 'triton'");
   return {storage_of(input),
           input.size(0),
           extent(op, "channel count", input.size(1)),
@@ -166,10 +161,10 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Tensor& input, const T
   if (bias.has_value()) dense_bias = torch::stable::contiguous(*bias);
   const int64_t height = kPool ? input.size(2) / 2 : input.size(2);
   const int64_t width = kPool ? input.size(3) / 2 : input.size(3);
-  Tensor output = empty_channels_last(input, problem.outputs, height, width);
+  Tensor output = empty_channels_last(input, problem.outputs, height, width, input.scalar_type());
   Tensor argmax = kPool && return_argmax
                       ? empty_channels_last(input, problem.outputs, height, width, ScalarType::Byte)
-                      : empty_1d(input, 0, ScalarType::Byte);
+                      : nothing(input, ScalarType::Byte);
   if (output.numel() != 0)
     STD_CUDA_CHECK(conv3x3_fprop<kEpilogue>(
         problem, dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, output.data_ptr(),
@@ -186,41 +181,47 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
   check_convolution(op, input, weight, std::nullopt);
   const Convolution problem = convolution_of(op, input, weight);
   const int64_t scale = kEpilogue == Epilogue::kReluPool ? 2 : 1;
-  const auto check = [&](const char* name, const Tensor& tensor, ScalarType dtype) {
+  const auto check = [&](const char* name, const Tensor& tensor) {
     check_saved(op, name, tensor,
                 {problem.n, problem.outputs, problem.height / scale, problem.width / scale}, input);
-    check_dtype(op, name, tensor, dtype);
   };
-  check("grad_output", grad_output, input.scalar_type());
-  if (output.has_value()) check("output", *output, input.scalar_type());
-  if (argmax.has_value()) check("argmax", *argmax, ScalarType::Byte);
+  check("grad_output", grad_output);
+  check_alike(op, "grad_output", grad_output, input);
+  if (output.has_value()) {
+    check("output", *output);
+    check_alike(op, "output", *output, input);
+  }
+  if (argmax.has_value()) {
+    check("argmax", *argmax);
+    check_argmax(op, *argmax);
+  }
 
   const DeviceGuard guard(input.get_device_index());
   const cudaStream_t stream = current_stream(input);
-  const Tensor gradient = as_channels_last(grad_output);
+  const Tensor gradient = channels_last(grad_output);
   std::optional<Tensor> mask, positions;
   Upstream upstream{gradient.data_ptr(), nullptr, nullptr};
   if (output.has_value()) {
-    mask = as_channels_last(*output);
+    mask = channels_last(*output);
     upstream.output = mask->data_ptr();
   }
   if (argmax.has_value()) {
-    positions = as_channels_last(*argmax);
+    positions = channels_last(*argmax);
     upstream.argmax = static_cast<const uint8_t*>(positions->data_ptr());
   }
 
+  const ScalarType dtype = input.scalar_type();
   Tensor grad_input = need_input ? empty_channels_last(input, problem.channels, problem.height,
-                                                       problem.width)
-                                 : empty_1d(input, 0);
-  Tensor grad_weight = need_weight ? torch::stable::empty_like(weight) : empty_1d(weight, 0);
-  Tensor grad_bias = need_bias ? empty_1d(weight, problem.outputs) : empty_1d(weight, 0);
+                                                       problem.width, dtype)
+                                 : nothing(input, dtype);
+  Tensor grad_weight = need_weight ? torch::stable::empty_like(weight) : nothing(weight, dtype);
+  Tensor grad_bias = need_bias ? empty_1d(weight, problem.outputs, dtype) : nothing(weight, dtype);
   if (need_input && problem.n != 0)
-    STD_CUDA_CHECK(
-        conv3x3_dgrad<kEpilogue>(problem, upstream, grad_input.data_ptr(), stream));
+    STD_CUDA_CHECK(conv3x3_dgrad<kEpilogue>(problem, upstream, grad_input.data_ptr(), stream));
   if (need_weight || need_bias) {
-    const Tensor workspace = empty_1d(
-        input, conv3x3_wgrad_workspace(problem),
-        problem.storage == Storage::kFloat64 ? ScalarType::Double : ScalarType::Float);
+    const Tensor workspace =
+        empty_1d(input, conv3x3_wgrad_workspace(problem),
+                 problem.storage == Storage::kFloat64 ? ScalarType::Double : ScalarType::Float);
     int64_t strides[4] = {};
     if (need_weight)
       for (int64_t dim = 0; dim < 4; ++dim) strides[dim] = grad_weight.stride(dim);
