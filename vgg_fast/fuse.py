@@ -232,7 +232,7 @@ def _replace_conv(parent: nn.Sequential, keys: list[str]) -> None:
     conv = parent._modules[keys[0]]
     assert isinstance(conv, nn.Conv2d)
     fused = (Conv3x3ReLU if len(keys) == 2 else Conv3x3ReLUPool).from_conv(conv)
-    # What is remembered holds no tensors: those that count are the fused layer's, wherever it moves.
+    # What is remembered holds no tensors: the fused layer's are the ones that count.
     shell = copy.copy(conv)
     shell._parameters = dict.fromkeys(conv._parameters)
     _put(parent, keys[0], fused, shell)

@@ -6,6 +6,7 @@ the index of its convolution, and ``nn.Identity`` at those of the ReLU and pooli
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from vgg_fast.layers import (
+    Conv3x3,
     Conv3x3ReLU,
     Conv3x3ReLUPool,
     LazyConv3x3ReLU,
@@ -188,7 +190,7 @@ class VGG(nn.Sequential):
 
     def reset_parameters(self) -> None:
         """Initialise all parameters anew, as the class says."""
-        layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, Conv3x3ReLU, nn.Linear))]
+        layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, Conv3x3, nn.Linear))]
         for layer in layers:
             gain = "linear" if layer is layers[-1] else "relu"
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity=gain)
@@ -258,6 +260,8 @@ def _checked_arch(conv_arch: ConvArch) -> list[tuple[int, int]]:
 
 
 def _scale(blocks: list[tuple[int, int]], width: float) -> list[tuple[int, int]]:
+    if not 0 < width < math.inf:
+        raise ValueError(f"VGG: width must be a positive number, but it is {width}")
     scaled = [(num_convs, round(channels * width)) for num_convs, channels in blocks]
     fewest, original = min((new, old) for (_, new), (_, old) in zip(scaled, blocks, strict=True))
     if fewest < 1:
@@ -270,7 +274,7 @@ def _scale(blocks: list[tuple[int, int]], width: float) -> list[tuple[int, int]]
 
 def _last_map(image_size: int | tuple[int, int], num_blocks: int) -> tuple[int, int]:
     """Height and width after the last block."""
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(size) != 2:
         raise ValueError(f"VGG: image_size must be an int or (height, width), not {image_size!r}")
     for pixels in size:
