@@ -9,27 +9,6 @@
 //
 //   sums[m][k] += Σ_pixel patch[pixel + offset[m]] · gradient[pixel][k]
 
-template <class Real>
-struct Shape {
-  typedef Real Vector __attribute__((vector_size(Isa::kBytes)));
-  static constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(Real));
-  static constexpr int64_t kVectors = 2;
-  static constexpr int64_t kPixels = Isa::kPixels;
-  static constexpr int64_t kBlock = kLanes * kVectors;  // output channels of one micro-kernel
-};
-
-template <class Real>
-inline typename Shape<Real>::Vector load(const Real* from) {
-  typename Shape<Real>::Vector vector;
-  __builtin_memcpy(&vector, from, sizeof(vector));
-  return vector;
-}
-
-template <class Real>
-inline void store(typename Shape<Real>::Vector vector, Real* to) {
-  __builtin_memcpy(to, &vector, sizeof(vector));
-}
-
 // sums[i][k] (+)= Σ_t left[rows[i] + terms[t]] · right[t][k], for kPixels rows i and kBlock columns
 // k.
 template <class Real>

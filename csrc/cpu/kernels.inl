@@ -6,6 +6,7 @@
 
 // clang-format off: each builds on the one before
 #include "storage.inl"
+#include "vectors.inl"
 #include "tiles.inl"
 #include "direct.inl"
 #include "pool.inl"

@@ -48,6 +48,7 @@ inline float to_real(Float16 value) {
 
 inline void from_real(float value, float& to) { to = value; }
 inline void from_real(double value, double& to) { to = value; }
+inline void from_real(uint8_t value, uint8_t& to) { to = value; }
 
 // Rounds to nearest, ties to even; a NaN stays a NaN.
 inline void from_real(float value, BFloat16& to) {

@@ -99,33 +99,50 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
   }
 }
 
+// The epilogues work on whole blocks of channels: sums and biases are padded to them, and only the
+// store looks at how many there are.
+
+template <class Real>
+inline typename Shape<Real>::Vector relu(typename Shape<Real>::Vector value) {
+  return value <= 0 ? typename Shape<Real>::Vector{} : value;  // a NaN is not <= 0, and stays
+}
+
 // The epilogue of one pixel without pooling: bias, ReLU, and the store.
 template <class Value, class Real>
-inline void store_pixel(const Real* sums, const Real* bias, bool relu, int64_t channels,
+inline void store_pixel(const Real* sums, const Real* bias, bool with_relu, int64_t channels,
                         Value* to) {
-  for (int64_t k = 0; k < channels; ++k) {
-    const Real value = sums[k] + bias[k];
-    from_real(relu && value <= 0 ? Real(0) : value, to[k]);  // a NaN is not <= 0, and stays
+  using S = Shape<Real>;
+  Real values[S::kBlock];
+  for (int64_t k = 0; k < S::kBlock; k += S::kLanes) {
+    const auto value = load<Real>(sums + k) + load<Real>(bias + k);
+    store<Real>(with_relu ? relu<Real>(value) : value, values + k);
   }
+  write_row(values, channels, to);
 }
 
 // The epilogue of one 2×2 window: bias, ReLU, maximum, and the store.
 template <class Value, class Real>
 inline void store_window(const Real* const sums[4], const Real* bias, int64_t channels, Value* to,
                          uint8_t* argmax) {
-  for (int64_t k = 0; k < channels; ++k) {
-    Real best = 0;
-    int position = 0;
-    for (int i = 0; i < 4; ++i) {
-      const Real sum = sums[i][k] + bias[k];
-      const Real value = sum <= 0 ? Real(0) : sum;
-      const bool wins = value > best || value != value;  // in torch the last NaN wins
+  using S = Shape<Real>;
+  Real values[S::kBlock];
+  uint8_t positions[S::kBlock];
+  for (int64_t k = 0; k < S::kBlock; k += S::kLanes) {
+    const auto offset = load<Real>(bias + k);
+    auto best = relu<Real>(load<Real>(sums[0] + k) + offset);
+    auto position = typename S::Integers{};
+    for (int i = 1; i < 4; ++i) {
+      const auto value = relu<Real>(load<Real>(sums[i] + k) + offset);
+      const auto wins = value > best || value != value;  // in torch the last NaN wins
       best = wins ? value : best;
-      position = wins ? i : position;
+      position = wins ? typename S::Integers{} + i : position;
     }
-    from_real(best, to[k]);
-    if (argmax != nullptr) argmax[k] = uint8_t(position);
+    store<Real>(best, values + k);
+    const auto bytes = __builtin_convertvector(position, typename S::Bytes);
+    __builtin_memcpy(positions + k, &bytes, sizeof(bytes));
   }
+  write_row(values, channels, to);
+  if (argmax != nullptr) write_row(positions, channels, argmax);
 }
 
 // Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a

@@ -254,14 +254,14 @@ template <Epilogue kEpilogue>
 cudaError_t conv3x3_dgrad(const Convolution& problem, const Upstream& upstream, void* grad_input,
                           cudaStream_t stream) {
   const unsigned grid = grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
-  with_element_type(problem.storage, [&](auto element) {
+  return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
-    conv3x3_dgrad_kernel<kEpilogue, T><<<grid, kBackwardThreads, 0, stream>>>(
+    return launch(
+        conv3x3_dgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
         gradient_of<T>(problem, upstream),
         Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
         problem.n, problem.channels, static_cast<T*>(grad_input));
   });
-  return cudaGetLastError();
 }
 
 template <Epilogue kEpilogue>
@@ -272,20 +272,22 @@ cudaError_t conv3x3_wgrad(const Convolution& problem, const Upstream& upstream, 
   const dim3 grid(slices * problem.channels,
                   (problem.outputs + kWgradChannels - 1) / kWgradChannels);
   const int64_t items = int64_t{problem.channels} * kWgradSums * problem.outputs;
-  with_element_type(problem.storage, [&](auto element) {
+  return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
     auto* partial = static_cast<Accumulator<T>*>(workspace);
     const bool aligned = problem.outputs % 2 == 0 && is_aligned(upstream.grad_output) &&
                          is_aligned(upstream.output) && is_aligned(upstream.argmax);
-    conv3x3_wgrad_kernel<kEpilogue, T><<<grid, kBackwardThreads, 0, stream>>>(
-        gradient_of<T>(problem, upstream),
-        Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
-        problem.n, problem.channels, grad_weight != nullptr, aligned, partial);
-    conv3x3_wgrad_reduce_kernel<T><<<grid_for(items, kWarps), kBackwardThreads, 0, stream>>>(
-        partial, problem.channels, problem.outputs, slices,
-        Strided<T>(static_cast<T*>(grad_weight), weight_strides), static_cast<T*>(grad_bias));
+    const cudaError_t error =
+        launch(conv3x3_wgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
+               gradient_of<T>(problem, upstream),
+               Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
+               problem.n, problem.channels, grad_weight != nullptr, aligned, partial);
+    if (error != cudaSuccess) return error;
+    return launch(conv3x3_wgrad_reduce_kernel<T>, grid_for(items, kWarps), kBackwardThreads, stream,
+                  partial, problem.channels, problem.outputs, slices,
+                  Strided<T>(static_cast<T*>(grad_weight), weight_strides),
+                  static_cast<T*>(grad_bias));
   });
-  return cudaGetLastError();
 }
 
 }  // namespace vgg_fast::cuda

@@ -11,6 +11,7 @@
 
 #pragma once
 
+#include "launch.cuh"
 #include "memory.cuh"
 
 namespace vgg_fast::cuda {
@@ -106,8 +107,8 @@ template <Epilogue kEpilogue, typename T>
 __global__ void __launch_bounds__(kFpropThreads, 2) conv3x3_fprop_kernel(Fprop<T> problem) {
   using Acc = Accumulator<T>;
   constexpr int V = kVector<T>;
-  __shared__ alignas(16) Acc weights[kMaxInputChannels * 9][kFpropChannels];
-  __shared__ alignas(16) Acc bias[kFpropChannels];
+  alignas(16) __shared__ Acc weights[kMaxInputChannels * 9][kFpropChannels];
+  alignas(16) __shared__ Acc bias[kFpropChannels];
   const int32_t first = blockIdx.y * kFpropChannels;
   load_weights(problem, first, weights, bias);
   __syncthreads();
@@ -155,19 +156,20 @@ cudaError_t conv3x3_fprop(const Convolution& problem, const void* bias, void* ou
   const int64_t patches = problem.n *
                           (kPool ? problem.height / 2 : covering_patches(problem.height)) *
                           (kPool ? problem.width / 2 : covering_patches(problem.width));
-  with_element_type(problem.storage, [&](auto element) {
+  return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
     const int chunks = (problem.outputs + kFpropChannels - 1) / kFpropChannels;
     const int vectors = (std::min(problem.outputs, kFpropChannels) + kVector<T> - 1) / kVector<T>;
     const dim3 grid(grid_for(patches * vectors, kFpropThreads, kFpropBlocks), chunks);
-    conv3x3_fprop_kernel<kEpilogue, T><<<grid, kFpropThreads, 0, stream>>>(
-        {problem.n, problem.channels, problem.outputs, problem.height, problem.width,
-         Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
-         Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
-         static_cast<const T*>(bias), static_cast<T*>(output), argmax,
-         problem.outputs % kVector<T> == 0});
+    return launch(
+        conv3x3_fprop_kernel<kEpilogue, T>, grid, kFpropThreads, stream,
+        Fprop<T>{
+            problem.n, problem.channels, problem.outputs, problem.height, problem.width,
+            Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
+            Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
+            static_cast<const T*>(bias), static_cast<T*>(output), argmax,
+            problem.outputs % kVector<T> == 0});
   });
-  return cudaGetLastError();
 }
 
 }  // namespace vgg_fast::cuda

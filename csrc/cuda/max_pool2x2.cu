@@ -9,6 +9,7 @@
 // windows through L1. The outputs are channels_last, and an odd last row or column gets a zero
 // gradient.
 
+#include "launch.cuh"
 #include "memory.cuh"
 
 namespace vgg_fast::cuda {
@@ -108,30 +109,28 @@ int64_t vectors(const Pooling& shape, int32_t rows, int32_t columns, int vector)
 
 cudaError_t max_pool2x2(const Pooling& pooling, const View& input, void* output, uint8_t* argmax,
                         cudaStream_t stream) {
-  with_element_type(pooling.storage, [&](auto element) {
+  return with_element_type(pooling.storage, [&](auto element) {
     using T = decltype(element);
     const Strided<const T> from(static_cast<const T*>(input.data), input.strides);
     const bool aligned = from.c == 1 && pooling.channels % kVector<T> == 0 && is_aligned(from.data);
     const int64_t items = vectors(pooling, pooling.height / 2, pooling.width / 2, kVector<T>);
-    max_pool2x2_kernel<T><<<grid_for(items, kThreads), kThreads, 0, stream>>>(
-        from, static_cast<T*>(output), argmax, pooling, aligned);
+    return launch(max_pool2x2_kernel<T>, grid_for(items, kThreads), kThreads, stream, from,
+                  static_cast<T*>(output), argmax, pooling, aligned);
   });
-  return cudaGetLastError();
 }
 
 cudaError_t max_pool2x2_backward(const Pooling& pooling, const View& grad_output,
                                  const uint8_t* argmax, void* grad_input, cudaStream_t stream) {
-  with_element_type(pooling.storage, [&](auto element) {
+  return with_element_type(pooling.storage, [&](auto element) {
     using T = decltype(element);
     const Strided<const T> from(static_cast<const T*>(grad_output.data), grad_output.strides);
     const bool aligned = from.c == 1 && pooling.channels % kVector<T> == 0 &&
                          is_aligned(from.data) && is_aligned(argmax);
     const int64_t items = vectors(pooling, covering_patches(pooling.height),
                                   covering_patches(pooling.width), kVector<T>);
-    max_pool2x2_backward_kernel<T><<<grid_for(items, kThreads), kThreads, 0, stream>>>(
-        from, argmax, static_cast<T*>(grad_input), pooling, aligned);
+    return launch(max_pool2x2_backward_kernel<T>, grid_for(items, kThreads), kThreads, stream, from,
+                  argmax, static_cast<T*>(grad_input), pooling, aligned);
   });
-  return cudaGetLastError();
 }
 
 }  // namespace vgg_fast::cuda

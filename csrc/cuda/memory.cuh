@@ -89,9 +89,9 @@ struct Strided {
   }
 };
 
-// Calls `body` with a value of the element type.
+// Returns what `body` returns of a value of the element type.
 template <typename Body>
-void with_element_type(Storage storage, const Body& body) {
+cudaError_t with_element_type(Storage storage, const Body& body) {
   switch (storage) {
     case Storage::kFloat32:
       return body(float{});
@@ -102,6 +102,7 @@ void with_element_type(Storage storage, const Body& body) {
     case Storage::kFloat64:
       return body(double{});
   }
+  return cudaErrorInvalidValue;
 }
 
 inline bool is_aligned(const void* pointer) {
