@@ -48,9 +48,15 @@ def reference_gradients(
     )
 
 
+def asked_for(ctx) -> tuple[bool, bool, bool]:
+    """Whether autograd wants the gradients of input, weight and bias."""
+    # The dispatcher drops trailing arguments that equal their defaults, such as a bias of None.
+    return (*ctx.needs_input_grad, False)[:3]
+
+
 def wanted(ctx, gradients: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor | None, ...]:
     """Give autograd ``None`` for each gradient that it didn't ask for."""
     return tuple(
         gradient if needed else None
-        for gradient, needed in zip(gradients, ctx.needs_input_grad[:3], strict=True)
+        for gradient, needed in zip(gradients, asked_for(ctx), strict=True)
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vgg_fast.ops import registry
 from vgg_fast.ops._shared import (
+    asked_for,
     channels_last,
     fake_gradients,
     reference_gradients,
@@ -38,7 +39,7 @@ def backward(ctx, grad_output: Tensor):
     return wanted(
         ctx,
         torch.ops.vgg_fast.conv3x3_backward(
-            grad_output, *ctx.saved_tensors, *ctx.needs_input_grad[:3]
+            grad_output, *ctx.saved_tensors, *asked_for(ctx)
         ),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vgg_fast.ops import max_pool2x2, registry
 from vgg_fast.ops._shared import (
+    asked_for,
     channels_last,
     fake_gradients,
     nothing,
@@ -57,7 +58,7 @@ def setup_context(ctx, inputs, output) -> None:
 
 def backward(ctx, grad_output: Tensor, _):
     gradients = torch.ops.vgg_fast.conv3x3_relu_pool_backward(
-        grad_output, *ctx.saved_tensors, *ctx.needs_input_grad[:3]
+        grad_output, *ctx.saved_tensors, *asked_for(ctx)
     )
     return *wanted(ctx, gradients), None
 
