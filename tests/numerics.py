@@ -1,0 +1,55 @@
+"""How the tests of layers, models and fuse() compare: always with fp64 on the same inputs."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """The relative L2 error ‖actual − expected‖ / ‖expected‖, taken in fp64."""
+    expected = expected.detach().double()
+    return float((actual.detach().double() - expected).norm() / expected.norm())
+
+
+def in_float64(model: nn.Module) -> nn.Module:
+    """An independent copy of ``model`` in fp64."""
+    return copy.deepcopy(model).double()
+
+
+def gradients(model: nn.Module, input: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """The model's output, and the gradients of a fixed random projection of it.
+
+    The keys are "output", "input", and the names of the parameters.
+    """
+    input = input.detach().clone().requires_grad_()
+    output = model(input)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad((output * weights.to(output)).sum(), (input, *parameters))
+    return {
+        "output": output.detach(),
+        "input": found[0],
+        **dict(zip(names, found[1:], strict=True)),
+    }
+
+
+def assert_as_accurate(fused: nn.Module, plain: nn.Module, input: Tensor) -> None:
+    """``fused`` is as near to the fp64 result of ``plain`` as ``plain`` in fp32 itself is.
+
+    The error of a whole network depends on its depth and on the values, so its measure is the error
+    that torch's own layers make on the same values: for the output and each gradient, at most twice
+    that, or one operator's tolerance where torch happens to make less.
+    """
+    exact = gradients(in_float64(plain), input.double())
+    ours, torchs = gradients(fused, input), gradients(plain, input)
+    for name, expected in exact.items():
+        error, allowed = (
+            relative_error(ours[name], expected),
+            relative_error(torchs[name], expected),
+        )
+        bound = max(2 * allowed, 2e-6 if name in ("output", "input") else 5e-6)
+        assert error <= bound, f"{name}: relative error {error:.2e}, torch's own is {allowed:.2e}"
