@@ -1,0 +1,107 @@
+# `make train` and `make test` need Python 3.10 or newer, a C++ compiler and Python's headers; no root.
+#
+#   ARGS=...    is passed on:           make train ARGS="--epochs 3"    make test ARGS="-k pool"
+#   VENV=DIR    the environment to use: .venv by default
+#   VENV=       none: PYTHON as it is; nothing is installed, and the libraries are built in place.
+#               For a machine without a network whose PYTHON has torch, setuptools, ninja, pybind11
+#               and pytest:             make gpu VENV=
+#   PYTHON=...  the interpreter:        python3 by default
+#   WORKERS=N   processes of make test: one for each core by default, at most 8
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train test bench gpu info lint format install clean
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= auto
+ARGS ?=
+
+ifeq ($(strip $(VENV)),)
+  RUN := PYTHONPATH=$(CURDIR) $(PYTHON)
+  TOOLS :=
+  INSTALLED := build/.in-place
+  BENCH_TOOLS :=
+  DEV_TOOLS :=
+else
+  RUN := $(VENV)/bin/python
+  TOOLS := $(VENV)/bin/
+  INSTALLED := $(VENV)/.installed
+  BENCH_TOOLS := $(VENV)/.bench
+  DEV_TOOLS := $(VENV)/.dev
+endif
+
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+# What pyproject.toml's [build-system] requires: once here, instead of a second torch for the build.
+BUILD_REQUIRES := "setuptools>=77" "torch>=2.11" ninja "pybind11>=2.12"
+C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+BUILT_FROM := pyproject.toml setup.py setup_cuda.py $(C_SOURCES)
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1  \2/p' $(MAKEFILE_LIST) | awk '{printf "%s %-8s", $$1, $$2; $$1 = $$2 = ""; print}'
+
+train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
+	$(RUN) -m vgg_fast.train --fused $(ARGS)
+
+# One thread in each process: OpenMP threads of several processes wait for each other on few cores.
+test: $(INSTALLED)  ## install, and run the tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 $(ARGS)
+
+bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, and run the benchmarks against the peers
+	$(RUN) -m pytest benchmarks $(ARGS)
+
+gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, then its benchmark
+	@$(RUN) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: torch sees no NVIDIA GPU")'
+	$(RUN) -m pytest -m gpu $(ARGS)
+	$(if $(wildcard benchmarks/gpu.py),$(RUN) benchmarks/gpu.py)
+
+info: $(INSTALLED)  ## what is built, and what this machine can run
+	$(RUN) -m vgg_fast.info $(ARGS)
+
+lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(TOOLS)clang-format --dry-run -Werror $(C_SOURCES)
+	$(RUN) -m mypy
+
+format: $(INSTALLED) $(DEV_TOOLS)  ## mend lint and format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(TOOLS)clang-format -i $(C_SOURCES)
+
+install: $(INSTALLED)  ## the environment and the libraries, and no more
+
+clean:  ## remove the environment, and everything that was built
+	rm -rf .venv build dist *.egg-info vgg_fast/*.so
+	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+build/.in-place: $(BUILT_FROM)
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "vgg_fast needs Python 3.10 or newer: name one with PYTHON=python3.12, say" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv is missing: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	@touch $@
+
+$(VENV)/.requires: $(VENV)/.created Makefile
+	@echo "Installing PyTorch (gigabytes; minutes) ..."
+	$(PIP) $(BUILD_REQUIRES) torchvision
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requires $(BUILT_FROM)
+	@echo "Building and installing vgg_fast ..."
+	$(PIP) --no-build-isolation --editable ".[test]"
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[bench]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
