@@ -98,19 +98,22 @@ def _obstacle(toolkit: Path | None, torch_cuda: str | None) -> str:
     # PyTorch refuses another major version; a minor one makes no difference to the stable ABI.
     if version[0] != int(torch_cuda.split(".")[0]):
         return (
-            f"nvcc is of CUDA {version[0]}.{version[1]} ({toolkit}) and torch of CUDA {torch_cuda}, "
-            f"and the major versions must be the same: point CUDA_HOME to a CUDA "
+            f"nvcc is of CUDA {version[0]}.{version[1]} ({toolkit}) and torch of CUDA "
+            f"{torch_cuda}, and the major versions must be the same: point CUDA_HOME to a CUDA "
             f"{torch_cuda.split('.')[0]} toolkit"
         )
     return ""
 
 
-def _architectures_of(
-    toolkit: Path | None, gpus: Callable[[], Iterable[tuple[int, int]]]
-) -> str:
+def _architectures_of(toolkit: Path | None, gpus: Callable[[], Iterable[tuple[int, int]]]) -> str:
     if toolkit is None:
         return ""
-    known = [int(sm) for sm in re.findall(r"compute_(\d+)\b", _output([toolkit / "bin" / "nvcc", "--list-gpu-arch"]))]
+    known = [
+        int(sm)
+        for sm in re.findall(
+            r"compute_(\d+)\b", _output([toolkit / "bin" / "nvcc", "--list-gpu-arch"])
+        )
+    ]
     architectures = set()
     for major, minor in gpus():
         if not known or 10 * major + minor <= max(known):

@@ -1,7 +1,7 @@
 """Loads the compiled operator libraries, or says in one message why it can't.
 
-``_C`` (schemas and CPU kernels) must be there; ``_C_cuda`` (CUDA C++ kernels) may be: without it, or
-when it doesn't load, GPUs are served by Triton, and :func:`cuda_library_problem` says why.
+``_C`` (schemas and CPU kernels) must be there; ``_C_cuda`` (CUDA C++ kernels) may be: without it,
+or when it doesn't load, GPUs are served by Triton, and :func:`cuda_library_problem` says why.
 """
 
 from __future__ import annotations

@@ -174,8 +174,11 @@ class MaxPool2x2(nn.Module):
         return max_pool2x2(input)
 
 
-class _LazyInputChannels(LazyModuleMixin):
+class _LazyInputChannels(LazyModuleMixin, Conv3x3):
     """Takes ``in_channels`` from the first input, as ``nn.LazyConv2d`` does."""
+
+    weight: UninitializedParameter
+    bias: UninitializedParameter | None
 
     def __init__(
         self,
@@ -185,19 +188,20 @@ class _LazyInputChannels(LazyModuleMixin):
         dtype: torch.dtype | None = None,
     ) -> None:
         # One input channel on the meta device costs nothing; the real number is unknown yet.
-        super().__init__(1, out_channels, bias, "meta", dtype)  # type: ignore[call-arg]
+        super().__init__(1, out_channels, bias, "meta", dtype)
         self.in_channels = 0
-        self.weight = UninitializedParameter(device=device, dtype=dtype)
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = UninitializedParameter(**options)
         if bias:
-            self.bias = UninitializedParameter(device=device, dtype=dtype)
+            self.bias = UninitializedParameter(**options)
 
     def reset_parameters(self) -> None:
-        if not self.has_uninitialized_params() and self.in_channels > 0:  # type: ignore[misc]
-            super().reset_parameters()  # type: ignore[misc]
+        if not self.has_uninitialized_params() and self.in_channels > 0:
+            super().reset_parameters()
 
     def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
         """Called by torch before the first forward pass."""
-        if not self.has_uninitialized_params():  # type: ignore[misc]
+        if not self.has_uninitialized_params():
             self.in_channels = self.weight.shape[1]  # a state_dict came before the first input
             return
         if input.dim() not in (3, 4):
@@ -212,7 +216,7 @@ class _LazyInputChannels(LazyModuleMixin):
         self.reset_parameters()
 
 
-class LazyConv3x3(_LazyInputChannels, Conv3x3):
+class LazyConv3x3(_LazyInputChannels):
     """A :class:`Conv3x3` that takes ``in_channels`` from its first input."""
 
     cls_to_become = Conv3x3

@@ -192,8 +192,11 @@ class VGG(nn.Sequential):
         """Initialise all parameters anew, as the class says."""
         layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, Conv3x3, nn.Linear))]
         for layer in layers:
-            gain = "linear" if layer is layers[-1] else "relu"
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity=gain)
+            nn.init.kaiming_normal_(
+                layer.weight,
+                mode="fan_in",
+                nonlinearity="linear" if layer is layers[-1] else "relu",
+            )
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

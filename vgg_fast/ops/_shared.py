@@ -34,7 +34,12 @@ def fake_gradients(
 
 
 def reference_gradients(
-    grad: Tensor, input: Tensor, weight: Tensor, need_input: bool, need_weight: bool, need_bias: bool
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a plain convolution, by PyTorch, in the layout of the fused operators."""
     grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(

@@ -1,6 +1,6 @@
 """``vgg_fast::conv3x3``: 3×3 convolution, stride 1, padding 1, and bias.
 
-    output[n, k, y, x] = bias[k] + Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y + r - 1, x + s - 1]
+output[n, k, y, x] = bias[k] + Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y + r - 1, x + s - 1]
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def setup_context(ctx, inputs, output) -> None:
 def backward(ctx, grad_output: Tensor):
     return wanted(
         ctx,
-        torch.ops.vgg_fast.conv3x3_backward(
-            grad_output, *ctx.saved_tensors, *asked_for(ctx)
-        ),
+        torch.ops.vgg_fast.conv3x3_backward(grad_output, *ctx.saved_tensors, *asked_for(ctx)),
     )
 
 

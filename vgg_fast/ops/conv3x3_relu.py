@@ -41,9 +41,7 @@ def setup_context(ctx, inputs, output) -> None:
 def backward(ctx, grad_output: Tensor):
     return wanted(
         ctx,
-        torch.ops.vgg_fast.conv3x3_relu_backward(
-            grad_output, *ctx.saved_tensors, *asked_for(ctx)
-        ),
+        torch.ops.vgg_fast.conv3x3_relu_backward(grad_output, *ctx.saved_tensors, *asked_for(ctx)),
     )
 
 

@@ -40,7 +40,9 @@ def fake(
     pooled = (weight.shape[0], input.shape[2] // 2, input.shape[3] // 2)
     return (
         channels_last(input, *pooled),
-        channels_last(input, *pooled, torch.uint8) if return_argmax else nothing(input, torch.uint8),
+        channels_last(input, *pooled, torch.uint8)
+        if return_argmax
+        else nothing(input, torch.uint8),
     )
 
 

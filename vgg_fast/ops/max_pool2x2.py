@@ -36,7 +36,9 @@ def fake(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
     pooled = (input.shape[1], input.shape[2] // 2, input.shape[3] // 2)
     return (
         channels_last(input, *pooled),
-        channels_last(input, *pooled, torch.uint8) if return_argmax else nothing(input, torch.uint8),
+        channels_last(input, *pooled, torch.uint8)
+        if return_argmax
+        else nothing(input, torch.uint8),
     )
 
 

@@ -81,7 +81,9 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
     """
     chosen = backends.get()
     native = _native.get((name, key))
-    if chosen == "cpp" or (chosen == "auto" and native is not None and _cpp_serves(name, key, args)):
+    if chosen == "cpp" or (
+        chosen == "auto" and native is not None and _cpp_serves(name, key, args)
+    ):
         if native is None or not _cpp_serves(name, key, args):
             raise RuntimeError(
                 f"vgg_fast::{name}: no C++ kernel serves this call on {key}; python -m "

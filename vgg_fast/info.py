@@ -1,0 +1,224 @@
+"""What is built, what this machine can run, and which kernel each layer gets.
+
+``python -m vgg_fast.info`` prints it as tables, ``python -m vgg_fast.info --json`` as JSON: paste
+either into a bug report.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vgg_fast import _extension, backends
+from vgg_fast.layers import Conv3x3ReLUPool
+from vgg_fast.models import PRESETS, VGG
+from vgg_fast.ops import registry
+
+KERNELS = {"cpp": "C++ direct", "triton": "Triton", "reference": "PyTorch"}
+
+ENVIRONMENT = {
+    "VGG_FAST_BACKEND": "the backend: " + ", ".join(backends.NAMES),
+    "VGG_FAST_CPU": "the CPU instruction set: avx512, avx2 or generic",
+    "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
+    "TORCH_CUDA_ARCH_LIST": "build: the GPUs to compile for",
+    "CUDA_HOME": "build: the CUDA toolkit",
+    "CUDA_VISIBLE_DEVICES": "the GPUs that this process sees",
+    "OMP_NUM_THREADS": "CPU threads",
+    "TRITON_INTERPRET": "1 runs the Triton kernels on CPU tensors, slowly",
+}
+
+
+@dataclass
+class Options:
+    """What is built, what this machine can run, and which kernel each layer gets."""
+
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def collect() -> dict[str, Any]:
+    """Everything that this module reports, as plain values that JSON can hold."""
+    return {
+        "versions": _versions(),
+        "built": _built(),
+        "cpu": _cpu(),
+        "gpus": _gpus(),
+        "backend": backends.get(),
+        "layers": _layers(),
+        "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    packages = ("vgg_fast", "torch", "torchvision", "triton", "numpy")
+    return {
+        **{name: _version(name) for name in packages},
+        "torch": torch.__version__,
+        "cuda of torch": torch.version.cuda,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _built() -> dict[str, Any]:
+    facts: dict[str, Any] = {"_C": _extension.LIBRARY.name}
+    problem = _extension.cuda_library_problem()
+    facts["_C_cuda"] = problem or _extension.CUDA_LIBRARY.name
+    try:
+        from vgg_fast import _bindings
+    except ImportError as error:
+        return {**facts, "_bindings": f"doesn't load: {error}"}
+    return {**facts, **_bindings.build_facts()}
+
+
+def _cpu() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "name": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+    try:
+        from vgg_fast import _bindings
+
+        facts["instruction sets"] = _bindings.cpu_instruction_sets()
+        facts["chosen"] = _bindings.cpu_instruction_set()
+    except (ImportError, RuntimeError) as error:
+        facts["chosen"] = f"none: {error}"
+    return facts
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [
+                line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        gpus.append(
+            {
+                "name": properties.name,
+                "compute capability": f"{properties.major}.{properties.minor}",
+                "memory, GiB": round(properties.total_memory / 2**30, 1),
+            }
+        )
+    return gpus
+
+
+def _layers() -> list[dict[str, Any]]:
+    """The kernel of each fused layer of the seed network, forward and backward."""
+    registry.route_cpu_through_python()  # so that the registry answers for CPU tensors too
+    keys = ["CPU"] + ["CUDA"] * torch.cuda.is_available()
+    options = PRESETS["seed"]
+    size = options["image_size"]
+    rows: list[dict[str, Any]] = []
+    net = VGG(**options, device="meta")
+    for name, layer in net.named_modules():
+        operator = _operator_of(layer)
+        if operator is None:
+            continue
+        channels, outputs = layer.in_channels, layer.out_channels
+        row: dict[str, Any] = {"layer": name, "operator": operator}
+        row["shape"] = f"{channels}→{outputs} at {size}²"
+        row["kernels"] = {key: _kernels(operator, key, channels, size) for key in keys}
+        rows.append(row)
+        if isinstance(layer, Conv3x3ReLUPool):
+            size //= 2
+    return rows
+
+
+def _operator_of(layer: torch.nn.Module) -> str | None:
+    names = {"Conv3x3ReLU": "conv3x3_relu", "Conv3x3ReLUPool": "conv3x3_relu_pool"}
+    return names.get(type(layer).__name__)
+
+
+def _kernels(operator: str, key: str, channels: int, size: int) -> dict[str, str]:
+    image = torch.empty(1, channels, size, size, device="meta")
+    return {
+        "forward": _kernel(operator, key, image),
+        "backward": _kernel(f"{operator}_backward", key, image, image),
+    }
+
+
+def _kernel(operator: str, key: str, *args: Any) -> str:
+    try:
+        return KERNELS[registry.kernel_for(operator, key, *args)[0]]
+    except RuntimeError as error:
+        return f"none: {error}"
+
+
+def _print_tables(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+
+    def show(title: str, rows: dict[str, Any]) -> None:
+        table = Table(title=title, show_header=False, title_justify="left", min_width=60)
+        for name, value in rows.items():
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            table.add_row(name, "-" if value in (None, "", []) else text)
+        console.print(table, markup=False)
+
+    show("Versions", facts["versions"])
+    show("Built", facts["built"])
+    show("CPU", facts["cpu"])
+    if not facts["gpus"]:
+        show("GPU", {"none": "torch sees no GPU"})
+    for index, gpu in enumerate(facts["gpus"]):
+        show(f"GPU {index}", gpu)
+
+    keys = list(facts["layers"][0]["kernels"])
+    table = Table(title=f"Seed network, backend {facts['backend']!r}", title_justify="left")
+    for column in ("layer", "operator", "shape", *(f"{key}, forward / backward" for key in keys)):
+        table.add_column(column)
+    for row in facts["layers"]:
+        kernels = [
+            f"{row['kernels'][k]['forward']} / {row['kernels'][k]['backward']}" for k in keys
+        ]
+        table.add_row(row["layer"], row["operator"], row["shape"], *kernels)
+    console.print(table, markup=False)
+    show(
+        "Environment",
+        {
+            f"{name}={'' if value is None else value}": ENVIRONMENT[name]
+            for name, value in facts["environment"].items()
+        },
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command ``python -m vgg_fast.info``."""
+    import tyro
+
+    options = tyro.cli(Options, prog="python -m vgg_fast.info", args=arguments)
+    facts = collect()
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        _print_tables(facts)
+
+
+if __name__ == "__main__":
+    main()
