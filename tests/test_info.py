@@ -1,0 +1,89 @@
+"""python -m vgg_fast.info: what it prints is what the process uses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import vgg_fast
+from vgg_fast import _bindings, _extension, backends, info
+from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
+
+
+@pytest.fixture
+def facts() -> dict:
+    return info.collect()
+
+
+def test_every_value_survives_json(facts):
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_the_versions_are_those_that_run(facts):
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["vgg_fast"] == vgg_fast.__version__
+
+
+def test_the_build_is_described(facts):
+    built = facts["built"]
+    assert built["_C"] == "_C.abi3.so"
+    assert "-O3" in built["flags"] and built["compiler"] and built["torch_target"] == "2.11"
+    assert built["_C_cuda"] in (_extension.cuda_library_problem(), "_C_cuda.abi3.so")
+
+
+def test_the_instruction_set_is_one_that_the_processor_has(facts):
+    assert facts["cpu"]["chosen"] in facts["cpu"]["instruction sets"]
+    assert facts["cpu"]["instruction sets"] == _bindings.cpu_instruction_sets()
+    assert facts["cpu"]["threads"] == torch.get_num_threads()
+
+
+def test_every_fused_layer_of_the_seed_network_is_listed(facts):
+    net = vgg_fast.vgg11(in_channels=1, fused=True, device="meta")
+    fused = [n for n, m in net.named_modules() if isinstance(m, (Conv3x3ReLU, Conv3x3ReLUPool))]
+    assert [row["layer"] for row in facts["layers"]] == fused
+    assert facts["layers"][0]["shape"] == "1→64 at 224²"
+    assert facts["layers"][-1]["shape"] == "512→512 at 14²"
+    assert all(row["kernels"]["CPU"]["forward"] == "C++ direct" for row in facts["layers"])
+
+
+def test_a_forced_backend_shows(facts):
+    with backends.use("reference"):
+        row = info.collect()["layers"][0]
+    assert row["kernels"]["CPU"] == {"forward": "PyTorch", "backward": "PyTorch"}
+
+
+def test_a_backend_that_can_t_run_says_why():
+    with backends.use("triton"):
+        row = info.collect()["layers"][0]
+    assert row["kernels"]["CPU"]["forward"].startswith("none: vgg_fast::conv3x3_relu_pool:")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vgg_fast.info", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_prints_tables():
+    printed = run()
+    assert printed.returncode == 0, printed.stderr
+    for title in ("Versions", "Built", "CPU", "GPU", "Seed network", "Environment"):
+        assert title in printed.stdout
+
+
+def test_the_command_prints_json():
+    printed = run("--json")
+    assert json.loads(printed.stdout)["backend"] == "auto"
+
+
+def test_the_help_says_what_it_is_for():
+    printed = run("--help")
+    assert printed.returncode == 0
+    assert "which kernel each layer gets" in printed.stdout and "--json" in printed.stdout
