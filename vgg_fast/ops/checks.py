@@ -45,19 +45,23 @@ def check_convolution(op: str, input: Tensor, weight: Tensor, bias: Tensor | Non
             f"vgg_fast::{op}: bias must have one value for each of the {weight.shape[0]} output "
             f"channels, but its shape is {_shape(bias)}"
         )
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype != input.dtype:
-            raise RuntimeError(
-                f"vgg_fast::{op}: input is {_dtype(input)}, but {name} is {_dtype(tensor)}; "
-                "convert one of them, or use torch.autocast"
-            )
-        if tensor.device != input.device:
-            raise RuntimeError(
-                f"vgg_fast::{op}: input is on {input.device}, but {name} is on {tensor.device}; "
-                "move one of them"
-            )
+    check_alike(op, "weight", weight, input)
+    if bias is not None:
+        check_alike(op, "bias", bias, input)
+
+
+def check_alike(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
+    """``tensor`` has the dtype of ``input`` and lies on its device."""
+    if tensor.dtype != input.dtype:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input is {_dtype(input)}, but {name} is {_dtype(tensor)}; "
+            "convert one of them, or use torch.autocast"
+        )
+    if tensor.device != input.device:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input is on {input.device}, but {name} is on {tensor.device}; "
+            "move one of them"
+        )
 
 
 def check_poolable(op: str, input: Tensor) -> None:
@@ -75,6 +79,15 @@ def check_saved(op: str, name: str, tensor: Tensor, shape: tuple, like: Tensor) 
         raise RuntimeError(
             f"vgg_fast::{op}: {name} must have shape {tuple(shape)} on {like.device}, "
             f"but it has {_shape(tensor)} on {tensor.device}"
+        )
+
+
+def check_argmax(op: str, argmax: Tensor) -> None:
+    """``argmax`` is one byte a window."""
+    if argmax.dtype != torch.uint8:
+        raise RuntimeError(
+            f"vgg_fast::{op}: argmax must be uint8, as the forward operator returns it, but it is "
+            f"{_dtype(argmax)}"
         )
 
 

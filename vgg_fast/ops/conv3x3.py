@@ -16,7 +16,7 @@ from vgg_fast.ops._shared import (
     reference_gradients,
     wanted,
 )
-from vgg_fast.ops.checks import check_convolution, check_saved
+from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
 
 
 def reference(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -43,9 +43,11 @@ def backward(ctx, grad_output: Tensor):
 
 
 def _check_backward(grad_output, input, weight) -> None:
-    check_convolution("conv3x3_backward", input, weight, None)
+    op = "conv3x3_backward"
+    check_convolution(op, input, weight, None)
     n, _, h, w = input.shape
-    check_saved("conv3x3_backward", "grad_output", grad_output, (n, weight.shape[0], h, w), input)
+    check_saved(op, "grad_output", grad_output, (n, weight.shape[0], h, w), input)
+    check_alike(op, "grad_output", grad_output, input)
 
 
 def reference_backward(grad_output, input, weight, need_input, need_weight, need_bias):

@@ -19,7 +19,7 @@ from vgg_fast.ops._shared import (
     reference_gradients,
     wanted,
 )
-from vgg_fast.ops.checks import check_convolution, check_saved
+from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
 
 
 def reference(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -51,6 +51,7 @@ def _check_backward(grad_output, input, weight, output) -> None:
     n, _, h, w = input.shape
     for name, tensor in (("grad_output", grad_output), ("output", output)):
         check_saved(op, name, tensor, (n, weight.shape[0], h, w), input)
+        check_alike(op, name, tensor, input)
 
 
 def reference_backward(grad_output, input, weight, output, need_input, need_weight, need_bias):

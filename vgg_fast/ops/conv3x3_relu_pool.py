@@ -20,7 +20,13 @@ from vgg_fast.ops._shared import (
     reference_gradients,
     wanted,
 )
-from vgg_fast.ops.checks import check_convolution, check_poolable, check_saved
+from vgg_fast.ops.checks import (
+    check_alike,
+    check_argmax,
+    check_convolution,
+    check_poolable,
+    check_saved,
+)
 
 
 def reference(
@@ -71,6 +77,9 @@ def _check_backward(grad_output, input, weight, output, argmax) -> None:
     n, _, h, w = input.shape
     for name, tensor in (("grad_output", grad_output), ("output", output), ("argmax", argmax)):
         check_saved(op, name, tensor, (n, weight.shape[0], h // 2, w // 2), input)
+    check_alike(op, "grad_output", grad_output, input)
+    check_alike(op, "output", output, input)
+    check_argmax(op, argmax)
 
 
 def reference_backward(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vgg_fast.ops import registry
 from vgg_fast.ops._shared import channels_last, nothing
-from vgg_fast.ops.checks import check_input, check_poolable
+from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
 
 
 def reference(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
@@ -73,6 +73,7 @@ def _check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int
             f"{grad_output.device} and argmax {tuple(argmax.shape)} on {argmax.device} don't "
             f"belong to an input of {height}x{width}"
         )
+    check_argmax("max_pool2x2_backward", argmax)
 
 
 def reference_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
