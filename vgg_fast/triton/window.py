@@ -1,0 +1,43 @@
+"""The arithmetic of a 2×2 window, as in ``csrc/cuda/window.cuh``.
+
+max:  the first maximum in row-major order; any NaN beats it, and the last NaN beats all
+mask: d relu(v) / dv = 0 where relu(v) <= 0, else 1 (so a NaN lets the gradient through)
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def relu(value):
+    return tl.where(value <= 0, 0.0, value)
+
+
+@triton.jit
+def widen(value):
+    """fp32 for 16-bit values: the interpreter compares the raw bits of bf16."""
+    return value if value.dtype == tl.float64 else value.to(tl.float32)
+
+
+@triton.jit
+def mask_gradient(gradient, output):
+    return tl.where(widen(output) <= 0, 0.0, gradient)
+
+
+@triton.jit
+def window_max(v00, v01, v10, v11):
+    """The maximum and its position ``2·row + column``."""
+    best = v00
+    position = tl.zeros_like(v00).to(tl.uint8)
+    wins = (v01 > best) | (v01 != v01)
+    best = tl.where(wins, v01, best)
+    position = tl.where(wins, 1, position)
+    wins = (v10 > best) | (v10 != v10)
+    best = tl.where(wins, v10, best)
+    position = tl.where(wins, 2, position)
+    wins = (v11 > best) | (v11 != v11)
+    best = tl.where(wins, v11, best)
+    position = tl.where(wins, 3, position)
+    return best, position.to(tl.uint8)
