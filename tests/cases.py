@@ -175,5 +175,5 @@ ENOUGH_FOR_A_MEAN = 256
 
 # Up to this many input channels, a convolution is computed tap by tap ("direct"), not by tiles.
 DIRECT_CHANNELS = (1, 3)
-# A tile of a Winograd engine mixes pixels at most this far apart; a direct convolution 1.
+# A tile mixes the rounding errors of pixels at most this far apart (Winograd's; a direct one 1).
 TILE_REACH = 4

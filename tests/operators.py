@@ -210,7 +210,7 @@ def assert_near(
     assert not bool(error.isnan().any()), f"{name} has NaNs"
     if actual.numel() >= ENOUGH_FOR_A_MEAN:
         bound = tolerance.weight_gradient if weight_gradient else tolerance.forward
-        relative = float(error.norm() / expected.norm())
+        relative = relative_l2(actual, expected)
         assert relative <= bound, f"{name}: relative L2 error {relative:.2e} > {bound:.0e}"
     of_sum = tolerance.weight_element if weight_gradient else tolerance.element
     sums = of_sum * terms.double() + torch.finfo(actual.dtype).smallest_normal
@@ -219,6 +219,12 @@ def assert_near(
         allowed = allowed + 2.0**-25  # half a subnormal
     worst = float((error / allowed).max()) if error.numel() else 0.0
     assert worst <= 1, f"{name}: an element misses by {worst:.2f} times what it may"
+
+
+def relative_l2(actual: Tensor, expected: Tensor) -> float:
+    """‖actual − expected‖ / ‖expected‖ in fp64, and 0 where both are."""
+    error = float((actual.double() - expected).norm())
+    return error / float(expected.norm()) if error else 0.0
 
 
 def assert_same(actual: Results, expected: Results) -> None:
