@@ -158,7 +158,7 @@ class ConvolutionChecks:
         output, _ = forward(self.op, *self.given(arguments))
         expected, _ = self.plain(*self.given(arguments))
         assert torch.equal(output.isnan(), expected.isnan())
-        assert torch.equal(output[~output.isnan()], clean[~output.isnan()])
+        torch.testing.assert_close(output[~output.isnan()], clean[~output.isnan()])
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
     @shapes
@@ -189,6 +189,15 @@ class ConvolutionChecks:
             assert torch.equal(actual.isnan(), wanted.isnan())
         reached = found[1].isnan().any(dim=3).any(dim=2).any(dim=1)  # of each output channel
         assert torch.equal(reached, expected[1].isnan().any(dim=3).any(dim=2).any(dim=1))
+
+    # Not FIRST: assert_close's absolute tolerance is for values near 1.
+    @pytest.mark.parametrize("shape", [SMALL, MIDDLE], ids=str)
+    def test_large_numbers_do_not_overflow_before_the_result_does(self, shape: Shape) -> None:
+        arguments = random_arguments(self.op, shape, torch.float32)
+        arguments.input *= 3e37
+        arguments.weight *= 0.3
+        arguments.grad_output *= 1e-3
+        assert_equals_fp64(self.op, arguments, forward_backward(self.op, arguments))
 
     def test_an_overflowing_sum_is_infinite(self) -> None:
         input = torch.full((1, 3, 4, 4), 300.0, dtype=torch.float16)

@@ -68,11 +68,11 @@ def test_another_rank_of_a_function(op: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("op", [*CONVOLUTIONS, "max_pool2x2"])
 @pytest.mark.parametrize(
     "dtype",
-    [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64,
-     torch.complex128],
+    [torch.bool, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16,
+     torch.uint32, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2],
     ids=str,
 )  # fmt: skip
-def test_integers_and_complex_numbers(op: str, dtype: torch.dtype) -> None:
+def test_integers_complex_numbers_and_8_bit_floats(op: str, dtype: torch.dtype) -> None:
     weights = () if op == "max_pool2x2" else (some(4, 3, 3, 3, dtype=dtype), some(4, dtype=dtype))
     assert_refused(
         r"input must be float32, bfloat16, float16 or float64, but it is "
