@@ -1,0 +1,33 @@
+"""Where the CUDA compiler is, for the tests that compile csrc/cuda without a GPU, and a cache."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import setup_cuda
+
+
+@functools.cache
+def toolkit() -> Path | None:
+    """The toolkit's folder, found as the build finds it; None where there is none."""
+    return setup_cuda.find_toolkit()
+
+
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The file that ``build(path)`` writes, built once for all processes of this test run."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path, draft = folder / name, folder / f"draft-{name}"
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            build(draft)
+            draft.rename(path)
+    return path

@@ -1,0 +1,177 @@
+"""csrc/cuda compiles for A100- and H100-class GPUs without a warning or a spill, links, and loads.
+
+Needs no GPU, only nvcc.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+import vgg_fast
+from tests.cuda_toolkit import build_once, toolkit
+
+CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
+SOURCES = sorted(path.name for path in CUDA.glob("*.cu"))
+ARCHITECTURES = ("80", "90a")
+
+pytestmark = pytest.mark.skipif(toolkit() is None, reason="no CUDA compiler (nvcc) was found")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas reports of one kernel on one architecture."""
+
+    name: str
+    architecture: str
+    stack: int  # bytes of local memory a thread
+    spilled: int  # bytes, stores and loads together
+    registers: int
+
+
+def compile_source(source: str, to: Path) -> None:
+    """Compile to the object file ``to``, and leave what ptxas reports beside it."""
+    command = [str(toolkit() / "bin" / "nvcc"), "-std=c++20", "-O3", "-Werror=all-warnings"]
+    # The host compiler sees the device code too, and knows no #pragma unroll.
+    host = "-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"
+    command += ["-Xptxas=-v", f"-Xcompiler={host}", "--threads=2"]
+    for architecture in ARCHITECTURES:
+        command.append(f"-gencode=arch=compute_{architecture},code=sm_{architecture}")
+    command += ["-c", str(CUDA / source), "-o", str(to)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    report_of(source, to.parent).write_text(run.stderr)
+
+
+def report_of(source: str, folder: Path) -> Path:
+    return folder / f"{source}.report"
+
+
+def read_report(report: str) -> list[Kernel]:
+    kernels = []
+    for entry in report.split("Compiling entry function ")[1:]:
+        name, architecture = re.match(r"'(\w+)' for 'sm_(\w+)'", entry).groups()
+        # Its own properties; those of a function that it calls may stand before or after them.
+        numbers = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", entry)
+        registers = re.search(r"Used (\d+) registers", entry)
+        total = {what: sum(int(n) for n, kind in numbers if kind == what) for _, what in numbers}
+        kernels.append(
+            Kernel(
+                name,
+                architecture,
+                total["stack frame"],
+                total["spill stores"] + total["spill loads"],
+                int(registers[1]),
+            )
+        )
+    return kernels
+
+
+@pytest.fixture
+def object_of(tmp_path_factory) -> Callable[[str], Path]:
+    def compiled(source: str) -> Path:
+        return build_once(tmp_path_factory, f"{source}.o", lambda to: compile_source(source, to))
+
+    return compiled
+
+
+@pytest.fixture
+def kernels_of(object_of) -> Callable[[str], list[Kernel]]:
+    def kernels(source: str) -> list[Kernel]:
+        return read_report(report_of(source, object_of(source).parent).read_text())
+
+    return kernels
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_kernel_spills_or_uses_local_memory(kernels_of, source):
+    kernels = kernels_of(source)
+    assert {kernel.architecture for kernel in kernels} == set(ARCHITECTURES)
+    wasteful = [kernel for kernel in kernels if kernel.stack or kernel.spilled]
+    assert not wasteful, wasteful
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_two_blocks_of_256_threads_fit_a_multiprocessor(kernels_of, source):
+    greedy = [kernel for kernel in kernels_of(source) if 2 * 256 * kernel.registers > 64 * 1024]
+    assert not greedy, greedy
+
+
+def test_the_report_reader_sees_a_spill():
+    report = (
+        "ptxas info    : Compiling entry function '_Z1kPf' for 'sm_80'\n"
+        "ptxas info    : Function properties for _Z1kPf\n"
+        "    40 bytes stack frame, 36 bytes spill stores, 28 bytes spill loads\n"
+        "ptxas info    : Used 32 registers, used 0 barriers, 40 bytes cumulative stack size\n"
+    )
+    assert read_report(report) == [Kernel("_Z1kPf", "80", stack=40, spilled=64, registers=32)]
+
+
+LOAD = """
+import sys, torch
+for library in sys.argv[1:]:
+    torch.ops.load_library(library)
+assert not torch.cuda.is_available()
+for name in ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2"):
+    for operator in (name, name + "_backward"):
+        found = torch._C._dispatch_has_kernel_for_dispatch_key("vgg_fast::" + operator, "CUDA")
+        assert found, operator
+"""
+
+
+def assert_loads_without_gpu(library: Path) -> None:
+    schemas = next(Path(vgg_fast.__file__).parent.glob("_C.*so"))
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD, str(schemas), str(library)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA to link to")
+def test_the_library_links_and_loads_without_a_gpu(object_of, tmp_path):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    includes = [f"-isystem{folder}" for folder in [*include_paths(), str(toolkit() / "include")]]
+    operators, library = tmp_path / "operators.cpp.o", tmp_path / "_C_cuda.so"
+    objects = [operators, *map(object_of, SOURCES)]
+    subprocess.run(
+        [compiler, "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
+         "-DTORCH_TARGET_VERSION=0x020b000000000000", *includes,
+         "-c", str(CUDA / "operators.cpp"), "-o", str(operators)],
+        check=True,
+    )  # fmt: skip
+    runtime = next(toolkit().glob("**/libcudart_static.a"))
+    subprocess.run(
+        [compiler, "-shared", "-o", str(library), *map(str, objects),
+         *[f"-L{folder}" for folder in library_paths()], "-lc10", "-ltorch", "-ltorch_cpu",
+         "-ltorch_cuda", str(runtime), "-ldl", "-lrt", "-lpthread", "-Wl,--no-undefined",
+         "-Wl,--exclude-libs,ALL", f"-Wl,-rpath-link,{Path(torch.__file__).parent / 'lib'}",
+         "-Wl,--allow-shlib-undefined"],
+        check=True,
+    )  # fmt: skip
+    needed = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True)
+    assert "libcuda.so" not in needed.stdout, "a machine without a GPU driver can't load it"
+    assert_loads_without_gpu(library)
+
+
+BUILT = next(Path(vgg_fast.__file__).parent.glob("_C_cuda.*so"), None)
+
+
+@pytest.mark.skipif(BUILT is None, reason="built without CUDA: VGG_FAST_CUDA=1 builds _C_cuda")
+def test_the_installed_library_loads_without_a_gpu():
+    assert_loads_without_gpu(BUILT)
