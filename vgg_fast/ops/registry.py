@@ -114,7 +114,10 @@ def _route_through_python(name: str, key: str) -> None:
 
 def _cpp_serves(name: str, key: str, args: tuple) -> bool:
     # The CUDA C++ library holds the pooling operator and the first layer (1 or 3 channels) only.
-    return key == "CPU" or name.startswith("max_pool2x2") or args[0].shape[1] in (1, 3)
+    if key == "CPU" or name.startswith("max_pool2x2"):
+        return True
+    input = args[1] if name.endswith("_backward") else args[0]  # behind grad_output
+    return input.dim() == 4 and input.shape[1] in (1, 3)
 
 
 def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
