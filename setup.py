@@ -116,7 +116,7 @@ def bindings(architectures: str) -> Extension:
     flags = [*CXX_FLAGS, *macros, *system(pybind11.get_include())]
     return Extension(
         "vgg_fast._bindings",
-        sources("bindings.cpp", "cpu/features.cpp"),
+        sources("bindings.cpp", "cpu/features.cpp", "cpu/plan.cpp", "cpu/tiling.cpp"),
         depends=HEADERS,
         language="c++",
         extra_compile_args={"cxx": flags},
@@ -159,7 +159,7 @@ class Build(BuildExtension):
         self.build_temp = str(ROOT / "build" / f"objects-{tag}")
 
     def build_extension(self, extension: Extension) -> None:
-        # bindings and operators compile features.cpp with different flags: a folder for each.
+        # bindings and operators compile some files with different flags: a folder for each.
         shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
         os.makedirs(self.build_temp, exist_ok=True)
         try:

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/features.h"
+#include "cpu/plan.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -34,6 +35,43 @@ std::vector<std::string> cpu_instruction_sets() {
 
 std::string cpu_instruction_set() { return vgg_fast::cpu::name(vgg_fast::cpu::instruction_set()); }
 
+namespace cpu = vgg_fast::cpu;
+
+using Planner = cpu::Plan (*)(const cpu::Problem&, const cpu::Settings&);
+
+py::dict describe(const cpu::Plan& plan) {
+  py::dict facts("algorithm"_a = cpu::name(plan.algorithm), "pieces"_a = plan.pieces,
+                 "workspace"_a = plan.workspace);
+  if (plan.algorithm == cpu::Algorithm::kDirect) {
+    facts["images"] = plan.tiling.images;
+    facts["rows"] = plan.tiling.rows;
+    facts["columns"] = plan.tiling.columns;
+  } else if (plan.chunk > 0) {
+    facts["tiles"] = plan.chunk;
+  } else {
+    facts["tiles"] = plan.blocking.tiles;
+    facts["outputs"] = plan.blocking.outputs;
+  }
+  return facts;
+}
+
+// The numbers that stand for enumerators are those of vgg_fast/cpu.py.
+template <Planner kPlanner>
+py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, int64_t width,
+              int64_t storage, int64_t threads, int64_t algorithm, int64_t workspace) {
+  cpu::Problem problem;
+  problem.images = images;
+  problem.inputs = inputs;
+  problem.outputs = outputs;
+  problem.height = height;
+  problem.width = width;
+  problem.storage = cpu::Storage(storage);
+  problem.threads = threads;
+  const int64_t real = problem.storage == cpu::Storage::kFloat64 ? 8 : 4;
+  problem.channel_block = cpu::kVectorsOfOutputs * cpu::vector_bytes(cpu::instruction_set()) / real;
+  return describe(kPlanner(problem, {cpu::Wish(algorithm), workspace}));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_bindings, module) {
@@ -45,4 +83,8 @@ PYBIND11_MODULE(_bindings, module) {
   module.def(
       "cpu_instruction_set", &cpu_instruction_set,
       "The one that the kernels use; RuntimeError if VGG_FAST_CPU names one that can't run.");
+  module.def("plan_convolution", &plan<cpu::plan_convolution>,
+             "How a convolution is computed; see vgg_fast.cpu.plan.");
+  module.def("plan_weight_gradient", &plan<cpu::plan_weight_gradient>,
+             "How a convolution's weight gradient is computed; see vgg_fast.cpu.plan.");
 }

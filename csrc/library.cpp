@@ -34,6 +34,11 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def(
       "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "
       "-> Tensor");
+
+  // How the CPU kernels work: vgg_fast/cpu.py says what the numbers mean.
+  m.def("cpu_settings() -> (int algorithm, int workspace)");
+  m.def("set_cpu_settings(int algorithm, int workspace) -> ()");
+  m.def("release_cpu_workspaces() -> int");
 }
 
 // Lets `import vgg_fast._C` load the library too; the module itself is empty.

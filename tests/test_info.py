@@ -47,7 +47,9 @@ def test_every_fused_layer_of_the_seed_network_is_listed(facts):
     assert [row["layer"] for row in facts["layers"]] == fused
     assert facts["layers"][0]["shape"] == "1→64 at 224²"
     assert facts["layers"][-1]["shape"] == "512→512 at 14²"
-    assert all(row["kernels"]["CPU"]["forward"] == "C++ direct" for row in facts["layers"])
+    assert all(row["kernels"]["CPU"]["forward"] == "C++" for row in facts["layers"])
+    assert facts["layers"][0]["cpu algorithms"]["forward"] == "direct"
+    assert facts["layers"][1]["cpu algorithms"]["forward"] == "winograd4"
 
 
 def test_a_forced_backend_shows(facts):
@@ -81,6 +83,22 @@ def test_the_command_prints_tables():
 def test_the_command_prints_json():
     printed = run("--json")
     assert json.loads(printed.stdout)["backend"] == "auto"
+
+
+def test_the_command_prints_a_plan():
+    printed = run("--plan", "16", "64", "112", "112", "128")
+    assert printed.returncode == 0, printed.stderr
+    for word in ("forward", "input gradient", "weight gradient", "winograd4", "workspace"):
+        assert word in printed.stdout
+
+
+def test_a_plan_without_images_is_refused_in_one_sentence():
+    printed = run("--plan", "0", "64", "112", "112", "128")
+    assert printed.returncode == 1
+    assert printed.stderr == (
+        "python -m vgg_fast.info: a plan needs sizes and threads of at least 1, but got "
+        "(0, 64, 112, 112, 128), 2\n"
+    ).replace("), 2", f"), {torch.get_num_threads()}")
 
 
 def test_the_help_says_what_it_is_for():

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from vgg_fast import backends, functional, layers, models
+from vgg_fast import backends, cpu, functional, layers, models
 from vgg_fast.fuse import FusionReport, fuse, unfuse
 from vgg_fast.models import VGG, vgg11, vgg13, vgg16, vgg19, vgg_block
 
@@ -16,6 +16,7 @@ __all__ = [
     "FusionReport",
     "__version__",
     "backends",
+    "cpu",
     "functional",
     "fuse",
     "layers",

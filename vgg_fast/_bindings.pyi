@@ -1,3 +1,27 @@
+from typing import Any
+
 def build_facts() -> dict[str, str]: ...
 def cpu_instruction_sets() -> list[str]: ...
 def cpu_instruction_set() -> str: ...
+def plan_convolution(
+    images: int,
+    inputs: int,
+    outputs: int,
+    height: int,
+    width: int,
+    storage: int,
+    threads: int,
+    algorithm: int,
+    workspace: int,
+) -> dict[str, Any]: ...
+def plan_weight_gradient(
+    images: int,
+    inputs: int,
+    outputs: int,
+    height: int,
+    width: int,
+    storage: int,
+    threads: int,
+    algorithm: int,
+    workspace: int,
+) -> dict[str, Any]: ...

@@ -1,7 +1,7 @@
 """What is built, what this machine can run, and which kernel each layer gets.
 
 ``python -m vgg_fast.info`` prints it as tables, ``python -m vgg_fast.info --json`` as JSON: paste
-either into a bug report.
+either into a bug report. ``--plan N C H W K`` shows how the CPU kernels compute one convolution.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import json
 import os
 import platform
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from vgg_fast import _extension, backends
+from vgg_fast import _extension, backends, cpu
 from vgg_fast.layers import Conv3x3ReLUPool
 from vgg_fast.models import PRESETS, VGG
 from vgg_fast.ops import registry
 
-KERNELS = {"cpp": "C++ direct", "triton": "Triton", "reference": "PyTorch"}
+KERNELS = {"cpp": "C++", "triton": "Triton", "reference": "PyTorch"}
 
 ENVIRONMENT = {
     "VGG_FAST_BACKEND": "the backend: " + ", ".join(backends.NAMES),
     "VGG_FAST_CPU": "the CPU instruction set: avx512, avx2 or generic",
+    "VGG_FAST_ALGORITHM": "the CPU algorithm: " + ", ".join(cpu.ALGORITHMS),
+    "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
     "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
     "TORCH_CUDA_ARCH_LIST": "build: the GPUs to compile for",
     "CUDA_HOME": "build: the CUDA toolkit",
@@ -41,6 +43,16 @@ class Options:
 
     json: bool = False
     """Print JSON instead of tables."""
+
+    plan: tuple[int, int, int, int, int] | None = None
+    """Only print how the CPU kernels compute a convolution of N images of C channels and H × W
+    pixels to K channels: N C H W K."""
+
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """Of the plan."""
+
+    threads: int | None = None
+    """Of the plan; as many as torch uses if not given."""
 
 
 def collect() -> dict[str, Any]:
@@ -142,6 +154,8 @@ def _layers() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"layer": name, "operator": operator}
         row["shape"] = f"{channels}→{outputs} at {size}²"
         row["kernels"] = {key: _kernels(operator, key, channels, size) for key in keys}
+        plans = cpu.plan(1, channels, size, size, outputs)
+        row["cpu algorithms"] = {work: plan["algorithm"] for work, plan in plans.items()}
         rows.append(row)
         if isinstance(layer, Conv3x3ReLUPool):
             size //= 2
@@ -190,14 +204,15 @@ def _print_tables(facts: dict[str, Any]) -> None:
         show(f"GPU {index}", gpu)
 
     keys = list(facts["layers"][0]["kernels"])
-    table = Table(title=f"Seed network, backend {facts['backend']!r}", title_justify="left")
-    for column in ("layer", "operator", "shape", *(f"{key}, forward / backward" for key in keys)):
+    title = f"Seed network, one image, backend {facts['backend']!r}"
+    table = Table(title=title, title_justify="left")
+    for column in ["layer", "shape", *keys, *facts["layers"][0]["cpu algorithms"]]:
         table.add_column(column)
     for row in facts["layers"]:
-        kernels = [
-            f"{row['kernels'][k]['forward']} / {row['kernels'][k]['backward']}" for k in keys
-        ]
-        table.add_row(row["layer"], row["operator"], row["shape"], *kernels)
+        kernels = [" / ".join(dict.fromkeys(row["kernels"][key].values())) for key in keys]
+        algorithms = row["cpu algorithms"].values()
+        table.add_row(row["layer"], row["shape"], *kernels, *algorithms)
+    table.caption = "How the C++ kernels compute on the CPU: the last three columns."
     console.print(table, markup=False)
     show(
         "Environment",
@@ -208,14 +223,35 @@ def _print_tables(facts: dict[str, Any]) -> None:
     )
 
 
+def _print_plan(plans: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", *plans)
+    facts = {fact: None for plan in plans.values() for fact in plan}  # in order, each once
+    for fact in facts:
+        table.add_row(fact, *(str(plan.get(fact, "")) for plan in plans.values()))
+    Console().print(table)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command ``python -m vgg_fast.info``."""
     import tyro
 
     options = tyro.cli(Options, prog="python -m vgg_fast.info", args=arguments)
-    facts = collect()
+    if options.plan is not None:
+        try:
+            dtype = getattr(torch, options.dtype)
+            plans = cpu.plan(*options.plan, dtype=dtype, threads=options.threads)
+        except ValueError as error:
+            raise SystemExit(f"python -m vgg_fast.info: {error}") from error
+        facts: dict[str, Any] = {"plan": plans}
+    else:
+        facts = collect()
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
+    elif options.plan is not None:
+        _print_plan(facts["plan"])
     else:
         _print_tables(facts)
 

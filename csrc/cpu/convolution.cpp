@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "plan.h"
 #include "threads.h"
-#include "tiling.h"
+#include "workspace.h"
 
 namespace vgg_fast::cpu {
 namespace {
@@ -16,31 +17,103 @@ Weight weight_of(const Tensor& weight) {
           weight.stride(0),   weight.stride(1),  weight.stride(2), weight.stride(3)};
 }
 
-std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor& input,
-                                            const Tensor& weight, bool need_weight,
-                                            bool need_bias) {
+Problem problem_of(const Source& source, int64_t inputs, int64_t outputs) {
+  Problem problem;
+  problem.images = source.images;
+  problem.height = source.height;
+  problem.width = source.width;
+  problem.inputs = inputs;
+  problem.outputs = outputs;
+  problem.storage = source.storage;
+  problem.threads = torch::stable::get_num_threads();
+  problem.channel_block = kernels().channel_block(source.storage);
+  return problem;
+}
+
+const WinogradKernels& winograd_kernels(Algorithm algorithm) {
+  return algorithm == Algorithm::kWinograd4 ? kernels().winograd4 : kernels().winograd2;
+}
+
+// ---------------------------------------------------------------------------------------------
+
+void convolve_directly(Convolution task, const Tensor& weight, bool for_dgrad, const Tiling& tiling,
+                       const uint8_t* only) {
+  const Kernels& kernel = kernels();
+  const int64_t block = kernel.channel_block(task.source.storage);
+  const int64_t blocks = divide_up(task.destination.channels, block);
+  Workspace packed_weight(blocks * block * 9 * task.source.channels *
+                          real_size(task.source.storage));
+  parallel(blocks, [&](int64_t first, int64_t last) {
+    kernel.pack_weight(weight_of(weight), for_dgrad, first, last, packed_weight.at(0));
+  });
+  task.packed_weight = packed_weight.at(0);
+  task.tiling = tiling;
+  const int64_t threads = threads_for(tiling.count());
+  const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
+  Workspace workspace(threads * workspace_bytes);
+  parallel_ranges(tiling.count(), threads, [&](int64_t thread, int64_t first, int64_t last) {
+    void* memory = workspace.at(thread * workspace_bytes);
+    if (only == nullptr) {
+      kernel.convolve(task, first, last, memory);
+      return;
+    }
+    for (int64_t tile = first; tile < last; ++tile) {
+      if (only[tile]) kernel.convolve(task, tile, tile + 1, memory);
+    }
+  });
+}
+
+void convolve_by_winograd(Convolution task, const Plan& plan, const Tensor& weight,
+                          bool for_dgrad) {
+  const WinogradKernels& kernel = winograd_kernels(plan.algorithm);
+  const int64_t outputs = task.destination.channels;
+  const int64_t blocks = divide_up(outputs, kernels().channel_block(task.source.storage));
+  Workspace packed_weight(kernel.weight_bytes(task.source.channels, outputs));
+  parallel(blocks, [&](int64_t first, int64_t last) {
+    kernel.pack_weight(weight_of(weight), for_dgrad, first, last,
+                       reinterpret_cast<float*>(packed_weight.at(0)));
+  });
+  task.packed_weight = packed_weight.at(0);
+  task.tiling = plan.tiling;
+  task.blocking = plan.blocking;
+  const int64_t tiles = plan.tiling.count();
+  const int64_t ranges = divide_up(outputs, plan.blocking.outputs);
+  std::vector<uint8_t> not_finite(ranges * tiles);
+  task.not_finite = not_finite.data();
+
+  const int64_t threads = threads_for(plan.pieces);
+  const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
+  Workspace workspace(threads * workspace_bytes);
+  parallel_ranges(plan.pieces, threads, [&](int64_t thread, int64_t first, int64_t last) {
+    kernel.convolve(task, first, last, workspace.at(thread * workspace_bytes));
+  });
+
+  if (std::find(not_finite.begin(), not_finite.end(), 1) == not_finite.end()) return;
+  for (int64_t i = tiles; i < ranges * tiles; ++i) not_finite[i % tiles] |= not_finite[i];
+  convolve_directly(task, weight, for_dgrad, plan.tiling, not_finite.data());
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// The sums of each thread's tiles, added up at the end.
+std::tuple<Tensor, Tensor> direct_weight_gradients(WeightGradient task, const Tensor& weight,
+                                                   bool need_bias) {
   const Kernels& kernel = kernels();
   const ScalarType dtype = weight.scalar_type();
+  const Storage storage = task.gradient.storage;
   const int64_t outputs = weight.size(0), terms = 9 * weight.size(1);
-
-  WeightGradient task;
-  task.input = read_map(input);
-  task.gradient = gradient;
-  task.need_weight = need_weight;
-  task.tiling = choose_tiling(gradient.images, gradient.height, gradient.width,
-                              std::max(weight.size(0), weight.size(1)), threads_for(1 << 30));
 
   // A thread without a tile would have no sums to add: there is one at the least, for an empty
   // batch.
   const int64_t threads = std::max<int64_t>(1, threads_for(task.tiling.count()));
-  const int64_t real = real_size(gradient.storage);
-  const int64_t padded_outputs = round_up(outputs, kernel.channel_block(gradient.storage));
+  const int64_t real = real_size(storage);
+  const int64_t padded_outputs = round_up(outputs, kernel.channel_block(storage));
   const int64_t sums_bytes =
-      need_weight ? round_up(terms, kernel.row_block) * padded_outputs * real : 0;
+      task.need_weight ? round_up(terms, kernel.row_block) * padded_outputs * real : 0;
   const int64_t bias_bytes = padded_outputs * real;
   const int64_t workspace_bytes = round_up(kernel.weight_gradient_workspace(task), 64);
-  Buffer sums(threads * sums_bytes), bias_sums(threads * bias_bytes);
-  Buffer workspace(threads * workspace_bytes);
+  Workspace sums(threads * sums_bytes), bias_sums(threads * bias_bytes);
+  Workspace workspace(threads * workspace_bytes);
 
   parallel_ranges(task.tiling.count(), threads, [&](int64_t thread, int64_t first, int64_t last) {
     std::memset(sums.at(thread * sums_bytes), 0, sums_bytes);
@@ -51,7 +124,7 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
   });
 
   Tensor grad_weight = nothing(weight, dtype), grad_bias = nothing(weight, dtype);
-  if (need_weight) {
+  if (task.need_weight) {
     grad_weight = torch::stable::empty_like(weight);
     parallel(terms, [&](int64_t first, int64_t last) {
       kernel.store_weight_gradient(weight_of(grad_weight), sums.at(0), threads, first, last);
@@ -59,10 +132,76 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
   }
   if (need_bias) {
     grad_bias = torch::stable::new_empty(weight, std::vector<int64_t>{outputs});
-    kernel.store_bias_gradient(gradient.storage, bias_sums.at(0), threads, outputs,
-                               grad_bias.data_ptr());
+    kernel.store_bias_gradient(storage, bias_sums.at(0), threads, outputs, grad_bias.data_ptr());
   }
   return {grad_weight, grad_bias};
+}
+
+std::tuple<Tensor, Tensor> winograd_weight_gradients(WeightGradient task, const Plan& plan,
+                                                     const Tensor& weight, bool need_bias) {
+  const WinogradKernels& kernel = winograd_kernels(plan.algorithm);
+  const ScalarType dtype = weight.scalar_type();
+  const int64_t outputs = weight.size(0);
+  const int64_t padded_outputs = round_up(outputs, kernels().channel_block(task.gradient.storage));
+  task.tiling = plan.tiling;
+  task.chunk = plan.chunk;
+  const WinogradGradientSizes sizes =
+      task.need_weight ? kernel.gradient_sizes(task) : WinogradGradientSizes{};
+  Workspace inputs(sizes.inputs), gradients(sizes.gradients), sums(sizes.sums);
+  const auto floats = [](const Workspace& buffer) {
+    return reinterpret_cast<float*>(buffer.at(0));
+  };
+
+  // Each chunk has bias sums of its own before they are added up: shorter sums round less.
+  const int64_t chunks = divide_up(plan.tiling.count(), plan.chunk);
+  const int64_t threads = threads_for(plan.chunk);
+  Workspace bias_sums(chunks * threads * padded_outputs * int64_t(sizeof(float)));
+  std::memset(bias_sums.at(0), 0, chunks * threads * padded_outputs * sizeof(float));
+
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t start = chunk * plan.chunk;
+    const int64_t tiles = std::min(plan.chunk, plan.tiling.count() - start);
+    parallel_ranges(tiles, threads, [&](int64_t thread, int64_t first, int64_t last) {
+      kernel.transform_gradient(task, start, start + first, start + last, floats(inputs),
+                                floats(gradients),
+                                floats(bias_sums) + (chunk * threads + thread) * padded_outputs);
+    });
+    parallel(sizes.rows, [&](int64_t first, int64_t last) {
+      kernel.multiply_gradient(task, tiles, chunk > 0, first, last, floats(inputs),
+                               floats(gradients), floats(sums));
+    });
+  }
+
+  Tensor grad_weight = nothing(weight, dtype);
+  if (task.need_weight) {
+    grad_weight = torch::stable::empty_like(weight);
+    parallel(weight.size(1), [&](int64_t first, int64_t last) {
+      kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last);
+    });
+  }
+  Tensor grad_bias = nothing(weight, dtype);
+  if (need_bias) {
+    grad_bias = torch::stable::new_empty(weight, std::vector<int64_t>{outputs});
+    kernels().store_bias_gradient(task.gradient.storage, bias_sums.at(0), chunks * threads, outputs,
+                                  grad_bias.data_ptr());
+  }
+  return {grad_weight, grad_bias};
+}
+
+std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor& input,
+                                            const Tensor& weight, bool need_weight,
+                                            bool need_bias) {
+  WeightGradient task;
+  task.input = read_map(input);
+  task.gradient = gradient;
+  task.need_weight = need_weight;
+  const Plan plan =
+      plan_weight_gradient(problem_of(gradient, weight.size(1), weight.size(0)), settings());
+  task.tiling = plan.tiling;
+  if (plan.algorithm == Algorithm::kDirect) {
+    return direct_weight_gradients(task, weight, need_bias);
+  }
+  return winograd_weight_gradients(task, plan, weight, need_bias);
 }
 
 }  // namespace
@@ -94,36 +233,27 @@ Source read_map(const Tensor& map) {
 void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
               const std::optional<Tensor>& bias, Destination destination) {
   if (source.images == 0) return;
-  const Kernels& kernel = kernels();
-  const int64_t real = real_size(source.storage);
-  const int64_t block = kernel.channel_block(source.storage);
   destination.storage = source.storage;
   destination.channels = weight.size(for_dgrad ? 1 : 0);
-  const int64_t blocks = divide_up(destination.channels, block);
-
-  Buffer packed_weight(blocks * block * 9 * source.channels * real);
-  parallel(blocks, [&](int64_t first, int64_t last) {
-    kernel.pack_weight(weight_of(weight), for_dgrad, first, last, packed_weight.at(0));
-  });
-  Buffer packed_bias(blocks * block * real);
-  const Tensor dense_bias =
-      bias ? torch::stable::contiguous(*bias) : nothing(weight, weight.scalar_type());
-  kernel.pack_bias(source.storage, bias ? dense_bias.data_ptr() : nullptr, destination.channels,
-                   packed_bias.at(0));
-
   Convolution task;
   task.source = source;
   task.destination = destination;
-  task.packed_weight = packed_weight.at(0);
+
+  const int64_t padded = round_up(destination.channels, kernels().channel_block(source.storage));
+  Workspace packed_bias(padded * real_size(source.storage));
+  const Tensor dense_bias =
+      bias ? torch::stable::contiguous(*bias) : nothing(weight, weight.scalar_type());
+  kernels().pack_bias(source.storage, bias ? dense_bias.data_ptr() : nullptr, destination.channels,
+                      packed_bias.at(0));
   task.packed_bias = packed_bias.at(0);
-  task.tiling = choose_tiling(source.images, source.height, source.width, source.channels,
-                              threads_for(1 << 30));
-  const int64_t threads = threads_for(task.tiling.count());
-  const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
-  Buffer workspace(threads * workspace_bytes);
-  parallel_ranges(task.tiling.count(), threads, [&](int64_t thread, int64_t first, int64_t last) {
-    kernel.convolve(task, first, last, workspace.at(thread * workspace_bytes));
-  });
+
+  const Plan plan =
+      plan_convolution(problem_of(source, source.channels, destination.channels), settings());
+  if (plan.algorithm == Algorithm::kDirect) {
+    convolve_directly(task, weight, for_dgrad, plan.tiling, nullptr);
+  } else {
+    convolve_by_winograd(task, plan, weight, for_dgrad);
+  }
 }
 
 Tensor convolution_forward(const Tensor& input, const Tensor& weight,
@@ -150,7 +280,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Source& gradient, 
     convolve(gradient, weight, true, std::nullopt, destination);
   }
   Tensor grad_weight = nothing(weight, weight.scalar_type());
-  Tensor grad_bias = grad_weight;
+  Tensor grad_bias = nothing(weight, weight.scalar_type());  // operators return no alias
   if (need_weight || need_bias) {
     const Tensor map = channels_last(input);
     std::tie(grad_weight, grad_bias) =

@@ -130,8 +130,8 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
         multiply<Real>(values, offsets + p, taps, terms, weight, S::kBlock, false,
                        sums + p * S::kBlock, S::kBlock);
       }
-      write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, bias, k,
-                        outputs - k < S::kBlock ? outputs - k : S::kBlock);
+      write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, tile.columns, bias,
+                        k, outputs - k < S::kBlock ? outputs - k : S::kBlock);
     }
   }
 }

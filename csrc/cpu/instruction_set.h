@@ -1,7 +1,23 @@
 #pragma once
 
+#include <cstdint>
+
 namespace vgg_fast::cpu {
 
 enum class InstructionSet { kGeneric, kAvx2, kAvx512 };
+
+constexpr int64_t vector_bytes(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::kAvx512:
+      return 64;
+    case InstructionSet::kAvx2:
+      return 32;
+    default:
+      return 16;  // every 64-bit architecture has these
+  }
+}
+
+// A micro-kernel computes two vectors of output channels.
+constexpr int64_t kVectorsOfOutputs = 2;
 
 }  // namespace vgg_fast::cpu

@@ -52,23 +52,57 @@ struct Tiling {
   int64_t pixels() const { return images * rows * columns; }
 };
 
+// How a Winograd convolution is cut into pieces of work.
+struct Blocking {
+  int64_t tiles = 0;    // of m × m pixels, in one piece
+  int64_t outputs = 0;  // output channels of one piece: a multiple of channel_block
+};
+
 struct Convolution {
   Source source;
   Destination destination;
-  const void* packed_weight = nullptr;  // Real, as pack_weight writes it
+  const void* packed_weight = nullptr;  // Real, as pack_weight or Winograd's writes it
   const void* packed_bias = nullptr;    // Real[padded(K)]
-  Tiling tiling;
+  Tiling tiling;                        // Winograd: 1 image × m rows × m columns
+  Blocking blocking;                    // Winograd
+  // Winograd: [range of outputs][tile], set to 1 where an output isn't finite.
+  uint8_t* not_finite = nullptr;
 };
 
 struct WeightGradient {
   Source input, gradient;
   bool need_weight = true;
-  Tiling tiling;
+  Tiling tiling;      // Winograd: 1 image × m rows × m columns
+  int64_t chunk = 0;  // Winograd: tiles that are transformed before they are multiplied
+};
+
+// Bytes of a Winograd weight gradient's buffers, and rows of its sums to share among threads.
+struct WinogradGradientSizes {
+  int64_t inputs = 0, gradients = 0, sums = 0, rows = 0;
 };
 
 struct Pooling {
   Storage storage = Storage::kFloat32;
   int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+};
+
+// The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
+struct WinogradKernels {
+  int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, float* packed);
+
+  int64_t (*convolve_workspace)(const Convolution&);
+  void (*convolve)(const Convolution&, int64_t first_piece, int64_t last_piece, void* workspace);
+
+  WinogradGradientSizes (*gradient_sizes)(const WeightGradient&);
+  // Transforms the tiles [first, last) of the chunk that begins at the tile `chunk_first`.
+  void (*transform_gradient)(const WeightGradient&, int64_t chunk_first, int64_t first,
+                             int64_t last, float* inputs, float* gradients, float* bias_sums);
+  void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
+                            int64_t last, const float* inputs, const float* gradients, float* sums);
+  // For the input channels [first, last).
+  void (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+                         int64_t first, int64_t last);
 };
 
 struct Kernels {
@@ -105,6 +139,8 @@ struct Kernels {
   // Rows of the full-resolution map, counted over all images.
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
+
+  WinogradKernels winograd2, winograd4;  // m = 2 and 4
 };
 
 extern const Kernels kGenericKernels;

@@ -9,6 +9,9 @@
 #include "vectors.inl"
 #include "tiles.inl"
 #include "direct.inl"
+#include "winograd_transforms.inl"
+#include "winograd.inl"
+#include "winograd_gradient.inl"
 #include "pool.inl"
 // clang-format on
 
@@ -16,6 +19,37 @@ template <class Storage_>
 using ValueOf = typename Storage_::Value;
 template <class Storage_>
 using RealOf = typename Storage_::Real;
+
+template <class W>
+constexpr WinogradKernels kWinograd = {
+    winograd_weight_bytes<W>,
+    [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, float* packed) {
+      with_float_storage(weight.storage, [&](auto s) {
+        pack_winograd_weight<W, ValueOf<decltype(s)>>(weight, for_dgrad, first, last, packed);
+      });
+    },
+    winograd_convolve_bytes<W>,
+    [](const Convolution& convolution, int64_t first_piece, int64_t last_piece, void* workspace) {
+      with_float_storage(convolution.source.storage, [&](auto s) {
+        winograd_convolve<W, ValueOf<decltype(s)>>(convolution, first_piece, last_piece, workspace);
+      });
+    },
+    winograd_gradient_sizes<W>,
+    [](const WeightGradient& task, int64_t chunk_first, int64_t first, int64_t last, float* inputs,
+       float* gradients, float* bias_sums) {
+      with_float_storage(task.input.storage, [&](auto s) {
+        winograd_transform_gradient<W, ValueOf<decltype(s)>>(task, chunk_first, first, last, inputs,
+                                                             gradients, bias_sums);
+      });
+    },
+    winograd_multiply_gradient<W>,
+    [](const WeightGradient& task, const Weight& destination, const float* sums, int64_t first,
+       int64_t last) {
+      with_float_storage(task.input.storage, [&](auto s) {
+        winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first, last);
+      });
+    },
+};
 
 constexpr Kernels kTable = {
     Isa::kSet,
@@ -81,4 +115,6 @@ constexpr Kernels kTable = {
                                                 grad_input);
       });
     },
+    kWinograd<Winograd<2>>,
+    kWinograd<Winograd<4>>,
 };

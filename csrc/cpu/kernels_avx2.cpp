@@ -9,7 +9,7 @@ namespace {
 
 struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kAvx2;
-  static constexpr int64_t kBytes = 32;
+  static constexpr int64_t kBytes = vector_bytes(kSet);
   static constexpr int64_t kPixels = 6;
 };
 

@@ -1,4 +1,4 @@
-// The kernels for any processor: 16-byte vectors, which every 64-bit architecture has.
+// The kernels for any processor, in vectors of 16 bytes.
 
 #include "kernels.h"
 
@@ -7,7 +7,7 @@ namespace {
 
 struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kGeneric;
-  static constexpr int64_t kBytes = 16;
+  static constexpr int64_t kBytes = vector_bytes(kSet);
   static constexpr int64_t kPixels = 6;
 };
 

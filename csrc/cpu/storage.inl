@@ -97,3 +97,16 @@ inline auto with_storage(Storage storage, F&& f) {
       return f(StorageOf<Storage::kFloat32>{});
   }
 }
+
+// As above, for what is done in fp32 only.
+template <class F>
+inline auto with_float_storage(Storage storage, F&& f) {
+  switch (storage) {
+    case Storage::kBFloat16:
+      return f(StorageOf<Storage::kBFloat16>{});
+    case Storage::kFloat16:
+      return f(StorageOf<Storage::kFloat16>{});
+    default:
+      return f(StorageOf<Storage::kFloat32>{});
+  }
+}

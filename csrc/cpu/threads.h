@@ -1,14 +1,10 @@
-// Parallel loops on PyTorch's own thread pool, and memory for them.
+// Parallel loops on PyTorch's own thread pool.
 
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
-#include "kernels.h"
+#include <cstdint>
 
 namespace vgg_fast::cpu {
 
@@ -34,21 +30,5 @@ void parallel_ranges(int64_t count, int64_t threads, const F& f) {
     }
   });
 }
-
-// Uninitialised memory, aligned to a cache line.
-class Buffer {
- public:
-  explicit Buffer(int64_t bytes)
-      : memory_(static_cast<char*>(std::aligned_alloc(64, round_up(bytes + 64, 64)))) {
-    if (memory_ == nullptr) throw std::bad_alloc();
-  }
-  char* at(int64_t offset) const { return memory_.get() + offset; }
-
- private:
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<char[], Free> memory_;
-};
 
 }  // namespace vgg_fast::cpu

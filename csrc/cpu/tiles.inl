@@ -25,52 +25,67 @@ inline Tile tile_at(const Tiling& tiling, int64_t index, int64_t images, int64_t
   return tile;
 }
 
-// A patch's or a tile's memory layout, in elements.
+// A patch's memory layout, in elements: some of the source's channels, zeros up to `stride`.
 struct Patch {
-  int64_t border, rows, columns, channels;
-  Patch(const Tile& tile, int64_t border, int64_t channels)
+  int64_t border, rows, columns;
+  int64_t first_channel, channels, stride;
+  Patch(const Tile& tile, int64_t border, int64_t first_channel, int64_t channels, int64_t stride)
       : border(border),
         rows(tile.rows + 2 * border),
         columns(tile.columns + 2 * border),
-        channels(channels) {}
+        first_channel(first_channel),
+        channels(channels),
+        stride(stride) {}
+  Patch(const Tile& tile, int64_t border, int64_t channels)
+      : Patch(tile, border, 0, channels, channels) {}
   int64_t offset(int64_t image, int64_t row, int64_t column) const {
-    return ((image * rows + row) * columns + column) * channels;
+    return ((image * rows + row) * columns + column) * stride;
   }
 };
 
-// Reads `count` pixels of one row of a source, from (image, row, column) on.
+// Reads the patch's channels of `count` pixels of one row of a source, from (image, row, column)
+// on.
 template <class Value, class Real>
-void read_pixels(const Source& source, int64_t image, int64_t row, int64_t column, int64_t count,
-                 Real* to) {
-  const int64_t channels = source.channels;
-  const Value* values = static_cast<const Value*>(source.values);
-  const Value* output = static_cast<const Value*>(source.output);
+void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_t row,
+                 int64_t column, int64_t count, Real* to) {
+  const int64_t channels = patch.channels, padding = patch.stride - channels;
+  const Value* values = static_cast<const Value*>(source.values) + patch.first_channel;
+  const Value* output = static_cast<const Value*>(source.output) + patch.first_channel;
   if (source.kind == Source::Kind::kThroughPool) {
     const int64_t height = source.height / 2, width = source.width / 2;
-    for (int64_t i = 0; i < count; ++i, to += channels) {
+    const uint8_t* argmax = source.argmax + patch.first_channel;
+    for (int64_t i = 0; i < count; ++i, to += patch.stride) {
       const int64_t x = column + i;
       if (row / 2 >= height || x / 2 >= width) {  // the odd last row or column
-        zero(to, channels);
+        zero(to, patch.stride);
         continue;
       }
-      const int64_t at = ((image * height + row / 2) * width + x / 2) * channels;
+      const int64_t at = ((image * height + row / 2) * width + x / 2) * source.channels;
       const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
       for (int64_t c = 0; c < channels; ++c) {
-        const bool passes = source.argmax[at + c] == position && !(to_real(output[at + c]) <= 0);
+        const bool passes = argmax[at + c] == position && !(to_real(output[at + c]) <= 0);
         const Real value = to_real(values[at + c]);
         to[c] = passes ? value : 0;
       }
+      zero(to + channels, padding);
     }
     return;
   }
-  const int64_t at = ((image * source.height + row) * source.width + column) * channels;
-  if (source.kind == Source::Kind::kMap) {
+  int64_t at = ((image * source.height + row) * source.width + column) * source.channels;
+  if (patch.stride == source.channels && source.kind == Source::Kind::kMap) {
     read_row(values + at, count * channels, to);
     return;
   }
-  for (int64_t i = 0; i < count * channels; ++i) {
-    const Real value = to_real(values[at + i]);
-    to[i] = to_real(output[at + i]) <= 0 ? 0 : value;
+  for (int64_t i = 0; i < count; ++i, at += source.channels, to += patch.stride) {
+    if (source.kind == Source::Kind::kMap) {
+      read_row(values + at, channels, to);
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        const Real value = to_real(values[at + c]);
+        to[c] = to_real(output[at + c]) <= 0 ? 0 : value;
+      }
+    }
+    zero(to + channels, padding);
   }
 }
 
@@ -87,14 +102,14 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
     for (int64_t row = 0; row < patch.rows; ++row) {
       const int64_t y = tile.row - patch.border + row;
       if (y < 0 || y >= source.height) {
-        zero(to, patch.columns * patch.channels);
+        zero(to, patch.columns * patch.stride);
       } else {
-        zero(to, before * patch.channels);
-        read_pixels<Value>(source, tile.image + image, y, first, end - first,
-                           to + before * patch.channels);
-        zero(to + (patch.columns - after) * patch.channels, after * patch.channels);
+        zero(to, before * patch.stride);
+        read_pixels<Value>(source, patch, tile.image + image, y, first, end - first,
+                           to + before * patch.stride);
+        zero(to + (patch.columns - after) * patch.stride, after * patch.stride);
       }
-      to += patch.columns * patch.channels;
+      to += patch.columns * patch.stride;
     }
   }
 }
@@ -146,15 +161,16 @@ inline void store_window(const Real* const sums[4], const Real* bias, int64_t ch
 }
 
 // Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a
-// pixel.
+// pixel and `pitch` pixels a row.
 template <class Value, class Real>
 void write_tile(const Source& source, const Destination& destination, const Tile& tile,
-                const Real* sums, int64_t stride, const Real* bias, int64_t first, int64_t count) {
+                const Real* sums, int64_t stride, int64_t pitch, const Real* bias, int64_t first,
+                int64_t count) {
   Value* values = static_cast<Value*>(destination.values) + first;
   bias += first;
   const int64_t channels = destination.channels;
   const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
-    return sums + ((image * tile.rows + row) * tile.columns + column) * stride;
+    return sums + ((image * tile.rows + row) * pitch + column) * stride;
   };
   if (destination.kind != Destination::Kind::kReluPool) {
     const bool relu = destination.kind == Destination::Kind::kRelu;

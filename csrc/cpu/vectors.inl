@@ -7,7 +7,7 @@ struct Shape {
   typedef decltype(Vector{} < Vector{}) Integers;
   static constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(Real));
   typedef uint8_t Bytes __attribute__((vector_size(Isa::kBytes / sizeof(Real))));
-  static constexpr int64_t kVectors = 2;
+  static constexpr int64_t kVectors = kVectorsOfOutputs;
   static constexpr int64_t kPixels = Isa::kPixels;
   static constexpr int64_t kBlock = kLanes * kVectors;  // output channels of one micro-kernel
 };

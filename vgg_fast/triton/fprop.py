@@ -1,14 +1,17 @@
 """3×3 convolution as an implicit matrix product, with its epilogue, in one kernel.
 
-    output[n, y, x, k] = epilogue(bias[k] + Σ_{r, s, c} input[n, y+r-1, x+s-1, c] · weight[k, r, s, c])
+    sums[n, y, x, k] = Σ_{r, s, c} input[n, y+r-1, x+s-1, c] · weight[k, r, s, c]
+    output = epilogue(sums + bias)
 
-    for each of the 9 taps:  (patch of pixels, shifted by the tap) × (its C × K weights)
+    for each of the 9 taps:  (patch of pixels, shifted by the tap) × (the tap's C × K weights)
     epilogue in registers:   + bias → ReLU → 2×2 maximum and its position → one store
 
 The data gradient is the same kernel: the gradient's map and the rotated weights.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -16,9 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.triton import tiles
-from vgg_fast.triton.launch import channels_last, on_device_of
+from vgg_fast.triton.launch import channels_last, check_extents, on_device_of
 from vgg_fast.triton.patch import dot, load_pixels, patch_origin
-from vgg_fast.triton.window import relu, window_max
+from vgg_fast.triton.window import window_max
 
 
 @triton.jit
@@ -34,7 +37,9 @@ def fprop_kernel(
     K,
     patches_y,
     patches_x,
-    RELU: tl.constexpr,
+    bias_channels,
+    argmax_channels,
+    floor,
     POOL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -48,34 +53,36 @@ def fprop_kernel(
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
 
     sums = tl.zeros((PATCH_H * PATCH_W, BLOCK_K), ACCUMULATOR)
-    # Static taps: one loop over (r, s, c) was miscompiled with 8 warps.
-    for r in tl.static_range(3):
-        for s in tl.static_range(3):
-            y = y0 + m // PATCH_W + (r - 1)
-            x = x0 + m % PATCH_W + (s - 1)
-            filters = weight + (k.to(tl.int64) * 9 + (3 * r + s)) * C
-            for c0 in range(0, C, BLOCK_C):
-                c = c0 + tl.arange(0, BLOCK_C)
-                pixels = load_pixels(input, image, y, x, c, H, W, C)
+    for c0 in range(0, C, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        # Static taps: one loop over (r, s, c) was miscompiled with 8 warps.
+        for r in tl.static_range(3):
+            for s in tl.static_range(3):
+                y = y0 + m // PATCH_W + (r - 1)
+                x = x0 + m % PATCH_W + (s - 1)
+                pixels = load_pixels(input, image, y0, y, x, c, H, W, C)
                 weights = tl.load(
-                    filters[None, :] + c[:, None],
+                    weight + (((k * 9 + (3 * r + s)) * C)[None, :] + c[:, None]),
                     mask=(c < C)[:, None] & (k < K)[None, :],
                     other=0.0,
                 )
                 sums = dot(pixels, weights, sums, PRECISION)
 
-    if bias is not None:
-        sums += tl.load(bias + k, mask=k < K, other=0.0).to(ACCUMULATOR)[None, :]
-    if RELU:
-        sums = relu(sums)
+    # What is absent at run time has no channels; one compiled kernel serves with and without.
+    sums += tl.load(bias + k, mask=k < bias_channels, other=0.0).to(ACCUMULATOR)[None, :]
+    sums = tl.where(sums < floor, floor, sums)
     if POOL:
-        _store_pooled(sums, output, argmax, image, y0, x0, k, H, W, K, PATCH_H, PATCH_W, BLOCK_K)
+        _store_pooled(
+            sums, output, argmax, argmax_channels, image, y0, x0, k, H, W, K,
+            PATCH_H, PATCH_W, BLOCK_K,
+        )  # fmt: skip
     else:
         y = y0 + m // PATCH_W
         x = x0 + m % PATCH_W
-        pixel = (image.to(tl.int64) * H + y) * W + x
+        output += (image.to(tl.int64) * H + y0) * W * K
+        pixel = ((y - y0) * W + x) * K
         tl.store(
-            output + (pixel * K)[:, None] + k[None, :],
+            output + (pixel[:, None] + k[None, :]),
             sums.to(output.dtype.element_ty),
             mask=((y < H) & (x < W))[:, None] & (k < K)[None, :],
         )
@@ -86,6 +93,7 @@ def _store_pooled(
     sums,
     output,
     argmax,
+    argmax_channels,
     image,
     y0,
     x0,
@@ -107,14 +115,14 @@ def _store_pooled(
     m = tl.arange(0, WINDOWS)
     y = y0 // 2 + m // (PATCH_W // 2)
     x = x0 // 2 + m % (PATCH_W // 2)
-    pixel = (image.to(tl.int64) * (H // 2) + y) * (W // 2) + x
-    offsets = (pixel * K)[:, None] + k[None, :]
+    first = (image.to(tl.int64) * (H // 2) + y0 // 2) * (W // 2) * K
+    offsets = (((y - y0 // 2) * (W // 2) + x) * K)[:, None] + k[None, :]
     # An odd last row or column is in no window.
     mask = ((y < H // 2) & (x < W // 2))[:, None] & (k < K)[None, :]
     best = tl.reshape(best, (WINDOWS, BLOCK_K))
-    tl.store(output + offsets, best.to(output.dtype.element_ty), mask=mask)
-    if argmax is not None:
-        tl.store(argmax + offsets, tl.reshape(position, (WINDOWS, BLOCK_K)), mask=mask)
+    tl.store(output + first + offsets, best.to(output.dtype.element_ty), mask=mask)
+    position = tl.reshape(position, (WINDOWS, BLOCK_K))
+    tl.store(argmax + first + offsets, position, mask=mask & (k < argmax_channels)[None, :])
 
 
 def fprop(
@@ -130,11 +138,15 @@ def fprop(
     """Fill ``output`` (channels_last), and ``argmax`` if there is one; launches one kernel.
 
     The dtype, device and shapes fit already. ``argmax`` is uint8, of the shape of ``output``.
+
+    Raises:
+        RuntimeError: the map is larger than the kernel can index.
     """
     if output.numel() == 0:
         return
     n, c, h, w = input.shape
     k = weight.shape[0]
+    check_extents(n, h, w, max(c, k))
     precision = tiles.precision(input.dtype)
     tile = tiles.FPROP[tiles.kind(input.dtype, c, precision)]
     # With pooling, an odd last row or column needs no patch of its own.
@@ -144,16 +156,18 @@ def fprop(
         fprop_kernel[(n * patches_y * patches_x, triton.cdiv(k, tile.block_k))](
             channels_last(input),
             channels_last(weight),
-            bias if bias is None else bias.contiguous(),
+            weight if bias is None else bias.contiguous(),
             output,
-            argmax,
+            input.new_empty(1, dtype=torch.uint8) if pool and argmax is None else argmax,
             h,
             w,
             c,
             k,
             patches_y,
             patches_x,
-            RELU=relu,
+            0 if bias is None else k,
+            0 if argmax is None else k,
+            0.0 if relu else -math.inf,
             POOL=pool,
             ACCUMULATOR=tl.float64 if input.dtype == torch.float64 else tl.float32,
             PRECISION=precision,

@@ -16,7 +16,7 @@ from torch import Tensor
 from vgg_fast.ops import _shared
 from vgg_fast.ops.checks import check_input, check_poolable
 from vgg_fast.triton.backward import check_argmax
-from vgg_fast.triton.launch import INTERPRETED, channels_last, on_device_of
+from vgg_fast.triton.launch import INTERPRETED, channels_last, check_extents, on_device_of
 from vgg_fast.triton.window import mask_gradient, widen, window_max
 
 __all__ = ["INTERPRETED", "max_pool2x2", "max_pool2x2_backward"]
@@ -72,6 +72,7 @@ def max_pool2x2(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tens
     output = _shared.channels_last(input, c, h // 2, w // 2)
     argmax = torch.empty_like(output, dtype=torch.uint8) if return_argmax else None
     if n > 0:
+        check_extents(n, h, w, c)
         with on_device_of(input):
             pool_kernel[(n * (h // 2), triton.cdiv(w // 2 * c, BLOCK))](
                 channels_last(input), output, argmax, h, w, c, BLOCK=BLOCK
@@ -104,6 +105,7 @@ def unpool(
     n, c = grad_output.shape[:2]
     grad_input = _shared.channels_last(grad_output, c, height, width)
     if n > 0:
+        check_extents(n, height, width, c)
         with on_device_of(grad_output):
             unpool_kernel[(n * height, triton.cdiv(width * c, BLOCK))](
                 channels_last(grad_output),

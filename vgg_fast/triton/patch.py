@@ -27,13 +27,14 @@ def patch_origin(patch, patches_y, patches_x, PATCH_H: tl.constexpr, PATCH_W: tl
 
 
 @triton.jit
-def load_pixels(map, image, y, x, c, H, W, C):
+def load_pixels(map, image, y0, y, x, c, H, W, C):
     """The tile (pixels, channels) of ``map``; zero outside of the image, which is the padding."""
     inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    # 64 bits: a map may hold more than 2^31 elements.
-    pixel = (image.to(tl.int64) * H + y) * W + x
+    # A map may hold more than 2^31 elements, but not the few rows of one patch.
+    map += (image.to(tl.int64) * H + y0) * W * C
+    pixel = ((y - y0) * W + x) * C
     return tl.load(
-        map + (pixel * C)[:, None] + c[None, :], mask=inside[:, None] & (c < C)[None, :], other=0.0
+        map + (pixel[:, None] + c[None, :]), mask=inside[:, None] & (c < C)[None, :], other=0.0
     )
 
 

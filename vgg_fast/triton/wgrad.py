@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.triton import tiles
-from vgg_fast.triton.launch import channels_last, on_device_of
+from vgg_fast.triton.launch import channels_last, check_extents, on_device_of
 from vgg_fast.triton.patch import dot, load_pixels, patch_origin
 from vgg_fast.triton.reduce import accumulator_of, sum_splits
 
@@ -58,8 +58,11 @@ def wgrad_kernel(
         image, y0, x0 = patch_origin(patch, patches_y, patches_x, PATCH_H, PATCH_W)
         y = y0 + m // PATCH_W
         x = x0 + m % PATCH_W
-        gradients = load_pixels(grad, image, y, x, k, H, W, K)
-        pixels = load_pixels(input, image, y + (tap // 3 - 1), x + (tap % 3 - 1), c, H, W, C)
+        gradients = load_pixels(grad, image, y0, y, x, k, H, W, K)
+        # Beyond the map's edge a gradient is 0, but 0 times a NaN of the next tap would not be.
+        y = tl.where(y < H, y + (tap // 3 - 1), -1)
+        x = tl.where(x < W, x + (tap % 3 - 1), -1)
+        pixels = load_pixels(input, image, y0, y, x, c, H, W, C)
         sums = dot(tl.trans(gradients), pixels, sums, PRECISION)
 
     weights = ((split.to(tl.int64) * K + k) * 9 + tap) * C
@@ -77,6 +80,7 @@ def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     result = torch.empty_like(weight)
     if n == 0:
         return result.zero_()
+    check_extents(n, h, w, max(c, k))
     precision = tiles.precision(input.dtype)
     tile = tiles.WGRAD[tiles.kind(input.dtype, c, precision)]
     patches_y, patches_x = triton.cdiv(h, tile.patch_h), triton.cdiv(w, tile.patch_w)

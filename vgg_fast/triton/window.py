@@ -11,11 +11,6 @@ import triton.language as tl
 
 
 @triton.jit
-def relu(value):
-    return tl.where(value <= 0, 0.0, value)
-
-
-@triton.jit
 def widen(value):
     """fp32 for 16-bit values: the interpreter compares the raw bits of bf16."""
     return value if value.dtype == tl.float64 else value.to(tl.float32)

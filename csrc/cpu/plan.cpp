@@ -1,0 +1,199 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "tiling.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+constexpr Algorithm kAll[] = {Algorithm::kDirect, Algorithm::kWinograd2, Algorithm::kWinograd4};
+
+int64_t output_tile(Algorithm algorithm) { return algorithm == Algorithm::kWinograd4 ? 4 : 2; }
+
+int64_t positions(Algorithm algorithm) {
+  return (output_tile(algorithm) + 2) * (output_tile(algorithm) + 2);
+}
+
+Tiling winograd_tiling(const Problem& problem, Algorithm algorithm) {
+  Tiling tiling;
+  tiling.images = 1;
+  tiling.rows = tiling.columns = output_tile(algorithm);
+  tiling.across_images = problem.images;
+  tiling.across_rows = divide_up(problem.height, tiling.rows);
+  tiling.across_columns = divide_up(problem.width, tiling.columns);
+  return tiling;
+}
+
+// Multiply-adds for one output channel and input channel, with what else is done counted as such.
+double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
+  const double pairs = double(problem.inputs) * double(problem.outputs);
+  const double pixels = double(problem.images * problem.height * problem.width);
+  if (algorithm == Algorithm::kDirect) return 9 * pixels * pairs * 1.05;
+  const double tiles = double(winograd_tiling(problem, algorithm).count());
+  // A transform takes about as many operations for each value as these multiply-adds.
+  constexpr double kInputTransform = 10, kOutputTransform = 14, kWeightTransform = 12;
+  const double channels =
+      weight_gradient
+          ? kInputTransform * double(problem.inputs + problem.outputs)
+          : kInputTransform * double(problem.inputs) + kOutputTransform * double(problem.outputs);
+  return double(positions(algorithm)) * (tiles * (pairs + channels) + kWeightTransform * pairs);
+}
+
+bool is_possible(const Problem& problem, Algorithm algorithm) {
+  return algorithm == Algorithm::kDirect ||
+         (problem.storage != Storage::kFloat64 && problem.images > 0);
+}
+
+bool allows(Wish wish, Algorithm algorithm) {
+  switch (wish) {
+    case Wish::kDirect:
+      return algorithm == Algorithm::kDirect;
+    case Wish::kWinograd2:
+      return algorithm == Algorithm::kWinograd2;
+    case Wish::kWinograd4:
+      return algorithm == Algorithm::kWinograd4;
+    default:
+      return true;
+  }
+}
+
+Algorithm choose(const Problem& problem, const Settings& settings, bool weight_gradient) {
+  Algorithm best = Algorithm::kDirect;
+  double least = std::numeric_limits<double>::infinity();
+  for (Algorithm algorithm : kAll) {
+    if (!is_possible(problem, algorithm) || !allows(settings.algorithm, algorithm)) continue;
+    const double this_cost = cost(problem, algorithm, weight_gradient);
+    if (this_cost < least) {
+      best = algorithm;
+      least = this_cost;
+    }
+  }
+  return best;
+}
+
+Plan direct_plan(const Problem& problem, int64_t channels) {
+  Plan plan;
+  plan.tiling =
+      choose_tiling(problem.images, problem.height, problem.width, channels, problem.threads);
+  plan.pieces = plan.tiling.count();
+  return plan;
+}
+
+// A block of tiles has to be long enough to earn back the reading of the weight, and V of it short
+// enough for the caches.
+constexpr int64_t kMostTiles = 96, kFewTiles = 24;
+constexpr int64_t kBlockBytes = 4 << 20;
+
+Wish wish_of(const std::string& text) {
+  if (text.empty() || text == "auto") return Wish::kAuto;
+  if (text == name(Algorithm::kDirect)) return Wish::kDirect;
+  if (text == name(Algorithm::kWinograd2)) return Wish::kWinograd2;
+  if (text == name(Algorithm::kWinograd4)) return Wish::kWinograd4;
+  throw std::runtime_error("VGG_FAST_ALGORITHM=" + text +
+                           " names no algorithm: choose one of auto, direct, winograd2, "
+                           "winograd4, or unset it");
+}
+
+int64_t bytes_of(const std::string& text) {
+  if (text.empty()) return -1;
+  const bool is_number = text.find_first_not_of("0123456789") == std::string::npos;
+  if (!is_number || text.size() > 9) {
+    throw std::runtime_error("VGG_FAST_WORKSPACE=" + text +
+                             " is no number of MiB: set it to one, or unset it");
+  }
+  return std::stoll(text) << 20;
+}
+
+std::string environment(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
+
+// The two settings are read and written apart: each is one word, and a thread that runs a kernel
+// meanwhile sees the old one or the new.
+struct Current {
+  std::atomic<Wish> algorithm;
+  std::atomic<int64_t> workspace;
+};
+
+Current& current() {
+  static Current instance{wish_of(environment("VGG_FAST_ALGORITHM")),
+                          bytes_of(environment("VGG_FAST_WORKSPACE"))};
+  return instance;
+}
+
+}  // namespace
+
+const char* name(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kWinograd2:
+      return "winograd2";
+    case Algorithm::kWinograd4:
+      return "winograd4";
+    default:
+      return "direct";
+  }
+}
+
+Settings settings() { return {current().algorithm, current().workspace}; }
+
+void set_settings(const Settings& settings) {
+  current().algorithm = settings.algorithm;
+  current().workspace = settings.workspace;
+}
+
+Plan plan_convolution(const Problem& problem, const Settings& settings) {
+  const Algorithm algorithm = choose(problem, settings, false);
+  if (algorithm == Algorithm::kDirect) return direct_plan(problem, problem.inputs);
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  const int64_t tiles = plan.tiling.count(), threads = problem.threads;
+  const int64_t fit = kBlockBytes / (positions(algorithm) * problem.inputs * 4);
+  const int64_t most = std::clamp(fit, kFewTiles, kMostTiles);
+  // As many blocks for each thread; where they would become too small, ranges of outputs instead.
+  int64_t blocks = round_up(divide_up(tiles, most), threads);
+  int64_t splits = 1;
+  if (tiles < blocks * kFewTiles) {
+    blocks = divide_up(tiles, most);
+    splits = threads;
+  }
+  plan.blocking.tiles = divide_up(tiles, blocks);
+  plan.blocking.outputs = round_up(divide_up(problem.outputs, splits), problem.channel_block);
+  plan.pieces =
+      divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
+  const int64_t per_thread =
+      positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
+  plan.workspace = threads * per_thread + positions(algorithm) * problem.inputs *
+                                              round_up(problem.outputs, problem.channel_block) * 4;
+  if (settings.workspace >= 0 && plan.workspace > settings.workspace) {
+    return direct_plan(problem, problem.inputs);
+  }
+  return plan;
+}
+
+Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
+  const Algorithm algorithm = choose(problem, settings, true);
+  const auto direct = [&] {
+    return direct_plan(problem, std::max(problem.inputs, problem.outputs));
+  };
+  if (algorithm == Algorithm::kDirect) return direct();
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  plan.chunk = std::min<int64_t>(plan.tiling.count(), 128);
+  plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
+  plan.workspace = positions(algorithm) * 4 *
+                   (plan.chunk * (problem.inputs + problem.outputs) +
+                    problem.inputs * round_up(problem.outputs, problem.channel_block));
+  if (settings.workspace >= 0 && plan.workspace > settings.workspace) return direct();
+  return plan;
+}
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,45 @@
+// Which algorithm computes a convolution, and how its work is cut. Knows numbers only, no tensors.
+
+#pragma once
+
+#include "kernels.h"
+
+namespace vgg_fast::cpu {
+
+enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
+
+// What the user wishes; the numbers are those of vgg_fast/cpu.py.
+enum class Wish { kAuto, kDirect, kWinograd2, kWinograd4 };
+
+const char* name(Algorithm algorithm);
+
+// VGG_FAST_ALGORITHM and VGG_FAST_WORKSPACE (MiB), until set_settings() says otherwise.
+struct Settings {
+  Wish algorithm = Wish::kAuto;
+  int64_t workspace = -1;  // bytes that one call may take beside its tensors; -1: any number
+};
+
+Settings settings();  // throws std::runtime_error if the environment makes no sense
+void set_settings(const Settings& settings);
+
+// A convolution of (images, inputs, height, width) to `outputs` channels, or its weight's gradient.
+struct Problem {
+  int64_t images = 0, inputs = 0, outputs = 0, height = 0, width = 0;
+  Storage storage = Storage::kFloat32;
+  int64_t threads = 1;
+  int64_t channel_block = 16;  // of the instruction set in force
+};
+
+struct Plan {
+  Algorithm algorithm = Algorithm::kDirect;
+  Tiling tiling;
+  Blocking blocking;      // a Winograd convolution's
+  int64_t chunk = 0;      // a Winograd weight gradient's: tiles
+  int64_t pieces = 0;     // of work: shared by the threads, but for chunks
+  int64_t workspace = 0;  // bytes beside the tensors, about; 0 if the algorithm is direct
+};
+
+Plan plan_convolution(const Problem& problem, const Settings& settings);
+Plan plan_weight_gradient(const Problem& problem, const Settings& settings);
+
+}  // namespace vgg_fast::cpu

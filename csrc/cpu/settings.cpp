@@ -1,0 +1,30 @@
+// What vgg_fast/cpu.py asks of the CPU kernels. These operators take no tensors.
+
+#include <torch/csrc/stable/library.h>
+
+#include "plan.h"
+#include "workspace.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+std::tuple<int64_t, int64_t> cpu_settings() {
+  const Settings now = settings();
+  return {int64_t(now.algorithm), now.workspace};
+}
+
+void set_cpu_settings(int64_t algorithm, int64_t workspace) {
+  set_settings({Wish(algorithm), workspace});
+}
+
+int64_t release_cpu_workspaces() { return release_workspaces(); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CompositeExplicitAutograd, m) {
+  m.impl("cpu_settings", TORCH_BOX(&cpu_settings));
+  m.impl("set_cpu_settings", TORCH_BOX(&set_cpu_settings));
+  m.impl("release_cpu_workspaces", TORCH_BOX(&release_cpu_workspaces));
+}
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,249 @@
+"""vgg_fast.cpu: each algorithm is right by itself, can be forced, and gives way where it must."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.numerics import relative_error
+from vgg_fast import cpu
+from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool
+
+ALGORITHMS = [name for name in cpu.ALGORITHMS if name != "auto"]
+
+# N, C, H, W, K: tiles that are cut at the edges, channels off every vector's multiple, a block of
+# tiles and one more, few tiles and many outputs, more terms than are summed up at a time.
+SHAPES = [
+    (2, 19, 13, 7, 33),
+    (1, 8, 4, 4, 16),
+    (3, 5, 1, 9, 7),
+    (1, 12, 37, 45, 24),
+    (2, 300, 6, 6, 40),
+    (1, 64, 14, 14, 200),
+]
+
+FORWARD = {
+    "conv3x3": (conv3x3, lambda y: y),
+    "conv3x3_relu": (conv3x3_relu, torch.relu),
+    "conv3x3_relu_pool": (
+        conv3x3_relu_pool,
+        lambda y: torch.nn.functional.max_pool2d(torch.relu(y), 2),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def settings_as_before():
+    before = cpu.get()
+    yield
+    cpu.set(*before)
+
+
+def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    n, c, h, w, k = shape
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(n, c, h, w, generator=generator).to(dtype).requires_grad_(),
+        (torch.randn(k, c, 3, 3, generator=generator) * (2 / (9 * c)) ** 0.5)
+        .to(dtype)
+        .requires_grad_(),
+        (torch.randn(k, generator=generator) / 10).to(dtype).requires_grad_(),
+    )
+
+
+def results(function, arguments: tuple[Tensor, ...]) -> list[Tensor]:
+    """The output, and the gradients of a fixed projection of it."""
+    output = function(*arguments)
+    generator = torch.Generator().manual_seed(2)
+    projection = torch.randn(output.shape, generator=generator).to(output.dtype)
+    return [output.detach(), *torch.autograd.grad(output, arguments, projection)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("operator", FORWARD)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_algorithm_equals_fp64(shape, operator, algorithm):
+    fused, epilogue = FORWARD[operator]
+    if operator == "conv3x3_relu_pool" and min(shape[2:4]) < 2:
+        shape = (*shape[:2], 2, *shape[3:])
+    arguments = tensors(shape)
+    with cpu.use(algorithm):
+        found = results(fused, arguments)
+    exact = tuple(t.detach().double().requires_grad_() for t in arguments)
+    expected = results(
+        lambda x, w, b: epilogue(torch.nn.functional.conv2d(x, w, b, padding=1)), exact
+    )
+    bounds = (2e-6, 2e-6, 5e-6, 5e-6)
+    for name, a, e, bound in zip(
+        ("output", "input", "weight", "bias"), found, expected, bounds, strict=True
+    ):
+        assert relative_error(a, e) <= bound, name
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 4e-3), (torch.float16, 1e-3)])
+def test_16_bit_tensors_are_computed_in_fp32(dtype, bound, algorithm):
+    arguments = tensors((2, 40, 17, 19, 50), dtype)
+    with cpu.use(algorithm):
+        found = results(conv3x3, arguments)
+    exact = tuple(t.detach().double().requires_grad_() for t in arguments)
+    expected = results(lambda *a: torch.nn.functional.conv2d(*a, padding=1), exact)
+    for a, e in zip(found, expected, strict=True):
+        assert relative_error(a, e) <= bound
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+@pytest.mark.parametrize("operator", FORWARD)
+def test_what_isn_t_finite_stays_where_the_convolution_takes_it(operator, algorithm, value):
+    fused, _ = FORWARD[operator]
+    input, weight, bias = (t.detach() for t in tensors((2, 20, 18, 23, 35)))
+    input[1, 2, 5, 4] = value
+    input[0, 0, 17, 22] = value
+    with cpu.use("direct"):
+        expected = fused(input, weight, bias)
+    with cpu.use(algorithm):
+        torch.testing.assert_close(fused(input, weight, bias), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+def test_a_transform_that_overflows_leaves_no_trace(algorithm):
+    input, weight = torch.full((1, 8, 12, 12), 3e38), torch.full((16, 8, 3, 3), 1e-3)
+    with cpu.use(algorithm):
+        found = conv3x3(input, weight)
+    torch.testing.assert_close(found, torch.nn.functional.conv2d(input, weight, padding=1))
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+def test_a_nan_in_a_gradient_stays_too(algorithm):
+    input, weight, bias = tensors((1, 20, 18, 23, 35))
+    gradient = torch.ones(1, 35, 18, 23)
+    gradient[0, 3, 7, 7] = torch.nan
+    found = {}
+    for name in ("direct", algorithm):
+        with cpu.use(name):
+            (found[name],) = torch.autograd.grad(conv3x3(input, weight, bias), input, gradient)
+    assert int(found["direct"].isnan().any(dim=1).sum()) == 9
+    torch.testing.assert_close(found[algorithm], found["direct"], equal_nan=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_same_threads_give_the_same_bits(algorithm, threads):
+    arguments = tensors((3, 24, 15, 15, 40))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with cpu.use(algorithm):
+            first, second = results(conv3x3_relu, arguments), results(conv3x3_relu, arguments)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def algorithm_of(**options) -> str:
+    return cpu.plan(4, 64, 56, 56, 64, **options)["forward"]["algorithm"]
+
+
+def test_a_plan_follows_the_settings():
+    assert algorithm_of() == "winograd4"
+    with cpu.use("direct"):
+        assert algorithm_of() == "direct"
+        with cpu.use("winograd2"):
+            assert algorithm_of() == "winograd2"
+        assert cpu.get() == ("direct", None)
+    assert cpu.get() == ("auto", None)
+
+
+def test_a_plan_follows_shape_and_dtype():
+    assert algorithm_of(dtype=torch.float64) == "direct"
+    assert cpu.plan(1, 1, 224, 224, 64)["forward"]["algorithm"] == "direct"
+    assert cpu.plan(128, 128, 2, 2, 128)["forward"]["algorithm"] == "winograd2"
+
+
+def test_a_plan_keeps_every_thread_busy():
+    for threads in (1, 2, 3, 8):
+        for plan in (cpu.plan(16, 512, 14, 14, 512, threads=threads),
+                     cpu.plan(1, 512, 14, 14, 512, threads=threads),
+                     cpu.plan(1, 64, 112, 112, 128, threads=threads)):  # fmt: skip
+            assert plan["forward"]["pieces"] >= threads
+
+
+def test_settings_are_restored_after_an_error():
+    with pytest.raises(KeyError), cpu.use("direct", workspace=7):
+        assert cpu.get() == ("direct", 7)
+        raise KeyError
+    assert cpu.get() == ("auto", None)
+
+
+def test_too_little_workspace_falls_back_and_stays_right():
+    input, weight, bias = (t.detach() for t in tensors((1, 128, 14, 14, 128)))
+    with cpu.use("direct"):
+        expected = conv3x3(input, weight, bias)
+    with cpu.use(workspace=0):
+        assert cpu.plan(1, 128, 14, 14, 128)["forward"] == {
+            **cpu.plan(1, 128, 14, 14, 128)["forward"], "algorithm": "direct", "workspace": 0
+        }  # fmt: skip
+        assert torch.equal(conv3x3(input, weight, bias), expected)
+    plenty = cpu.plan(1, 128, 14, 14, 128)["forward"]["workspace"] // 2**20 + 1
+    with cpu.use(workspace=plenty):
+        assert cpu.plan(1, 128, 14, 14, 128)["forward"]["algorithm"] != "direct"
+
+
+def test_released_workspaces_are_given_back():
+    input, weight, bias = (t.detach() for t in tensors((1, 128, 14, 14, 128)))
+    conv3x3(input, weight, bias)
+    assert cpu.release_workspaces() > 0
+    assert cpu.release_workspaces() == 0
+    conv3x3(input, weight, bias)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("winograd",), "there is no algorithm 'winograd': choose one of auto, direct"),
+        (("auto", -1), "workspace must be a number of MiB or None, but it is -1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cpu.set(*arguments)
+    assert cpu.get() == ("auto", None)
+
+
+def test_a_plan_of_an_unserved_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"but not torch\.int8"):
+        cpu.plan(1, 1, 8, 8, 1, dtype=torch.int8)
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", f"from vgg_fast import cpu; {code}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_the_environment_is_heard():
+    printed = run("print(*cpu.get())", VGG_FAST_ALGORITHM="winograd2", VGG_FAST_WORKSPACE="64")
+    assert printed.stdout == "winograd2 64\n", printed.stderr
+
+
+@pytest.mark.parametrize(
+    "variable, value, sentence",
+    [
+        ("VGG_FAST_ALGORITHM", "fft", "VGG_FAST_ALGORITHM=fft names no algorithm"),
+        ("VGG_FAST_WORKSPACE", "1GB", "VGG_FAST_WORKSPACE=1GB is no number of MiB"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused(variable, value, sentence):
+    printed = run("cpu.get()", **{variable: value})
+    assert printed.returncode != 0
+    assert sentence in printed.stderr.splitlines()[-1]

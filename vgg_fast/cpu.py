@@ -1,0 +1,139 @@
+"""How the CPU kernels work: by which algorithm, and with how much memory beside the tensors.
+
+The kernels choose by themselves, per shape; what is set here overrides them, for the whole process.
+``direct`` follows the definition; ``winograd4`` needs a quarter of its multiplications and rounds
+about twice as coarsely (relative error 10⁻⁶ instead of 5·10⁻⁷ in float32); ``winograd2`` lies
+between the two, and suits the smallest images. float64 is always computed directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+import vgg_fast.ops  # noqa: F401  (loads the operators)
+from vgg_fast import _bindings
+
+__all__ = ["ALGORITHMS", "Settings", "get", "plan", "release_workspaces", "set", "use"]
+
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
+
+_MEBIBYTE = 1 << 20
+_STORAGES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class Settings(NamedTuple):
+    """What overrides the kernels' own choice."""
+
+    algorithm: str = "auto"
+    """One of :data:`ALGORITHMS`."""
+
+    workspace: int | None = None
+    """MiB that one call may take beside its tensors; None: as many as it likes."""
+
+
+def get() -> Settings:
+    """The settings in force.
+
+    They begin as the environment variables VGG_FAST_ALGORITHM and VGG_FAST_WORKSPACE (MiB) say.
+
+    Raises:
+        RuntimeError: one of the variables makes no sense.
+    """
+    algorithm, workspace = torch.ops.vgg_fast.cpu_settings()
+    return Settings(ALGORITHMS[algorithm], None if workspace < 0 else workspace // _MEBIBYTE)
+
+
+def set(algorithm: str = "auto", workspace: int | None = None) -> None:
+    """Override the kernels' choice from now on; without arguments, leave it to them again.
+
+    Args:
+        algorithm: one of :data:`ALGORITHMS`.
+        workspace: MiB that one call may take beside its tensors. Where Winograd needs more, the
+            direct algorithm is taken. None: no limit.
+
+    Raises:
+        ValueError: there is no such algorithm, or ``workspace`` is negative.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"there is no algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}"
+        )
+    if workspace is not None and workspace < 0:
+        raise ValueError(f"workspace must be a number of MiB or None, but it is {workspace}")
+    torch.ops.vgg_fast.set_cpu_settings(
+        ALGORITHMS.index(algorithm), -1 if workspace is None else workspace * _MEBIBYTE
+    )
+
+
+@contextlib.contextmanager
+def use(algorithm: str = "auto", workspace: int | None = None) -> Iterator[None]:
+    """Override the kernels' choice inside a ``with`` block.
+
+    >>> with vgg_fast.cpu.use("direct"):
+    ...     y = model(x)
+    """
+    before = get()
+    set(algorithm, workspace)
+    try:
+        yield
+    finally:
+        set(*before)
+
+
+def release_workspaces() -> int:
+    """Give memory that the kernels keep for their next call back to the system.
+
+    Returns:
+        the number of bytes.
+    """
+    return int(torch.ops.vgg_fast.release_cpu_workspaces())
+
+
+def plan(
+    images: int,
+    in_channels: int,
+    height: int,
+    width: int,
+    out_channels: int,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What the kernels would do for a convolution of this shape, under the settings in force.
+
+    Args:
+        images, in_channels, height, width: N, C, H and W of the input.
+        out_channels: K.
+        dtype: of the tensors.
+        threads: None: as many as torch uses.
+
+    Returns:
+        for "forward", "input gradient" and "weight gradient": the "algorithm", into how many
+        "pieces" the work is cut, what the largest of them spans, and its "workspace" in bytes.
+
+    Raises:
+        ValueError: a number is less than 1, or the dtype isn't served.
+    """
+    numbers = (images, in_channels, height, width, out_channels)
+    threads = torch.get_num_threads() if threads is None else threads
+    if min(*numbers, threads) < 1:
+        raise ValueError(
+            f"a plan needs sizes and threads of at least 1, but got {numbers}, {threads}"
+        )
+    if dtype not in _STORAGES:
+        raise ValueError(f"the kernels serve {', '.join(map(str, _STORAGES))}, but not {dtype}")
+    algorithm, workspace = torch.ops.vgg_fast.cpu_settings()
+    options = (_STORAGES.index(dtype), threads, algorithm, workspace)
+    size = (height, width)
+    return {
+        "forward": _bindings.plan_convolution(images, in_channels, out_channels, *size, *options),
+        "input gradient": _bindings.plan_convolution(
+            images, out_channels, in_channels, *size, *options
+        ),
+        "weight gradient": _bindings.plan_weight_gradient(
+            images, in_channels, out_channels, *size, *options
+        ),
+    }
