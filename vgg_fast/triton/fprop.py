@@ -21,7 +21,7 @@ from torch import Tensor
 from vgg_fast.triton import tiles
 from vgg_fast.triton.launch import channels_last, check_extents, on_device_of
 from vgg_fast.triton.patch import dot, load_pixels, patch_origin
-from vgg_fast.triton.window import window_max
+from vgg_fast.triton.window import narrow, window_max
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def fprop_kernel(
         pixel = ((y - y0) * W + x) * K
         tl.store(
             output + (pixel[:, None] + k[None, :]),
-            sums.to(output.dtype.element_ty),
+            narrow(sums, output.dtype.element_ty),
             mask=((y < H) & (x < W))[:, None] & (k < K)[None, :],
         )
 
@@ -120,7 +120,7 @@ def _store_pooled(
     # An odd last row or column is in no window.
     mask = ((y < H // 2) & (x < W // 2))[:, None] & (k < K)[None, :]
     best = tl.reshape(best, (WINDOWS, BLOCK_K))
-    tl.store(output + first + offsets, best.to(output.dtype.element_ty), mask=mask)
+    tl.store(output + first + offsets, narrow(best, output.dtype.element_ty), mask=mask)
     position = tl.reshape(position, (WINDOWS, BLOCK_K))
     tl.store(argmax + first + offsets, position, mask=mask & (k < argmax_channels)[None, :])
 

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.triton.launch import channels_last, on_device_of
+from vgg_fast.triton.window import narrow
 
 BLOCK = 1024
 ROWS, COLUMNS = 64, 64
@@ -25,7 +26,7 @@ def sum_splits_kernel(workspace, output, count, splits, BLOCK: tl.constexpr):
     for _ in range(splits):
         total += tl.load(workspace + i, mask=i < count, other=0.0)
         workspace += count
-    tl.store(output + i, total.to(output.dtype.element_ty), mask=i < count)
+    tl.store(output + i, narrow(total, output.dtype.element_ty), mask=i < count)
 
 
 @triton.jit

@@ -22,6 +22,8 @@ from vgg_fast.triton.reduce import accumulator_of, sum_splits
 # Programs to aim at: some waves of an H100's 132 multiprocessors, whatever the GPU, so that the
 # order of the sums, and with it the result, depends on the shape alone.
 _PROGRAMS = 1024
+# Fewer patches than these would cost more in the workspace than they gain.
+_PATCHES_PER_SPLIT = 8
 
 
 @triton.jit
@@ -86,7 +88,7 @@ def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     patches_y, patches_x = triton.cdiv(h, tile.patch_h), triton.cdiv(w, tile.patch_w)
     patches = n * patches_y * patches_x
     programs = 9 * triton.cdiv(k, tile.block_k) * triton.cdiv(c, tile.block_c)
-    per_split = triton.cdiv(patches, min(patches, triton.cdiv(_PROGRAMS, programs)))
+    per_split = max(_PATCHES_PER_SPLIT, triton.cdiv(patches, triton.cdiv(_PROGRAMS, programs)))
     splits = triton.cdiv(patches, per_split)
     workspace = input.new_empty((splits, k, 3, 3, c), dtype=accumulator_of(input))
     with on_device_of(input):

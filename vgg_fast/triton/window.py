@@ -9,11 +9,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vgg_fast.triton.launch import INTERPRETED
+
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
 
 @triton.jit
 def widen(value):
     """fp32 for 16-bit values: the interpreter compares the raw bits of bf16."""
     return value if value.dtype == tl.float64 else value.to(tl.float32)
+
+
+@triton.jit
+def narrow(value, dtype: tl.constexpr):
+    """``value`` rounded to nearest, ties to even, which the interpreter doesn't do for bf16."""
+    if _INTERPRETED and dtype == tl.bfloat16:
+        bits = value.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        value = tl.where(value == value, rounded, value)
+    return value.to(dtype)
 
 
 @triton.jit
