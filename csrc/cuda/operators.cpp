@@ -29,9 +29,14 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
 cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
+}
+
+// torch 2.11 has no such check in its stable headers.
+void require_launched(const char* op, cudaError_t error) {
+  require(error == cudaSuccess, "vgg_fast::", op,
+          ": CUDA didn't launch the kernel: ", cudaGetErrorString(error));
 }
 
 // check_input has let no other dtype in.
@@ -103,9 +108,10 @@ std::tuple<Tensor, Tensor> max_pool2x2_op(const Tensor& input, bool return_argma
       return_argmax ? empty_channels_last(input, pooling.channels, height, width, ScalarType::Byte)
                     : nothing(input, ScalarType::Byte);
   if (output.numel() != 0)
-    STD_CUDA_CHECK(max_pool2x2(pooling, view_of(source), output.data_ptr(),
-                               return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
-                               current_stream(input)));
+    require_launched(op,
+                     max_pool2x2(pooling, view_of(source), output.data_ptr(),
+                                 return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
+                                 current_stream(input)));
   return {output, argmax};
 }
 
@@ -126,9 +132,9 @@ Tensor max_pool2x2_backward_op(const Tensor& grad_output, const Tensor& argmax, 
   Tensor grad_input =
       empty_channels_last(grad_output, pooling.channels, height, width, grad_output.scalar_type());
   if (grad_input.numel() != 0)
-    STD_CUDA_CHECK(max_pool2x2_backward(pooling, view_of(gradient),
-                                        static_cast<const uint8_t*>(positions.data_ptr()),
-                                        grad_input.data_ptr(), current_stream(grad_output)));
+    require_launched(op, max_pool2x2_backward(pooling, view_of(gradient),
+                                              static_cast<const uint8_t*>(positions.data_ptr()),
+                                              grad_input.data_ptr(), current_stream(grad_output)));
   return grad_input;
 }
 
@@ -166,10 +172,12 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Tensor& input, const T
                       ? empty_channels_last(input, problem.outputs, height, width, ScalarType::Byte)
                       : nothing(input, ScalarType::Byte);
   if (output.numel() != 0)
-    STD_CUDA_CHECK(conv3x3_fprop<kEpilogue>(
-        problem, dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, output.data_ptr(),
-        kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
-        current_stream(input)));
+    require_launched(
+        op,
+        conv3x3_fprop<kEpilogue>(
+            problem, dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, output.data_ptr(),
+            kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
+            current_stream(input)));
   return {output, argmax};
 }
 
@@ -217,7 +225,8 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
   Tensor grad_weight = need_weight ? torch::stable::empty_like(weight) : nothing(weight, dtype);
   Tensor grad_bias = need_bias ? empty_1d(weight, problem.outputs, dtype) : nothing(weight, dtype);
   if (need_input && problem.n != 0)
-    STD_CUDA_CHECK(conv3x3_dgrad<kEpilogue>(problem, upstream, grad_input.data_ptr(), stream));
+    require_launched(op,
+                     conv3x3_dgrad<kEpilogue>(problem, upstream, grad_input.data_ptr(), stream));
   if (need_weight || need_bias) {
     const Tensor workspace =
         empty_1d(input, conv3x3_wgrad_workspace(problem),
@@ -225,9 +234,10 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
     int64_t strides[4] = {};
     if (need_weight)
       for (int64_t dim = 0; dim < 4; ++dim) strides[dim] = grad_weight.stride(dim);
-    STD_CUDA_CHECK(conv3x3_wgrad<kEpilogue>(
-        problem, upstream, need_weight ? grad_weight.data_ptr() : nullptr, strides,
-        need_bias ? grad_bias.data_ptr() : nullptr, workspace.data_ptr(), stream));
+    require_launched(op,
+                     conv3x3_wgrad<kEpilogue>(
+                         problem, upstream, need_weight ? grad_weight.data_ptr() : nullptr, strides,
+                         need_bias ? grad_bias.data_ptr() : nullptr, workspace.data_ptr(), stream));
   }
   return {grad_input, grad_weight, grad_bias};
 }
