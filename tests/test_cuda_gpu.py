@@ -231,12 +231,13 @@ def test_the_current_stream_is_used(shape: Shape) -> None:
     values = random_arguments(op, shape, torch.float32)
     expected = forward_backward(op, on(GPU, values))
     arguments = on(GPU, values)
+    source = arguments.input.clone()  # on the GPU: a copy from the CPU would wait for the stream
     arguments.input.zero_()
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # tens of milliseconds: another stream would see the zeros
-        arguments.input.copy_(values.input, non_blocking=True)
+        arguments.input.copy_(source)
         found = forward_backward(op, arguments)
     stream.synchronize()
     same(found, expected)
