@@ -14,7 +14,7 @@ from torch import Tensor
 from vgg_fast.triton.launch import channels_last, on_device_of
 from vgg_fast.triton.window import narrow
 
-BLOCK = 1024
+BLOCK = 512
 ROWS, COLUMNS = 64, 64
 _SPLITS = 256
 
