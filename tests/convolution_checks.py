@@ -192,18 +192,9 @@ class ConvolutionChecks:
 
     # Not FIRST: assert_close's absolute tolerance is for values near 1.
     @pytest.mark.parametrize("shape", [SMALL, MIDDLE], ids=str)
-    def test_large_numbers_do_not_overflow_before_the_output_does(self, shape: Shape) -> None:
+    def test_large_numbers_do_not_overflow_before_the_results_do(self, shape: Shape) -> None:
         arguments = random_arguments(self.op, shape, torch.float32)
         arguments.input *= 3e37
-        arguments.weight *= 0.3
-        results = forward_backward(self.op, arguments)
-        assert_forward_equals_fp64(self.op, arguments, results)
-
-    @pytest.mark.parametrize("shape", [SMALL, MIDDLE], ids=str)
-    def test_large_numbers_do_not_overflow_before_the_gradients_do(self, shape: Shape) -> None:
-        # A weight gradient by tiles transforms the input first: it has a hundredth of the range.
-        arguments = random_arguments(self.op, shape, torch.float32)
-        arguments.input *= 1e36
         arguments.weight *= 0.3
         arguments.grad_output *= 1e-3
         assert_equals_fp64(self.op, arguments, forward_backward(self.op, arguments))

@@ -132,6 +132,20 @@ def test_a_nan_in_a_gradient_stays_too(algorithm):
     torch.testing.assert_close(found[algorithm], found["direct"], equal_nan=True)
 
 
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+def test_an_infinity_reaches_the_weight_s_gradient_as_it_should(algorithm):
+    input, weight, bias = tensors((1, 20, 18, 23, 35))
+    with torch.no_grad():
+        input[0, 3, 7, 7] = torch.inf
+    gradient = torch.ones(1, 35, 18, 23)
+    found = {}
+    for name in ("direct", algorithm):
+        with cpu.use(name):
+            (found[name],) = torch.autograd.grad(conv3x3(input, weight, bias), weight, gradient)
+    assert bool(found["direct"][:, 3].isposinf().all())
+    torch.testing.assert_close(found[algorithm], found["direct"], equal_nan=True)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_same_threads_give_the_same_bits(algorithm, threads):

@@ -1,6 +1,7 @@
 #include "convolution.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "plan.h"
@@ -137,8 +138,12 @@ std::tuple<Tensor, Tensor> direct_weight_gradients(WeightGradient task, const Te
   return {grad_weight, grad_bias};
 }
 
-std::tuple<Tensor, Tensor> winograd_weight_gradients(WeightGradient task, const Plan& plan,
-                                                     const Tensor& weight, bool need_bias) {
+// Nothing if the weight's gradient isn't finite: what is infinite, and what is no number, only the
+// direct kernel knows.
+std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradient task,
+                                                                    const Plan& plan,
+                                                                    const Tensor& weight,
+                                                                    bool need_bias) {
   const WinogradKernels& kernel = winograd_kernels(plan.algorithm);
   const ScalarType dtype = weight.scalar_type();
   const int64_t outputs = weight.size(0);
@@ -175,9 +180,13 @@ std::tuple<Tensor, Tensor> winograd_weight_gradients(WeightGradient task, const 
   Tensor grad_weight = nothing(weight, dtype);
   if (task.need_weight) {
     grad_weight = torch::stable::empty_like(weight);
+    std::atomic<bool> finite = true;
     parallel(weight.size(1), [&](int64_t first, int64_t last) {
-      kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last);
+      if (!kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last)) {
+        finite = false;
+      }
     });
+    if (!finite) return std::nullopt;
   }
   Tensor grad_bias = nothing(weight, dtype);
   if (need_bias) {
@@ -185,7 +194,7 @@ std::tuple<Tensor, Tensor> winograd_weight_gradients(WeightGradient task, const 
     kernels().store_bias_gradient(task.gradient.storage, bias_sums.at(0), chunks * threads, outputs,
                                   grad_bias.data_ptr());
   }
-  return {grad_weight, grad_bias};
+  return std::tuple{grad_weight, grad_bias};
 }
 
 std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor& input,
@@ -195,13 +204,15 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
   task.input = read_map(input);
   task.gradient = gradient;
   task.need_weight = need_weight;
-  const Plan plan =
-      plan_weight_gradient(problem_of(gradient, weight.size(1), weight.size(0)), settings());
-  task.tiling = plan.tiling;
-  if (plan.algorithm == Algorithm::kDirect) {
-    return direct_weight_gradients(task, weight, need_bias);
+  const Problem problem = problem_of(gradient, weight.size(1), weight.size(0));
+  const Plan plan = plan_weight_gradient(problem, settings());
+  if (plan.algorithm != Algorithm::kDirect) {
+    if (auto gradients = winograd_weight_gradients(task, plan, weight, need_bias)) {
+      return *gradients;
+    }
   }
-  return winograd_weight_gradients(task, plan, weight, need_bias);
+  task.tiling = plan_weight_gradient(problem, {Wish::kDirect, -1}).tiling;
+  return direct_weight_gradients(task, weight, need_bias);
 }
 
 }  // namespace

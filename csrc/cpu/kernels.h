@@ -100,8 +100,8 @@ struct WinogradKernels {
                              int64_t last, float* inputs, float* gradients, float* bias_sums);
   void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
                             int64_t last, const float* inputs, const float* gradients, float* sums);
-  // For the input channels [first, last).
-  void (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+  // For the input channels [first, last); false if one of the values isn't finite.
+  bool (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
                          int64_t first, int64_t last);
 };
 

@@ -45,8 +45,9 @@ constexpr WinogradKernels kWinograd = {
     winograd_multiply_gradient<W>,
     [](const WeightGradient& task, const Weight& destination, const float* sums, int64_t first,
        int64_t last) {
-      with_float_storage(task.input.storage, [&](auto s) {
-        winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first, last);
+      return with_float_storage(task.input.storage, [&](auto s) {
+        return winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first,
+                                                                last);
       });
     },
 };

@@ -107,13 +107,15 @@ void winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool 
   }
 }
 
-// Transforms the sums of the input channels [first, last) back, and stores them as a weight.
+// Transforms the sums of the input channels [first, last) back, and stores them as a weight. False
+// if one of them isn't finite: then the transforms may have overflown, or met an infinity.
 template <class W, class Value>
-void winograd_store_gradient(const WeightGradient& task, const Weight& destination,
+bool winograd_store_gradient(const WeightGradient& task, const Weight& destination,
                              const float* sums, int64_t first, int64_t last) {
   using S = Shape<float>;
   const WinogradGradient<W> layout(task);
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
+  bool finite = true;
   for (int64_t k = 0; k < destination.outputs; k += S::kLanes) {
     const int64_t left = destination.outputs - k;
     const int64_t width = left < S::kLanes ? left : S::kLanes;
@@ -121,6 +123,9 @@ void winograd_store_gradient(const WeightGradient& task, const Weight& destinati
       alignas(64) float taps[9 * S::kLanes];
       transform_tile<W::kInput, 3, W::weight_gradient>(sums + c * layout.blocks * S::kBlock + k,
                                                        layout.sums_stride, taps, S::kLanes);
+      for (int64_t i = 0; i < width; ++i) {
+        for (int64_t tap = 0; tap < 9; ++tap) finite &= taps[tap * S::kLanes + i] * 0 == 0;
+      }
       Value* to = values + k * destination.output_stride + c * destination.input_stride;
       for (int64_t i = 0; i < width; ++i, to += destination.output_stride) {
         for (int64_t tap = 0; tap < 9; ++tap) {
@@ -130,4 +135,5 @@ void winograd_store_gradient(const WeightGradient& task, const Weight& destinati
       }
     }
   }
+  return finite;
 }
