@@ -32,7 +32,7 @@ FPROP = {
     "half_narrow": Tile(8, 8, block_k=64, block_c=16, num_warps=8, num_stages=1),
     "tf32": Tile(8, 16, block_k=64, block_c=16, num_warps=8, num_stages=1),
     "tf32_narrow": Tile(8, 8, block_k=64, block_c=16, num_warps=8, num_stages=1),
-    "float32": Tile(8, 8, block_k=32, block_c=16, num_warps=4, num_stages=1),
+    "float32": Tile(4, 8, block_k=32, block_c=16, num_warps=4, num_stages=1),
     "float64": Tile(8, 8, block_k=16, block_c=16, num_warps=4, num_stages=1),
 }
 
