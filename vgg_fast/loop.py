@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vgg_fast import checkpoint
+from vgg_fast.batches import Batches
 from vgg_fast.config import Config, TrainingError, as_plain_values, make_model
-from vgg_fast.data import Batches, Dataset
+from vgg_fast.data import Dataset
 from vgg_fast.interruption import Signals
 from vgg_fast.progress import Progressing
 
@@ -224,7 +225,8 @@ class Training:
         split = dataclasses.replace(
             self.data.test, images=images, labels=torch.zeros(len(images), dtype=torch.long)
         )
-        batches = Batches(split, len(images), self.config.image_size, device=self.device)
+        size = self.test_batches.image_size
+        batches = Batches(split, len(images), size, device=self.device)
         with self._autocast():
             return torch.cat([self.model(batch).argmax(1) for batch, _ in batches]).cpu()
 
