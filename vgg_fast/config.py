@@ -6,9 +6,10 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from vgg_fast.models import PRESETS, VGG, VGGOptions
 
@@ -28,8 +29,8 @@ class Schedule:
 # SGD with momentum under a one-cycle schedule; lr is its peak.
 SCHEDULES = {
     "seed": Schedule(epochs=10, lr=0.02),
-    "small": Schedule(epochs=10, lr=0.03),
-    "fast": Schedule(epochs=8, lr=0.06),
+    "small": Schedule(epochs=10, lr=0.05),
+    "fast": Schedule(epochs=8, lr=0.1),
 }
 
 
@@ -96,7 +97,7 @@ class Config:
     backend: Literal["auto", "cpp", "triton", "reference"] = "auto"
     """Which kernels run the fused layers."""
 
-    amp: bool | None = None
+    amp: Annotated[bool | None, tyro.conf.arg(metavar="| --no-amp")] = None
     """Automatic mixed precision. By default on a GPU only."""
 
     amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import torch
 import torchvision
@@ -194,8 +195,14 @@ def _from_torchvision(scratch: Path) -> Path:
 
 
 def _reachable(url: str) -> bool:
-    """Whether a connection opens in time. A name server may hang, too: so in a thread."""
+    """Whether a connection to its host, or to the proxy that serves it, opens in time.
+
+    In a thread, because a name server may hang, too.
+    """
     parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     opened = threading.Event()
 
@@ -216,16 +223,20 @@ def _from_package(scratch: Path) -> Path:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise DataError(f"{tool} isn't here")
-    options = [f"-oAcquire::{p}::Timeout={CONNECT_TIMEOUT}" for p in ("http", "https")]
-    download = ["apt-get", "-qq", *options, "-oAcquire::Retries=0", "download", PACKAGE]
-    problem = _run(download, scratch)
-    if problem and os.geteuid() == 0:  # a fresh machine or image has no package lists
-        _run(["apt-get", "-qq", *options, "update"], scratch)
-        problem = _run(download, scratch)
+    apt = ["apt-get", "-qq", "-oAcquire::Retries=0"]
+    apt += [f"-oAcquire::{p}::Timeout={CONNECT_TIMEOUT}" for p in ("http", "https")]
+    apt.append("-oAPT::Sandbox::User=root")  # apt's own user can't enter the scratch folder
+    problem = _run([*apt, "download", PACKAGE], scratch)
+    if problem:
+        # A fresh machine or image has no package lists, and renewing them needs root: own ones.
+        lists, archives = scratch / "lists", scratch / "archives"
+        for folder in (lists, archives):
+            (folder / "partial").mkdir(parents=True)
+        apt += [f"-oDir::State::Lists={lists}", f"-oDir::Cache={archives}"]
+        problem = _run([*apt, "update"], scratch) or _run([*apt, "download", PACKAGE], scratch)
     packages = list(scratch.glob("*.deb"))
     if problem or not packages:
-        hint = "" if os.geteuid() == 0 else " (perhaps root has to run apt-get update first)"
-        raise DataError(f"{problem or 'no package came'}{hint}")
+        raise DataError(problem or "no package came")
     problem = _run(["dpkg-deb", "-x", str(packages[0]), "unpacked"], scratch)
     if problem:
         raise DataError(problem)

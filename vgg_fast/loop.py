@@ -18,7 +18,7 @@ from vgg_fast import checkpoint
 from vgg_fast.batches import Batches
 from vgg_fast.config import Config, TrainingError, as_plain_values, make_model
 from vgg_fast.data import Dataset
-from vgg_fast.interruption import Signals
+from vgg_fast.interruption import Interrupted, Signals
 from vgg_fast.progress import Progressing
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
@@ -123,7 +123,11 @@ class Training:
             TrainingError: the loss isn't finite any more.
         """
         while self.step < self.last_step:
-            self._train_to_epoch_end(signals, progress)
+            try:
+                self._train_to_epoch_end(signals, progress)
+            except Interrupted:
+                self.order.set_state(self.order_at_epoch)  # the epoch's order is drawn anew
+                raise
             yield self._close_epoch(progress)
 
     def _train_to_epoch_end(self, signals: Signals, progress: Progressing) -> None:

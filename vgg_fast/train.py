@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from rich.console import Console
 
 from vgg_fast import backends, checkpoint, info, plots
@@ -212,9 +213,11 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
 
 def main(arguments: list[str] | None = None) -> int:
     """The command ``python -m vgg_fast.train``; returns its exit code."""
-    import tyro
-
-    config = tyro.cli(Config, prog="python -m vgg_fast.train", args=arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # tyro makes flags of what is true or false, and not of what may be None as well.
+    flags = {"--amp": "--amp=True", "--no-amp": "--amp=False"}
+    given = [flags.get(argument, argument) for argument in given]
+    config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
     console = Console(soft_wrap=True)
     try:
         result = train(config, console)
