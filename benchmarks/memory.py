@@ -1,0 +1,98 @@
+"""The peak memory of a work, for one contender, in a process of its own.
+
+    python -m benchmarks.memory network-training-b16 fused
+
+prints one line of JSON: the bytes of resident memory at the peak of the second run, above those
+before the first (model and input being loaded); gradients and the optimizer's state are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from benchmarks.peers import PEERS, Unavailable
+from benchmarks.work import Work, works
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Options:
+    """The peak memory of a work, for one contender."""
+
+    work: Annotated[str, tyro.conf.Positional]
+    """Its name, as python -m benchmarks.run --list prints it."""
+    peer: Annotated[str, tyro.conf.Positional]
+    """The contender."""
+    threads: int | None = None
+    """CPU threads."""
+    quick: bool = False
+    """The tiny works."""
+
+
+def peak(work: Work, peer: str) -> int:
+    """Bytes; see the file's head.
+
+    Raises:
+        Unavailable: the contender can't do the work, or the system doesn't tell.
+    """
+    if not CLEAR.exists():
+        raise Unavailable("can't be watched: only Linux resets a process's peak memory")
+    call = PEERS[peer].prepare(work)
+    before = _status("VmRSS")
+    call.run(call.setup())
+    CLEAR.write_text("5")  # the peak begins anew
+    call.run(call.setup())
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    match = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    if match is None:
+        raise Unavailable(f"can't be watched: {STATUS} doesn't tell {field}")
+    return int(match[1]) * 1024
+
+
+def in_a_process(work: Work, peer: str, threads: int, quick: bool) -> dict[str, Any]:
+    """{"bytes": ...}, or {"problem": why there is no number}."""
+    command = [sys.executable, "-m", "benchmarks.memory", work.name, peer, f"--threads={threads}"]
+    done = subprocess.run(
+        command + ["--quick"] * quick,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"problem": lines[-1] if lines else f"ended with {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = tyro.cli(Options, prog="python -m benchmarks.memory", args=arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    known = works(options.quick)
+    for name, names in ((options.work, known), (options.peer, PEERS)):
+        if name not in names:
+            sys.exit(f"benchmarks.memory: there is no {name!r}: choose one of {', '.join(names)}")
+    try:
+        found: dict[str, Any] = {"bytes": peak(known[options.work], options.peer)}
+    except Unavailable as reason:
+        found = {"problem": str(reason)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

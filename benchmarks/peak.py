@@ -1,0 +1,94 @@
+"""What this machine can do at most: fp32 operations, a large matrix product, copying memory."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+# Ten independent sums of vectors hide the latency of a multiply-add: 4 cycles at 2 a cycle need 8.
+FMA_SOURCE = """
+#ifdef __AVX512F__
+enum { kLanes = 16 };
+#else
+enum { kLanes = 8 };
+#endif
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+enum { kSums = 10 };
+
+double operations(long steps) { return 2.0 * kLanes * kSums * steps; }
+
+float work(long steps, float factor, float term) {
+  Vector sums[kSums] = {};
+  for (long i = 0; i < steps; ++i) {
+#pragma GCC unroll 10
+    for (int j = 0; j < kSums; ++j) sums[j] = sums[j] * factor + term;
+  }
+  float total = 0;
+  for (int j = 0; j < kSums; ++j) total += sums[j][0];
+  return total;
+}
+"""
+STEPS = 4_000_000
+
+
+def limits(repeats: int = 7) -> dict[str, float | None]:
+    """GFLOP/s of multiply-adds in registers (None without a C compiler) and of a matrix product,
+    and GB/s of a copy, read and write counted: the best of ``repeats``, on all torch threads."""
+    return {
+        "fma_gflops": _fma(repeats),
+        "gemm_gflops": _gemm(repeats),
+        "copy_gbs": _copy(repeats),
+    }
+
+
+def _best(call: Callable[[], object], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _fma(repeats: int) -> float | None:
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return None
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "fma.c", Path(folder) / "fma.so"
+        source.write_text(FMA_SOURCE)
+        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
+        command = [compiler, *flags, str(source), "-o", str(library)]
+        if subprocess.run(command, capture_output=True).returncode:
+            return None
+        loaded = ctypes.CDLL(str(library))
+    loaded.operations.restype = ctypes.c_double
+    loaded.work.restype = ctypes.c_float
+    factor, term = ctypes.c_float(0.999), ctypes.c_float(1e-3)
+
+    def thread(_: int) -> None:
+        loaded.work(ctypes.c_long(STEPS), factor, term)
+
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _best(lambda: list(pool.map(thread, range(threads))), repeats)
+    return threads * loaded.operations(ctypes.c_long(STEPS)) / seconds / 1e9
+
+
+def _gemm(repeats: int, size: int = 2048) -> float:
+    a, b = torch.rand(2, size, size)
+    out = torch.empty(size, size)
+    return 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), repeats) / 1e9
+
+
+def _copy(repeats: int, values: int = 1 << 26) -> float:
+    source, target = torch.zeros(2, values)
+    return 2 * 4 * values / _best(lambda: target.copy_(source), repeats) / 1e9

@@ -1,0 +1,34 @@
+"""The contenders, one file each: other ways to compute what vgg_fast computes, and vgg_fast itself.
+
+A peer's file has a class with a ``name``, a ``precision``, ``version()`` and ``prepare(work)``. One
+that isn't installed, or can't do a work, raises :class:`Unavailable`; it is listed with the reason.
+"""
+
+from __future__ import annotations
+
+from benchmarks.peers.base import Call, Peer, Unavailable
+from benchmarks.peers.channels_last import ChannelsLast
+from benchmarks.peers.compile import Compile
+from benchmarks.peers.eager import Eager
+from benchmarks.peers.fused import Fused
+from benchmarks.peers.ncnn import Ncnn
+from benchmarks.peers.onnxruntime import OnnxRuntime
+from benchmarks.peers.openvino import OpenVino, OpenVinoBf16
+
+__all__ = ["PEERS", "TORCH_PEERS", "Call", "Peer", "Unavailable"]
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Fused(),
+        Eager(),
+        ChannelsLast(),
+        Compile(),
+        OnnxRuntime(),
+        OpenVino(),
+        OpenVinoBf16(),
+        Ncnn(),
+    )
+}
+# Those that can train as well; single layers are compared with these.
+TORCH_PEERS = ("fused", "eager", "channels_last", "compile")

@@ -1,0 +1,73 @@
+"""How every peer that runs through PyTorch does the four kinds of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.peers.base import Call
+from benchmarks.work import Work
+
+
+def torch_call(
+    work: Work,
+    model: nn.Module,
+    layout: torch.memory_format,
+    wrap: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda model: model,
+) -> Call:
+    """``work`` by ``model``, called through ``wrap(model)``, on an input in ``layout``."""
+    model = model.to(memory_format=layout)
+    net = wrap(model)
+    images = work.input().contiguous(memory_format=layout)
+    if work.kind == "forward":
+        return _forward(net, images)
+    if work.kind == "training step":
+        return _training_step(net, model, images, work.labels())
+    wants_input = work.wants_input_gradient or work.kind == "input gradient"
+    images.requires_grad_(wants_input)
+    with torch.no_grad():
+        gradient = work.gradient(model(images))
+    wanted = [t for t in (images, *model.parameters()) if t.requires_grad]
+
+    def backward(output: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(output, wanted, gradient))
+
+    if work.kind == "backward":
+        return Call(run=backward, results=list, setup=lambda: net(images))
+
+    def both(_: Any) -> list[Tensor]:
+        output = net(images)
+        return [output, *backward(output)]
+
+    return Call(run=both, results=list)
+
+
+def _forward(net: Callable[[Tensor], Tensor], images: Tensor) -> Call:
+    def run(_: Any) -> Tensor:
+        with torch.no_grad():
+            return net(images)
+
+    return Call(run=run, results=lambda output: [output])
+
+
+def _training_step(
+    net: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor, labels: Tensor
+) -> Call:
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
+
+    def run(_: Any) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(net(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def results(loss: Tensor) -> list[Tensor]:
+        return [loss, *(p.grad for p in parameters if p.grad is not None)]
+
+    return Call(run=run, results=results)
