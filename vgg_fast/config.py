@@ -29,8 +29,8 @@ class Schedule:
 # SGD with momentum under a one-cycle schedule; lr is its peak.
 SCHEDULES = {
     "seed": Schedule(epochs=10, lr=0.02),
-    "small": Schedule(epochs=10, lr=0.05),
-    "fast": Schedule(epochs=8, lr=0.1),
+    "small": Schedule(epochs=10, lr=0.03),
+    "fast": Schedule(epochs=8, lr=0.06),
 }
 
 
