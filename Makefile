@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test bench gpu info lint format install clean
+.PHONY: help train test bench smoke gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -59,8 +59,12 @@ train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashi
 test: $(INSTALLED)  ## install, and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 $(ARGS)
 
-bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, and run the benchmarks against the peers
-	$(RUN) -m pytest benchmarks $(ARGS)
+bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the README's table (12 minutes)
+	$(RUN) -m benchmarks.run $(ARGS)
+	$(RUN) -m benchmarks.report
+
+smoke: $(INSTALLED) $(BENCH_TOOLS)  ## one quick pass through the benchmarks
+	OMP_NUM_THREADS=1 $(RUN) -m pytest benchmarks --benchmark-disable --quick -q $(ARGS)
 
 # Only the files with tests for a GPU: such a machine needn't have what the others import.
 gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, then its benchmark (8 minutes)
