@@ -227,6 +227,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as interrupted:
         print(f"python -m vgg_fast.train: {interrupted}", file=sys.stderr)
         return 128 + interrupted.number
+    except KeyboardInterrupt:  # before the first step, or a second one that didn't wait
+        print("python -m vgg_fast.train: interrupted; nothing more was saved", file=sys.stderr)
+        return 130
     print(
         f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
         f"{result['training_seconds']:.1f} s of training, "
