@@ -11,6 +11,7 @@ import pytest
 import tyro
 
 from benchmarks import report, run
+from tests.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.config import Config
 
@@ -92,6 +93,27 @@ def test_the_files_that_are_named_exist(page) -> None:
     named = re.findall(r"`((?:vgg_fast|csrc|tests|benchmarks|docs)/[\w./]*\w)`", text)
     for name in named:
         assert (ROOT / name).exists(), f"{page} names {name}"
+
+
+def cells(heading: str) -> list[list[str]]:
+    """The rows of the README's table that begins with ``heading``, without its first two lines."""
+    rows = README[README.index(heading) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_every_environment_variable_is_in_the_table_and_no_other() -> None:
+    named = [name for name, _ in cells("| variable |")]
+    assert named == list(info.ENVIRONMENT)
+    mentioned = set(re.findall(r"\bVGG_FAST_[A-Z]+\b", README))
+    assert mentioned <= set(info.ENVIRONMENT)
+
+
+def test_the_tolerances_are_those_of_the_tests() -> None:
+    table = {name: (float(a), float(b)) for name, a, b in cells("| dtype |")}
+    assert table == {
+        str(dtype).removeprefix("torch."): (allowed.forward, allowed.weight_gradient)
+        for dtype, allowed in TOLERANCES.items()
+    }
 
 
 def test_the_tables_are_what_the_records_say() -> None:
