@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import re
 import shlex
@@ -93,6 +94,13 @@ def test_the_files_that_are_named_exist(page) -> None:
     named = re.findall(r"`((?:vgg_fast|csrc|tests|benchmarks|docs)/[\w./]*\w)`", text)
     for name in named:
         assert (ROOT / name).exists(), f"{page} names {name}"
+
+
+def test_every_option_of_the_training_program_that_is_named_exists() -> None:
+    training = README[README.index("## Train\n") : README.index("## Which kernel runs\n")]
+    named = set(re.findall(r"--([a-z][a-z-]+)", training)) - {"help"}
+    taken = {field.name.replace("_", "-") for field in dataclasses.fields(Config)}
+    assert named and named <= taken
 
 
 def cells(heading: str) -> list[list[str]]:
