@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory network-training-b16 fused
 
-prints one line of JSON: the bytes of resident memory at the peak of the second run, above those
-before the first (model and input being loaded); gradients and the optimizer's state are in it.
+prints one line of JSON: the bytes of resident memory at the peak of one run, above those before it.
+Model, input and the optimizer's state lie there already; the gradients and all that is kept for the
+backward pass, and what a compiler needs, come on top.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ def peak(work: Work, peer: str) -> int:
         raise Unavailable("can't be watched: only Linux resets a process's peak memory")
     call = PEERS[peer].prepare(work)
     before = _status("VmRSS")
-    call.run(call.setup())
     CLEAR.write_text("5")  # the peak begins anew
     call.run(call.setup())
     return _status("VmHWM") - before

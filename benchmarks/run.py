@@ -56,7 +56,7 @@ class Options:
     """What the run should take; every work is measured at least three rounds, all the same."""
 
     memory: bool = True
-    """Measure the peak memory of a training step too, in processes of their own."""
+    """Measure the peak memory of the seed network's training step, in processes of their own."""
 
     output: Path | None = None
     """The JSON file."""
@@ -134,7 +134,7 @@ class Run:
         for name, numbers in timing.summary(times).items():
             contenders[name] |= numbers
         calls.clear()
-        if work.kind == "training step" and self.options.memory:
+        if work.name.startswith("network-training") and self.options.memory:
             for name in times:
                 found = memory.in_a_process(work, name, self.threads, self.options.quick)
                 contenders[name]["memory"] = found

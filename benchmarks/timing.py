@@ -46,11 +46,14 @@ def interleaved(
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
     started = time.perf_counter()
-    repeats = {name: _repeats(turn(call, 1)) for name, call in calls.items()}
-    rounds, estimate = most, time.perf_counter() - started
+    first = {name: turn(call, 1) for name, call in calls.items()}
+    repeats = {name: _repeats(passed) for name, passed in first.items()}
+    rounds, estimate, done = most, time.perf_counter() - started, 0
+    if max(repeats.values()) == 1:  # all are long: to find that out was a round
+        times = {name: [passed] for name, passed in first.items()}
+        rounds, estimate, done = max(least, min(most, int(seconds / max(estimate, 1e-9)))), 0.0, 1
     was_on = gc.isenabled()
     try:
-        done = 0
         while done < rounds:
             gc.collect()
             gc.disable()

@@ -37,6 +37,26 @@ def test_contenders_take_turns_and_nobody_always_begins() -> None:
     assert "".join(turns) == "abc" + "abc" + "bca" + "cab"
 
 
+def test_where_all_calls_are_long_none_runs_in_vain(monkeypatch) -> None:
+    now, log = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+
+    def spend(name: str, seconds: float) -> None:
+        log.append(name)
+        now[0] += seconds
+
+    calls = {
+        "fused": Call(run=lambda _: spend("f", 2.0), results=lambda _: []),
+        "eager": Call(run=lambda _: spend("e", 5.0), results=lambda _: []),
+    }
+    assert timing.interleaved(calls, seconds=0.0) == {"fused": [2.0] * 3, "eager": [5.0] * 3}
+    assert "".join(log) == "fe" + "ef" + "fe"
+    log.clear()
+    times = timing.interleaved(calls, seconds=36.0)
+    assert len(times["fused"]) == 5 and len(log) == 10
+
+
 def test_ratios_are_taken_within_a_round() -> None:
     found = timing.summary({"fused": [1.0, 10.0, 1.0], "eager": [2.0, 20.0, 4.0]})
     assert found["eager"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 3.0}
