@@ -25,20 +25,23 @@ def copied(tmp_path: Path) -> Path:
     return copy
 
 
-def import_error(copy: Path, before: str = "") -> str:
-    """What ``import vgg_fast`` of the copy prints as it fails."""
-    code = f"import sys; sys.path.insert(0, {str(copy.parent)!r}); {before}\nimport vgg_fast"
-    environment = {**os.environ, "PYTHONPATH": str(copy.parent)}
-    run = subprocess.run(
+def run(copy: Path, code: str) -> subprocess.CompletedProcess:
+    """Run ``code`` with the copy in the package's place."""
+    return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(copy.parent)},
         cwd=copy.parent,
         check=False,
     )
-    assert run.returncode != 0, run.stdout
-    return run.stderr
+
+
+def import_error(copy: Path, before: str = "") -> str:
+    """What ``import vgg_fast`` of the copy prints as it fails."""
+    failed = run(copy, f"{before}\nimport vgg_fast")
+    assert failed.returncode != 0, failed.stdout
+    return failed.stderr
 
 
 def test_a_missing_library_names_the_command_that_builds_it(copied):
@@ -85,22 +88,14 @@ def test_a_broken_cuda_library_leaves_cpu_tensors_their_kernels(copied):
         "print(vgg_fast.functional.max_pool2x2(torch.ones(1, 1, 2, 2)).item())\n"
         "print(_extension.cuda_library_problem())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(copied.parent)}
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=copied.parent,
-        check=True,
-    )
-    value, problem = run.stdout.splitlines()
+    value, problem = run(copied, code).stdout.splitlines()
     assert value == "1.0"
     assert problem.startswith("_C_cuda.abi3.so is built, but doesn't load:")
 
 
-def test_loading_twice_does_nothing():
+def test_loading_twice_does_nothing(monkeypatch):
     _extension.load()
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("it was loaded twice"))
     _extension.load()
 
 

@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vgg_fast.ops._shared import channels_last, nothing
-from vgg_fast.ops.checks import check_convolution, check_saved
+from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
 from vgg_fast.triton.fprop import fprop
 from vgg_fast.triton.reduce import bias_gradient
 from vgg_fast.triton.wgrad import wgrad
@@ -47,21 +46,4 @@ def check_backward(op: str, input: Tensor, weight: Tensor, shape: tuple, **maps:
     check_convolution(op, input, weight, None)
     for name, tensor in maps.items():
         check_saved(op, name, tensor, shape, input)
-        if tensor.dtype != input.dtype:
-            raise RuntimeError(
-                f"vgg_fast::{op}: input is {_name(input.dtype)}, but {name} is "
-                f"{_name(tensor.dtype)}; convert one of them, or use torch.autocast"
-            )
-
-
-def check_argmax(op: str, argmax: Tensor) -> None:
-    """``argmax`` is what a forward operator returned."""
-    if argmax.dtype != torch.uint8:
-        raise RuntimeError(
-            f"vgg_fast::{op}: argmax must be uint8, as the forward operator returns it, but it is "
-            f"{_name(argmax.dtype)}"
-        )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        check_alike(op, name, tensor, input)

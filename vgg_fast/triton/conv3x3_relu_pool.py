@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vgg_fast.ops._shared import channels_last, nothing
-from vgg_fast.ops.checks import check_convolution, check_poolable, check_saved
-from vgg_fast.triton.backward import check_argmax, check_backward, gradients
+from vgg_fast.ops.checks import check_argmax, check_convolution, check_poolable, check_saved
+from vgg_fast.triton.backward import check_backward, gradients
 from vgg_fast.triton.fprop import fprop
 from vgg_fast.triton.launch import INTERPRETED
 from vgg_fast.triton.max_pool2x2 import unpool

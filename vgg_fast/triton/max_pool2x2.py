@@ -14,8 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.ops import _shared
-from vgg_fast.ops.checks import check_input, check_poolable
-from vgg_fast.triton.backward import check_argmax
+from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
 from vgg_fast.triton.launch import INTERPRETED, channels_last, check_extents, on_device_of
 from vgg_fast.triton.window import mask_gradient, widen, window_max
 
