@@ -164,6 +164,9 @@ def _problems(record: Record) -> Iterator[str]:
                 reasons.setdefault(f"{name} {found['problem']}", []).append(row["name"])
     for reason, names in reasons.items():
         yield f"- {reason} ({', '.join(names)})"
+    later = {r["name"]: r["measured_later"] for r in record["rows"] if "measured_later" in r}
+    for name, run in later.items():
+        yield f"- {name} was measured by itself, after the others, from {run['commit']['hash']}"
 
 
 def _gpu(gpus: list[Record]) -> Iterator[str]:
