@@ -166,7 +166,11 @@ def _problems(record: Record) -> Iterator[str]:
         yield f"- {reason} ({', '.join(names)})"
     later = {r["name"]: r["measured_later"] for r in record["rows"] if "measured_later" in r}
     for name, run in later.items():
-        yield f"- {name} was measured by itself, after the others, from {run['commit']['hash']}"
+        changed = " with changes" * run["commit"]["dirty"]
+        yield (
+            f"- {name} was measured apart, after the others, on a busier machine, from "
+            f"{run['commit']['hash']}{changed}"
+        )
 
 
 def _gpu(gpus: list[Record]) -> Iterator[str]:
