@@ -168,27 +168,38 @@ void transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
 // this much of U stays in L1 while all tiles are multiplied with it.
 constexpr int64_t kTermsAtATime = 128;
 
-// Products of all positions for one block of outputs.
+// The products of one block of tiles with kTermsAtATime rows of one position's weight. Meanwhile,
+// what follows in memory is fetched: it is the weight of the next call, and the last one has come
+// from L3 or further.
+template <bool kAccumulate>
+void multiply_tiles(const float* left, int64_t left_stride, int64_t tiles, int64_t terms,
+                    const float* right, float* to) {
+  using S = Shape<float>;
+  constexpr int64_t kLine = 64 / sizeof(float);
+  const float* next = right + terms * S::kBlock;
+  const int64_t fetched = divide_up(terms * S::kBlock, divide_up(tiles, S::kPixels) * kLine);
+  for (int64_t t = 0; t < tiles; t += S::kPixels) {
+    for (int64_t i = 0; i < fetched; ++i, next += kLine) __builtin_prefetch(next);
+    const float* rows[S::kPixels];
+    for (int64_t i = 0; i < S::kPixels; ++i) rows[i] = left + (t + i) * left_stride;
+    multiply_rows<1, kAccumulate>(rows, terms, right, to + t * S::kBlock, S::kBlock);
+  }
+}
+
+// The products of all positions for one block of outputs.
 template <class W>
 void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64_t terms,
                         const float* inputs, const float* weight, int64_t weight_stride,
                         float* products) {
-  using S = Shape<float>;
   for (int64_t position = 0; position < W::kInput * W::kInput; ++position) {
     const float* left = inputs + position * layout.input_stride;
+    const float* right = weight + position * weight_stride;
     float* to = products + position * layout.product_stride;
-    for (int64_t c = 0; c < terms; c += kTermsAtATime) {
-      const float* right = weight + position * weight_stride + c * S::kBlock;
+    for (int64_t c = 0; c < terms;
+         c += kTermsAtATime, right += kTermsAtATime * Shape<float>::kBlock) {
       const int64_t count = terms - c < kTermsAtATime ? terms - c : kTermsAtATime;
-      for (int64_t t = 0; t < tiles; t += S::kPixels) {
-        const float* rows[S::kPixels];
-        for (int64_t i = 0; i < S::kPixels; ++i) rows[i] = left + (t + i) * layout.channels + c;
-        if (c == 0) {
-          multiply_rows<1, false>(rows, count, right, to + t * S::kBlock, S::kBlock);
-        } else {
-          multiply_rows<1, true>(rows, count, right, to + t * S::kBlock, S::kBlock);
-        }
-      }
+      const auto multiply = c == 0 ? multiply_tiles<false> : multiply_tiles<true>;
+      multiply(left + c, layout.channels, tiles, count, right, to);
     }
   }
 }
