@@ -8,6 +8,8 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/kept_weights.h"
+
 STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("conv3x3(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
   m.def(
@@ -36,14 +38,26 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "-> Tensor");
 
   // How the CPU kernels work: vgg_fast/cpu.py says what the numbers mean.
-  m.def("cpu_settings() -> (int algorithm, int workspace)");
-  m.def("set_cpu_settings(int algorithm, int workspace) -> ()");
+  m.def("cpu_settings() -> (int algorithm, int workspace, int weight_cache)");
+  m.def("set_cpu_settings(int algorithm, int workspace, int weight_cache) -> ()");
+  m.def("kept_cpu_weights() -> int");
   m.def("release_cpu_workspaces() -> int");
 }
 
-// Lets `import vgg_fast._C` load the library too; the module itself is empty.
-extern "C" PyObject* PyInit__C() {
+// `import vgg_fast._C` loads the library too; the module has what must not pass through the
+// dispatcher: a layer's finalizer may run anywhere, in the midst of a tracer's work too.
+PyMODINIT_FUNC PyInit__C() {
+  static PyMethodDef methods[] = {
+      {"forget_weight",
+       [](PyObject*, PyObject* address) -> PyObject* {
+         const void* weight = PyLong_AsVoidPtr(address);
+         if (PyErr_Occurred() != nullptr) return nullptr;
+         vgg_fast::cpu::forget_weight(weight);
+         return Py_NewRef(Py_None);
+       },
+       METH_O, "Free the transformed copies of the weight whose data_ptr() this is."},
+      {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef module = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
+      PyModuleDef_HEAD_INIT, "_C", nullptr, 0, methods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

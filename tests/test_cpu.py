@@ -170,8 +170,8 @@ def test_a_plan_follows_the_settings():
         assert algorithm_of() == "direct"
         with cpu.use("winograd2"):
             assert algorithm_of() == "winograd2"
-        assert cpu.get() == ("direct", None)
-    assert cpu.get() == ("auto", None)
+        assert cpu.get() == cpu.Settings("direct")
+    assert cpu.get() == cpu.Settings()
 
 
 def test_a_plan_follows_shape_and_dtype():
@@ -190,9 +190,9 @@ def test_a_plan_keeps_every_thread_busy():
 
 def test_settings_are_restored_after_an_error():
     with pytest.raises(KeyError), cpu.use("direct", workspace=7):
-        assert cpu.get() == ("direct", 7)
+        assert cpu.get() == cpu.Settings("direct", workspace=7)
         raise KeyError
-    assert cpu.get() == ("auto", None)
+    assert cpu.get() == cpu.Settings()
 
 
 def test_too_little_workspace_falls_back_and_stays_right():
@@ -222,12 +222,13 @@ def test_released_workspaces_are_given_back():
     [
         (("winograd",), "there is no algorithm 'winograd': choose one of auto, direct"),
         (("auto", -1), "workspace must be a number of MiB or None, but it is -1"),
+        (("auto", None, -1), "weight_cache must be a number of MiB, but it is -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         cpu.set(*arguments)
-    assert cpu.get() == ("auto", None)
+    assert cpu.get() == cpu.Settings()
 
 
 def test_a_plan_of_an_unserved_dtype_is_refused():
@@ -246,8 +247,34 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_the_environment_is_heard():
-    printed = run("print(*cpu.get())", VGG_FAST_ALGORITHM="winograd2", VGG_FAST_WORKSPACE="64")
-    assert printed.stdout == "winograd2 64\n", printed.stderr
+    printed = run(
+        "print(*cpu.get())",
+        VGG_FAST_ALGORITHM="winograd2",
+        VGG_FAST_WORKSPACE="64",
+        VGG_FAST_WEIGHT_CACHE="0",
+    )
+    assert printed.stdout == "winograd2 64 0\n", printed.stderr
+
+
+def test_a_cap_that_is_too_small_is_reported_once():
+    printed = run(
+        "import torch; from vgg_fast.functional import conv3x3; "
+        "x, w = torch.randn(1, 64, 28, 28), torch.randn(64, 64, 3, 3); "
+        "[conv3x3(x, w) for _ in range(3)]; conv3x3(x[:, :, :20], w)",
+        VGG_FAST_WORKSPACE="1",
+    )
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stderr.count("vgg_fast: a layer runs the direct algorithm") == 1
+    assert "needs 2 MiB" in printed.stderr and "leaves 1 MiB" in printed.stderr
+
+
+def test_a_cap_that_suffices_is_not_reported():
+    printed = run(
+        "import torch; from vgg_fast.functional import conv3x3; "
+        "conv3x3(torch.randn(1, 64, 28, 28), torch.randn(64, 64, 3, 3))",
+        VGG_FAST_WORKSPACE="64",
+    )
+    assert printed.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -255,6 +282,7 @@ def test_the_environment_is_heard():
     [
         ("VGG_FAST_ALGORITHM", "fft", "VGG_FAST_ALGORITHM=fft names no algorithm"),
         ("VGG_FAST_WORKSPACE", "1GB", "VGG_FAST_WORKSPACE=1GB is no number of MiB"),
+        ("VGG_FAST_WEIGHT_CACHE", "-1", "VGG_FAST_WEIGHT_CACHE=-1 is no number of MiB"),
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(variable, value, sentence):

@@ -80,7 +80,8 @@ def _check_torch() -> None:
 
 
 def _operators() -> list[str]:
-    return [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
+    operators = [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
+    return [*operators, "cpu_settings", "kept_cpu_weights"]
 
 
 def _explain(problem: str) -> str:

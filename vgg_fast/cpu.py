@@ -1,5 +1,9 @@
 """How the CPU kernels work: by which algorithm, and with how much memory beside the tensors.
 
+Winograd's algorithms transform the weight first. A weight that comes with the same contents again,
+as in inference, is kept transformed, and freed with its layer; one that changes, as in training,
+isn't.
+
 The kernels choose by themselves, per shape; what is set here overrides them, for the whole process.
 ``direct`` follows the definition; ``winograd4`` needs a quarter of its multiplications and rounds
 about twice as coarsely (relative error 10⁻⁶ instead of 5·10⁻⁷ in float32); ``winograd2`` lies
@@ -17,7 +21,16 @@ import torch
 import vgg_fast.ops  # noqa: F401  (loads the operators)
 from vgg_fast import _bindings
 
-__all__ = ["ALGORITHMS", "Settings", "get", "plan", "release_workspaces", "set", "use"]
+__all__ = [
+    "ALGORITHMS",
+    "Settings",
+    "get",
+    "kept_weights",
+    "plan",
+    "release_workspaces",
+    "set",
+    "use",
+]
 
 ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
 
@@ -34,29 +47,43 @@ class Settings(NamedTuple):
     workspace: int | None = None
     """MiB that one call may take beside its tensors; None: as many as it likes."""
 
+    weight_cache: int = 512
+    """MiB of transformed weights that are kept between calls; 0 keeps none."""
+
 
 def get() -> Settings:
     """The settings in force.
 
-    They begin as the environment variables VGG_FAST_ALGORITHM and VGG_FAST_WORKSPACE (MiB) say.
+    They begin as the environment variables VGG_FAST_ALGORITHM, VGG_FAST_WORKSPACE and
+    VGG_FAST_WEIGHT_CACHE (both in MiB) say.
 
     Raises:
         RuntimeError: one of the variables makes no sense.
     """
-    algorithm, workspace = torch.ops.vgg_fast.cpu_settings()
-    return Settings(ALGORITHMS[algorithm], None if workspace < 0 else workspace // _MEBIBYTE)
+    algorithm, workspace, weight_cache = torch.ops.vgg_fast.cpu_settings()
+    return Settings(
+        ALGORITHMS[algorithm],
+        None if workspace < 0 else workspace // _MEBIBYTE,
+        weight_cache // _MEBIBYTE,
+    )
 
 
-def set(algorithm: str = "auto", workspace: int | None = None) -> None:
+def set(
+    algorithm: str = Settings().algorithm,
+    workspace: int | None = Settings().workspace,
+    weight_cache: int = Settings().weight_cache,
+) -> None:
     """Override the kernels' choice from now on; without arguments, leave it to them again.
 
     Args:
         algorithm: one of :data:`ALGORITHMS`.
         workspace: MiB that one call may take beside its tensors. Where Winograd needs more, the
-            direct algorithm is taken. None: no limit.
+            direct algorithm is taken, and says so once in a process. None: no limit.
+        weight_cache: MiB of transformed weights that are kept between calls, four times their size;
+            beyond it, those that were used longest ago are freed. 0: none is kept.
 
     Raises:
-        ValueError: there is no such algorithm, or ``workspace`` is negative.
+        ValueError: there is no such algorithm, or a number of MiB is negative.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(
@@ -64,28 +91,42 @@ def set(algorithm: str = "auto", workspace: int | None = None) -> None:
         )
     if workspace is not None and workspace < 0:
         raise ValueError(f"workspace must be a number of MiB or None, but it is {workspace}")
+    if weight_cache < 0:
+        raise ValueError(f"weight_cache must be a number of MiB, but it is {weight_cache}")
     torch.ops.vgg_fast.set_cpu_settings(
-        ALGORITHMS.index(algorithm), -1 if workspace is None else workspace * _MEBIBYTE
+        ALGORITHMS.index(algorithm),
+        -1 if workspace is None else workspace * _MEBIBYTE,
+        weight_cache * _MEBIBYTE,
     )
 
 
 @contextlib.contextmanager
-def use(algorithm: str = "auto", workspace: int | None = None) -> Iterator[None]:
+def use(
+    algorithm: str = Settings().algorithm,
+    workspace: int | None = Settings().workspace,
+    weight_cache: int = Settings().weight_cache,
+) -> Iterator[None]:
     """Override the kernels' choice inside a ``with`` block.
 
     >>> with vgg_fast.cpu.use("direct"):
     ...     y = model(x)
     """
     before = get()
-    set(algorithm, workspace)
+    set(algorithm, workspace, weight_cache)
     try:
         yield
     finally:
         set(*before)
 
 
+def kept_weights() -> int:
+    """Bytes of transformed weights that are kept now."""
+    return int(torch.ops.vgg_fast.kept_cpu_weights())
+
+
 def release_workspaces() -> int:
-    """Give memory that the kernels keep for their next call back to the system.
+    """Give memory that the kernels keep for their next call, transformed weights too, back to the
+    system.
 
     Returns:
         the number of bytes.
@@ -125,7 +166,7 @@ def plan(
         )
     if dtype not in _STORAGES:
         raise ValueError(f"the kernels serve {', '.join(map(str, _STORAGES))}, but not {dtype}")
-    algorithm, workspace = torch.ops.vgg_fast.cpu_settings()
+    algorithm, workspace, _ = torch.ops.vgg_fast.cpu_settings()
     options = (_STORAGES.index(dtype), threads, algorithm, workspace)
     size = (height, width)
     return {

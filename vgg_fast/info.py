@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "VGG_FAST_CPU": "the CPU instruction set: avx512, avx2 or generic",
     "VGG_FAST_ALGORITHM": "the CPU algorithm: " + ", ".join(cpu.ALGORITHMS),
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
+    "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
     "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
     "TORCH_CUDA_ARCH_LIST": "build: the GPUs to compile for",
     "CUDA_HOME": "build: the CUDA toolkit",

@@ -6,6 +6,7 @@ between the two.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
+from vgg_fast import _C
 from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
 from vgg_fast.ops.checks import DTYPES
 
@@ -50,6 +52,13 @@ def why_not_conv3x3(conv: nn.Conv2d) -> str | None:
     if conv.weight.dtype not in DTYPES:
         return f"has weights of {conv.weight.dtype}, not a floating-point dtype that is served"
     return None
+
+
+def _forget_weight(layer: nn.Module) -> None:
+    """Free the CPU kernels' transformed copies of a layer's weight."""
+    weight = layer.__dict__.get("_parameters", {}).get("weight")
+    if type(weight) is nn.Parameter and weight.device.type == "cpu":
+        _C.forget_weight(weight.data_ptr())
 
 
 class Conv3x3(nn.Module):
@@ -124,6 +133,13 @@ class Conv3x3(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return conv3x3(input, self.weight, self.bias)
+
+    def __del__(self) -> None:
+        _forget_weight(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conv3x3":
+        _forget_weight(self)  # .to(), .half() and their like leave its memory
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}" + (

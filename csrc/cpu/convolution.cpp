@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "kept_weights.h"
 #include "plan.h"
 #include "threads.h"
 #include "workspace.h"
@@ -29,6 +30,18 @@ Problem problem_of(const Source& source, int64_t inputs, int64_t outputs) {
   problem.threads = torch::stable::get_num_threads();
   problem.channel_block = kernels().channel_block(source.storage);
   return problem;
+}
+
+// Once in a process: a cap that is meant would otherwise be reported by every layer.
+void say_what_the_cap_costs(const Plan& plan) {
+  static std::atomic<bool> said = false;
+  if (plan.wanted == 0 || said.exchange(true)) return;
+  std::ostringstream message;
+  message << "vgg_fast: a layer runs the direct algorithm, which is slower, because Winograd needs "
+          << divide_up(plan.wanted, 1 << 20) << " MiB of workspace and VGG_FAST_WORKSPACE or "
+          << "vgg_fast.cpu.set() leaves " << (settings().workspace >> 20)
+          << " MiB; this is said once";
+  aoti_torch_warn("convolve", "vgg_fast", 0, message.str().c_str());
 }
 
 const WinogradKernels& winograd_kernels(Algorithm algorithm) {
@@ -69,12 +82,15 @@ void convolve_by_winograd(Convolution task, const Plan& plan, const Tensor& weig
   const WinogradKernels& kernel = winograd_kernels(plan.algorithm);
   const int64_t outputs = task.destination.channels;
   const int64_t blocks = divide_up(outputs, kernels().channel_block(task.source.storage));
-  Workspace packed_weight(kernel.weight_bytes(task.source.channels, outputs));
-  parallel(blocks, [&](int64_t first, int64_t last) {
-    kernel.pack_weight(weight_of(weight), for_dgrad, first, last,
-                       reinterpret_cast<float*>(packed_weight.at(0)));
-  });
-  task.packed_weight = packed_weight.at(0);
+  const Weight source = weight_of(weight);
+  const auto packed_weight = transformed_weight(
+      {source, plan.algorithm, for_dgrad}, kernel.weight_bytes(task.source.channels, outputs),
+      [&](char* packed) {
+        parallel(blocks, [&](int64_t first, int64_t last) {
+          kernel.pack_weight(source, for_dgrad, first, last, reinterpret_cast<float*>(packed));
+        });
+      });
+  task.packed_weight = packed_weight.get();
   task.tiling = plan.tiling;
   task.blocking = plan.blocking;
   const int64_t tiles = plan.tiling.count();
@@ -206,12 +222,13 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
   task.need_weight = need_weight;
   const Problem problem = problem_of(gradient, weight.size(1), weight.size(0));
   const Plan plan = plan_weight_gradient(problem, settings());
+  say_what_the_cap_costs(plan);
   if (plan.algorithm != Algorithm::kDirect) {
     if (auto gradients = winograd_weight_gradients(task, plan, weight, need_bias)) {
       return *gradients;
     }
   }
-  task.tiling = plan_weight_gradient(problem, {Wish::kDirect, -1}).tiling;
+  task.tiling = plan_weight_gradient(problem, {Wish::kDirect}).tiling;
   return direct_weight_gradients(task, weight, need_bias);
 }
 
@@ -260,6 +277,7 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
 
   const Plan plan =
       plan_convolution(problem_of(source, source.channels, destination.channels), settings());
+  say_what_the_cap_costs(plan);
   if (plan.algorithm == Algorithm::kDirect) {
     convolve_directly(task, weight, for_dgrad, plan.tiling, nullptr);
   } else {

@@ -85,10 +85,22 @@ Plan direct_plan(const Problem& problem, int64_t channels) {
   return plan;
 }
 
+// The Winograd plan, or the direct one where the settings leave too little memory.
+Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
+  if (settings.workspace < 0 || winograd.workspace <= settings.workspace) return winograd;
+  direct.wanted = winograd.workspace;
+  return direct;
+}
+
 // A block of tiles has to be long enough to earn back the reading of the weight, and V of it short
 // enough for the caches.
 constexpr int64_t kMostTiles = 96, kFewTiles = 24;
 constexpr int64_t kBlockBytes = 4 << 20;
+
+std::string environment(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
 
 Wish wish_of(const std::string& text) {
   if (text.empty() || text == "auto") return Wish::kAuto;
@@ -100,31 +112,28 @@ Wish wish_of(const std::string& text) {
                            "winograd4, or unset it");
 }
 
-int64_t bytes_of(const std::string& text) {
-  if (text.empty()) return -1;
+int64_t bytes_of(const std::string& variable, int64_t otherwise) {
+  const std::string text = environment(variable.c_str());
+  if (text.empty()) return otherwise;
   const bool is_number = text.find_first_not_of("0123456789") == std::string::npos;
   if (!is_number || text.size() > 9) {
-    throw std::runtime_error("VGG_FAST_WORKSPACE=" + text +
+    throw std::runtime_error(variable + "=" + text +
                              " is no number of MiB: set it to one, or unset it");
   }
   return std::stoll(text) << 20;
 }
 
-std::string environment(const char* variable) {
-  const char* value = std::getenv(variable);
-  return value == nullptr ? "" : value;
-}
-
-// The two settings are read and written apart: each is one word, and a thread that runs a kernel
+// The settings are read and written apart: each is one word, and a thread that runs a kernel
 // meanwhile sees the old one or the new.
 struct Current {
   std::atomic<Wish> algorithm;
-  std::atomic<int64_t> workspace;
+  std::atomic<int64_t> workspace, weight_cache;
 };
 
 Current& current() {
   static Current instance{wish_of(environment("VGG_FAST_ALGORITHM")),
-                          bytes_of(environment("VGG_FAST_WORKSPACE"))};
+                          bytes_of("VGG_FAST_WORKSPACE", Settings().workspace),
+                          bytes_of("VGG_FAST_WEIGHT_CACHE", Settings().weight_cache)};
   return instance;
 }
 
@@ -141,11 +150,12 @@ const char* name(Algorithm algorithm) {
   }
 }
 
-Settings settings() { return {current().algorithm, current().workspace}; }
+Settings settings() { return {current().algorithm, current().workspace, current().weight_cache}; }
 
 void set_settings(const Settings& settings) {
   current().algorithm = settings.algorithm;
   current().workspace = settings.workspace;
+  current().weight_cache = settings.weight_cache;
 }
 
 Plan plan_convolution(const Problem& problem, const Settings& settings) {
@@ -172,18 +182,13 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
       positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
   plan.workspace = threads * per_thread + positions(algorithm) * problem.inputs *
                                               round_up(problem.outputs, problem.channel_block) * 4;
-  if (settings.workspace >= 0 && plan.workspace > settings.workspace) {
-    return direct_plan(problem, problem.inputs);
-  }
-  return plan;
+  return within(settings, plan, direct_plan(problem, problem.inputs));
 }
 
 Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   const Algorithm algorithm = choose(problem, settings, true);
-  const auto direct = [&] {
-    return direct_plan(problem, std::max(problem.inputs, problem.outputs));
-  };
-  if (algorithm == Algorithm::kDirect) return direct();
+  const Plan direct = direct_plan(problem, std::max(problem.inputs, problem.outputs));
+  if (algorithm == Algorithm::kDirect) return direct;
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
@@ -192,8 +197,7 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   plan.workspace = positions(algorithm) * 4 *
                    (plan.chunk * (problem.inputs + problem.outputs) +
                     problem.inputs * round_up(problem.outputs, problem.channel_block));
-  if (settings.workspace >= 0 && plan.workspace > settings.workspace) return direct();
-  return plan;
+  return within(settings, plan, direct);
 }
 
 }  // namespace vgg_fast::cpu

@@ -13,10 +13,12 @@ enum class Wish { kAuto, kDirect, kWinograd2, kWinograd4 };
 
 const char* name(Algorithm algorithm);
 
-// VGG_FAST_ALGORITHM and VGG_FAST_WORKSPACE (MiB), until set_settings() says otherwise.
+// VGG_FAST_ALGORITHM, VGG_FAST_WORKSPACE and VGG_FAST_WEIGHT_CACHE (MiB), until set_settings() says
+// otherwise.
 struct Settings {
   Wish algorithm = Wish::kAuto;
   int64_t workspace = -1;  // bytes that one call may take beside its tensors; -1: any number
+  int64_t weight_cache = int64_t{512} << 20;  // bytes of transformed weights that are kept
 };
 
 Settings settings();  // throws std::runtime_error if the environment makes no sense
@@ -37,6 +39,7 @@ struct Plan {
   int64_t chunk = 0;      // a Winograd weight gradient's: tiles
   int64_t pieces = 0;     // of work: shared by the threads, but for chunks
   int64_t workspace = 0;  // bytes beside the tensors, about; 0 if the algorithm is direct
+  int64_t wanted = 0;     // workspace of the Winograd plan that the settings have no room for; or 0
 };
 
 Plan plan_convolution(const Problem& problem, const Settings& settings);

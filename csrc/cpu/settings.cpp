@@ -2,28 +2,33 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "kept_weights.h"
 #include "plan.h"
 #include "workspace.h"
 
 namespace vgg_fast::cpu {
 namespace {
 
-std::tuple<int64_t, int64_t> cpu_settings() {
+std::tuple<int64_t, int64_t, int64_t> cpu_settings() {
   const Settings now = settings();
-  return {int64_t(now.algorithm), now.workspace};
+  return {int64_t(now.algorithm), now.workspace, now.weight_cache};
 }
 
-void set_cpu_settings(int64_t algorithm, int64_t workspace) {
-  set_settings({Wish(algorithm), workspace});
+void set_cpu_settings(int64_t algorithm, int64_t workspace, int64_t weight_cache) {
+  set_settings({Wish(algorithm), workspace, weight_cache});
+  trim_kept_weights(weight_cache);
 }
 
-int64_t release_cpu_workspaces() { return release_workspaces(); }
+int64_t kept_cpu_weights() { return kept_weights(); }
+
+int64_t release_cpu_workspaces() { return trim_kept_weights(0) + release_workspaces(); }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CompositeExplicitAutograd, m) {
   m.impl("cpu_settings", TORCH_BOX(&cpu_settings));
   m.impl("set_cpu_settings", TORCH_BOX(&set_cpu_settings));
+  m.impl("kept_cpu_weights", TORCH_BOX(&kept_cpu_weights));
   m.impl("release_cpu_workspaces", TORCH_BOX(&release_cpu_workspaces));
 }
 

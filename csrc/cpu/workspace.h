@@ -1,14 +1,31 @@
-// Scratch memory that outlives a call. The kernel hands out new memory as zeroed pages, one fault
-// each: for a 512 → 512 layer's 37 MB that takes as long as the convolution of a 14² image. So
-// blocks are kept for the next call.
+// Memory beside the tensors, and scratch memory that outlives a call. The kernel hands out new
+// memory as zeroed pages, one fault each: for a 512 → 512 layer's 37 MB that takes as long as the
+// convolution of a 14² image. So blocks are kept for the next call.
 
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace vgg_fast::cpu {
 
-// An uninitialised block, aligned to a cache line; taken from the kept ones where one fits.
+// An uninitialised block, aligned to a cache line; on huge pages if it is large.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes);  // throws std::bad_alloc
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  char* at(int64_t offset) const { return memory_ + offset; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_;
+  char* memory_;
+};
+
+// One of the kept blocks where one fits; kept again when it goes.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);  // throws std::bad_alloc
@@ -16,11 +33,10 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  char* at(int64_t offset) const { return memory_ + offset; }
+  char* at(int64_t offset) const { return memory_->at(offset); }
 
  private:
-  char* memory_;
-  int64_t bytes_;
+  std::unique_ptr<Memory> memory_;
 };
 
 // Gives the kept blocks back to the system, and returns how many bytes they were.

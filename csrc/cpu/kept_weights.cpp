@@ -1,0 +1,204 @@
+#include "kept_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "threads.h"
+#include "workspace.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+// Each step maps the hash, and the word, one to one: where only one word of a piece changes, its
+// fingerprint changes for certain.
+uint64_t mix(uint64_t hash, uint64_t word) {
+  hash = (hash ^ word) * 0x9e3779b97f4a7c15u;  // odd: 2^64 / the golden ratio
+  return hash ^ (hash >> 32);
+}
+
+constexpr int64_t kPiece = 64 << 10;
+
+uint64_t fingerprint_of_piece(const char* from, int64_t bytes, uint64_t seed) {
+  constexpr int kLanes = 8;  // independent chains: one alone would wait for its multiplications
+  uint64_t lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = mix(seed, uint64_t(i));
+  const char* const end = from + bytes;
+  for (; end - from >= int64_t(sizeof(lanes)); from += sizeof(lanes)) {
+    uint64_t words[kLanes];
+    std::memcpy(words, from, sizeof(words));
+    for (int i = 0; i < kLanes; ++i) lanes[i] = mix(lanes[i], words[i]);
+  }
+  uint64_t rest[kLanes] = {};
+  std::memcpy(rest, from, end - from);
+  uint64_t hash = seed;
+  for (int i = 0; i < kLanes; ++i) hash = mix(hash, mix(lanes[i], rest[i]));
+  return hash;
+}
+
+// The same for any number of threads.
+uint64_t fingerprint(const char* from, int64_t bytes) {
+  std::vector<uint64_t> pieces(divide_up(bytes, kPiece));
+  parallel(int64_t(pieces.size()), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t start = i * kPiece;
+      pieces[i] = fingerprint_of_piece(from + start, std::min(kPiece, bytes - start), uint64_t(i));
+    }
+  });
+  uint64_t hash = uint64_t(bytes);
+  for (const uint64_t piece : pieces) hash = mix(hash, piece);
+  return hash;
+}
+
+// Bytes from a weight's first element to its last.
+int64_t extent(const Weight& weight) {
+  const int64_t last = (weight.outputs - 1) * weight.output_stride +
+                       (weight.inputs - 1) * weight.input_stride + 2 * weight.row_stride +
+                       2 * weight.column_stride;
+  const bool is_16_bit =
+      weight.storage == Storage::kBFloat16 || weight.storage == Storage::kFloat16;
+  return (last + 1) * (is_16_bit ? 2 : 4);
+}
+
+bool is_dense(const Weight& weight) {
+  Weight dense = weight;
+  dense.output_stride = 9 * weight.inputs;
+  dense.input_stride = 9;
+  dense.row_stride = 3;
+  dense.column_stride = 1;
+  return extent(weight) == extent(dense);
+}
+
+bool equal(const WeightForm& a, const WeightForm& b) {
+  const Weight &v = a.weight, &w = b.weight;
+  return v.values == w.values && v.storage == w.storage && v.outputs == w.outputs &&
+         v.inputs == w.inputs && v.output_stride == w.output_stride &&
+         v.input_stride == w.input_stride && v.row_stride == w.row_stride &&
+         v.column_stride == w.column_stride && a.algorithm == b.algorithm &&
+         a.for_dgrad == b.for_dgrad;
+}
+
+// A weight that was seen, and its transformed copy if it is kept.
+struct Entry {
+  WeightForm form;
+  uint64_t fingerprint = 0;
+  int64_t bytes = 0;
+  std::shared_ptr<const char> copy;
+};
+
+constexpr size_t kMostEntries = 256;
+
+struct Registry {
+  // Only ever tried: a fork()ed child may inherit it locked, by a thread that it hasn't.
+  std::mutex mutex;
+  std::vector<Entry> entries;  // the one that was used longest ago is the first
+};
+
+// Never destroyed: threads may still run kernels while the process ends.
+Registry& registry() {
+  static Registry* const instance = new Registry;
+  return *instance;
+}
+
+// The entry, moved to the end; null if the weight wasn't seen.
+Entry* find(Registry& seen, const WeightForm& form) {
+  const auto entry = std::find_if(seen.entries.begin(), seen.entries.end(),
+                                  [&](const Entry& e) { return equal(e.form, form); });
+  if (entry == seen.entries.end()) return nullptr;
+  std::rotate(entry, entry + 1, seen.entries.end());
+  return &seen.entries.back();
+}
+
+int64_t bytes_kept(const Registry& seen) {
+  int64_t bytes = 0;
+  for (const Entry& entry : seen.entries) bytes += entry.copy ? entry.bytes : 0;
+  return bytes;
+}
+
+int64_t trim(Registry& seen, int64_t bytes) {
+  const int64_t kept = bytes_kept(seen);
+  int64_t freed = 0;
+  for (Entry& entry : seen.entries) {
+    if (kept - freed <= bytes) break;
+    if (entry.copy) freed += entry.bytes;
+    entry.copy.reset();
+  }
+  return freed;
+}
+
+// Notes the contents of a weight. Returns the copy that was made of the same; `unchanged` says
+// whether the contents were the same at the last call.
+std::shared_ptr<const char> look_up(const WeightForm& form, uint64_t contents, bool& unchanged) {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  if (!lock) return nullptr;
+  Entry* entry = find(seen, form);
+  if (entry == nullptr) {
+    if (seen.entries.size() == kMostEntries) seen.entries.erase(seen.entries.begin());
+    seen.entries.push_back({form, contents, 0, nullptr});
+    return nullptr;
+  }
+  unchanged = entry->fingerprint == contents;
+  if (!unchanged) entry->copy.reset();
+  entry->fingerprint = contents;
+  return entry->copy;
+}
+
+void keep(const WeightForm& form, uint64_t contents, int64_t bytes, int64_t most,
+          const std::shared_ptr<const char>& copy) {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  if (!lock) return;
+  Entry* entry = find(seen, form);
+  if (entry == nullptr || entry->fingerprint != contents) return;
+  entry->copy.reset();
+  trim(seen, most - bytes);
+  entry->copy = copy;
+  entry->bytes = bytes;
+}
+
+template <class Memory>
+std::shared_ptr<const char> transform_into(int64_t bytes,
+                                           const std::function<void(char*)>& transform) {
+  const auto memory = std::make_shared<Memory>(bytes);
+  transform(memory->at(0));
+  return {memory, memory->at(0)};
+}
+
+}  // namespace
+
+std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
+                                               const std::function<void(char*)>& transform) {
+  const int64_t most = settings().weight_cache;
+  if (bytes > most || !is_dense(form.weight)) return transform_into<Workspace>(bytes, transform);
+  const uint64_t contents =
+      fingerprint(static_cast<const char*>(form.weight.values), extent(form.weight));
+  bool unchanged = false;
+  if (auto copy = look_up(form, contents, unchanged)) return copy;
+  if (!unchanged) return transform_into<Workspace>(bytes, transform);
+  const auto copy = transform_into<Memory>(bytes, transform);
+  keep(form, contents, bytes, most, copy);
+  return copy;
+}
+
+void forget_weight(const void* address) {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  if (!lock) return;
+  std::erase_if(seen.entries, [&](const Entry& e) { return e.form.weight.values == address; });
+}
+
+int64_t kept_weights() {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  return lock ? bytes_kept(seen) : 0;
+}
+
+int64_t trim_kept_weights(int64_t bytes) {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  return lock ? trim(seen, bytes) : 0;
+}
+
+}  // namespace vgg_fast::cpu
