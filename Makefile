@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test bench smoke gpu info lint format install clean
+.PHONY: help train test sanitize bench smoke gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -58,6 +58,19 @@ train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashi
 # One thread in each process: OpenMP threads of several processes wait for each other on few cores.
 test: $(INSTALLED)  ## install, and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 $(ARGS)
+
+# A library of its own, beside a copy of the package; what torch itself leaks isn't ours to mend.
+SANITIZED := build/sanitized
+SANITIZE_TESTS := $(wildcard tests/test_conv3x3*.py) $(addprefix tests/test_, max_pool2x2.py \
+  cpu.py kept_weights.py instruction_sets.py concurrency.py random_cases.py bad_input.py)
+RUNTIMES = $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++} -print-file-name=libstdc++.so)
+sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefined-behaviour sanitizers
+	mkdir -p $(SANITIZED)
+	cp -r --update csrc tests vgg_fast setup.py setup_cuda.py pyproject.toml README.md $(SANITIZED)
+	rm -f $(SANITIZED)/vgg_fast/*.so
+	cd $(SANITIZED) && VGG_FAST_CUDA=0 VGG_FAST_SANITIZE=1 $(abspath $(RUN)) setup.py --quiet build_ext --inplace
+	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. OMP_NUM_THREADS=2 \
+	  $(abspath $(RUN)) -m pytest $(SANITIZE_TESTS) $(ARGS)
 
 bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the README's table (12 minutes)
 	$(RUN) -m benchmarks.run $(ARGS)

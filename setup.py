@@ -45,6 +45,9 @@ TORCH_TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11, the oldest 
 WERROR = os.environ.get("VGG_FAST_WERROR") == "1"
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-Werror"] * WERROR
+# For `make sanitize`: the process that loads such a library has to preload libasan.
+SANITIZERS = ["-fsanitize=address,undefined"] * (os.environ.get("VGG_FAST_SANITIZE") == "1")
+CXX_FLAGS += [*SANITIZERS, "-fno-sanitize-recover=all", "-g1"] if SANITIZERS else []
 # The host compiler sees the device code too, and knows no #pragma unroll.
 NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
 NVCC_FLAGS += ["-Werror=all-warnings"] * WERROR
@@ -76,6 +79,7 @@ def operators_cpu() -> Extension:
         language="c++",
         py_limited_api=True,
         extra_compile_args={"cxx": flags},
+        extra_link_args=SANITIZERS,
         library_dirs=library_paths(),
         libraries=["c10", "torch", "torch_cpu"],
     )
@@ -120,6 +124,7 @@ def bindings(architectures: str) -> Extension:
         depends=HEADERS,
         language="c++",
         extra_compile_args={"cxx": flags},
+        extra_link_args=SANITIZERS,
     )
 
 

@@ -16,7 +16,11 @@ namespace vgg_fast::cpu {
 namespace {
 
 constexpr int64_t kLine = 64, kHugePage = 2 << 20;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kMostKept = 0;  // a block for each call, so that what lies past its end is found
+#else
 constexpr int64_t kMostKept = int64_t{512} << 20;
+#endif
 
 struct Kept {
   // Only ever tried: a fork()ed child may inherit it locked, by a thread that it hasn't.
@@ -31,7 +35,9 @@ Kept& kept() {
   return *instance;
 }
 
-int64_t alignment_of(int64_t bytes) { return bytes >= kHugePage ? kHugePage : kLine; }
+int64_t alignment_of(int64_t bytes) {
+  return bytes >= kHugePage && kMostKept > 0 ? kHugePage : kLine;
+}
 
 }  // namespace
 
