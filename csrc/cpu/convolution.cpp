@@ -29,6 +29,7 @@ Problem problem_of(const Source& source, int64_t inputs, int64_t outputs) {
   problem.storage = source.storage;
   problem.threads = torch::stable::get_num_threads();
   problem.channel_block = kernels().channel_block(source.storage);
+  problem.tile_group = kernels().row_block;
   return problem;
 }
 

@@ -17,6 +17,11 @@ constexpr int64_t vector_bytes(InstructionSet set) {
   }
 }
 
+// Pixels, or tiles, of a micro-kernel: as many sums as there are registers for.
+constexpr int64_t rows_of_sums(InstructionSet set) {
+  return set == InstructionSet::kAvx512 ? 12 : 6;
+}
+
 // A micro-kernel computes two vectors of output channels.
 constexpr int64_t kVectorsOfOutputs = 2;
 

@@ -10,7 +10,7 @@ namespace {
 struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kAvx512;
   static constexpr int64_t kBytes = vector_bytes(kSet);
-  static constexpr int64_t kPixels = 12;
+  static constexpr int64_t kPixels = rows_of_sums(kSet);
 };
 
 #include "kernels.inl"

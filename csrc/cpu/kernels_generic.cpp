@@ -8,7 +8,7 @@ namespace {
 struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kGeneric;
   static constexpr int64_t kBytes = vector_bytes(kSet);
-  static constexpr int64_t kPixels = 6;
+  static constexpr int64_t kPixels = rows_of_sums(kSet);
 };
 
 #include "kernels.inl"

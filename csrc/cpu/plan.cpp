@@ -37,12 +37,15 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   if (algorithm == Algorithm::kDirect) return 9 * pixels * pairs * 1.05;
   const double tiles = double(winograd_tiling(problem, algorithm).count());
   // A transform takes about as many operations for each value as these multiply-adds.
-  constexpr double kInputTransform = 10, kOutputTransform = 14, kWeightTransform = 12;
+  constexpr double kInputTransform = 10, kOutputTransform = 14;
+  // A convolution's weight counts as kept: it is read, and not transformed, at most calls where
+  // that matters. The plan may not depend on whether it is; equal calls give equal bits.
+  const double weight = weight_gradient ? 12 : 4;
   const double channels =
       weight_gradient
           ? kInputTransform * double(problem.inputs + problem.outputs)
           : kInputTransform * double(problem.inputs) + kOutputTransform * double(problem.outputs);
-  return double(positions(algorithm)) * (tiles * (pairs + channels) + kWeightTransform * pairs);
+  return double(positions(algorithm)) * (tiles * (pairs + channels) + weight * pairs);
 }
 
 bool is_possible(const Problem& problem, Algorithm algorithm) {
@@ -92,10 +95,36 @@ Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
   return direct;
 }
 
-// A block of tiles has to be long enough to earn back the reading of the weight, and V of it short
-// enough for the caches.
-constexpr int64_t kMostTiles = 96, kFewTiles = 24;
-constexpr int64_t kBlockBytes = 4 << 20;
+// V of a block of tiles has to fit into the caches.
+constexpr int64_t kMostTiles = 108;
+constexpr int64_t kBlockBytes = 5 << 20;
+
+// Blocks of tiles and ranges of outputs that give the busiest thread the least to do: multiply-adds
+// for one position and input channel. A micro-kernel takes tile_group tiles, so a block of 49 costs
+// as much as one of 54; each block reads its range's weight; and each range transforms its inputs.
+Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tiles) {
+  constexpr int64_t kReading = 4, kTransform = 10;
+  const int64_t fit = kBlockBytes / (positions * problem.inputs * 4);
+  const int64_t most = std::clamp(fit, 4 * problem.tile_group, kMostTiles);
+  Blocking best;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t ranges = 1; ranges <= problem.threads; ++ranges) {
+    if (problem.threads % ranges != 0) continue;
+    const int64_t sharers = problem.threads / ranges;  // threads with the same range
+    const int64_t outputs = round_up(divide_up(problem.outputs, ranges), problem.channel_block);
+    const int64_t fewest = divide_up(divide_up(tiles, most), sharers);
+    for (int64_t each = fewest; each <= 2 * fewest; ++each) {  // blocks for each thread
+      const int64_t block = divide_up(tiles, each * sharers);
+      const int64_t padded = round_up(block, problem.tile_group);
+      const int64_t work = each * ((padded + kReading) * outputs + kTransform * block);
+      if (work < least) {
+        least = work;
+        best = {block, outputs};
+      }
+    }
+  }
+  return best;
+}
 
 std::string environment(const char* variable) {
   const char* value = std::getenv(variable);
@@ -165,17 +194,7 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
   const int64_t tiles = plan.tiling.count(), threads = problem.threads;
-  const int64_t fit = kBlockBytes / (positions(algorithm) * problem.inputs * 4);
-  const int64_t most = std::clamp(fit, kFewTiles, kMostTiles);
-  // As many blocks for each thread; where they would become too small, ranges of outputs instead.
-  int64_t blocks = round_up(divide_up(tiles, most), threads);
-  int64_t splits = 1;
-  if (tiles < blocks * kFewTiles) {
-    blocks = divide_up(tiles, most);
-    splits = threads;
-  }
-  plan.blocking.tiles = divide_up(tiles, blocks);
-  plan.blocking.outputs = round_up(divide_up(problem.outputs, splits), problem.channel_block);
+  plan.blocking = choose_blocking(problem, positions(algorithm), tiles);
   plan.pieces =
       divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
   const int64_t per_thread =

@@ -30,6 +30,7 @@ struct Problem {
   Storage storage = Storage::kFloat32;
   int64_t threads = 1;
   int64_t channel_block = 16;  // of the instruction set in force
+  int64_t tile_group = 6;      // tiles that a micro-kernel takes, likewise
 };
 
 struct Plan {
