@@ -104,6 +104,7 @@ def readme(cpus: list[Record], gpus: list[Record]) -> Iterator[str]:
         yield from _ratio_table(record)
         yield ""
         yield "Medians, and between the quartiles of all rounds; above 1, vgg_fast is faster."
+        yield from _scaling(record)
         yield from _problems(record)
     else:
         yield f"On CPUs: {NOT_YET}."
@@ -153,6 +154,15 @@ def _memory_cells(row: Record, peers: list[str]) -> list[str]:
         return []
     found = (row["contenders"].get(p, {}).get("memory", {}).get("bytes") for p in peers)
     return [f"{theirs / ours:.2f}" if theirs else "–" for theirs in found]
+
+
+def _scaling(record: Record) -> Iterator[str]:
+    if "scaling" not in record:  # one thread, or the work wasn't measured
+        return
+    found = record["scaling"]
+    title = next(row["title"] for row in record["rows"] if row["name"] == found["work"])
+    times = _ratio_cell(found["ratio"])
+    yield f"From 1 to {found['threads']} threads vgg_fast becomes {times} times as fast ({title})."
 
 
 def _problems(record: Record) -> Iterator[str]:

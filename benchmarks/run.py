@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import memory, peak, reference, timing
+from benchmarks import memory, peak, reference, scaling, timing
 from benchmarks.peers import PEERS, TORCH_PEERS, Call, Unavailable
 from benchmarks.work import Work, works
 from vgg_fast import info
@@ -90,10 +90,25 @@ class Run:
                     if "problem" in found:
                         self._line(f"  {name} {found['problem']}")
                 self._line(f"  {row['command']}")
+                if work.name.startswith("network-forward-b") and self._scales(work):
+                    self.record["scaling"] = self._scaling(work)
                 if draft is not None:
                     write(self.record, draft)
         self.record["seconds"] = time.perf_counter() - self.started
         return self.record
+
+    def _scales(self, work: Work) -> bool:
+        """More than one image: a single one is bound by reading the weights."""
+        return self.threads > 1 and work.shape[0] > 1 and "fused" in self.options.peers
+
+    def _scaling(self, work: Work) -> dict[str, Any]:
+        found = scaling.measure(work, self.threads, 15.0, 2 if self.options.quick else 5)
+        ratio = found["ratio"]
+        self._line(
+            f"  fused, 1 -> {self.threads} threads: {ratio['median']:.2f} times as fast "
+            f"({ratio['q1']:.2f}-{ratio['q3']:.2f}, {found['rounds']} rounds)"
+        )
+        return found
 
     def _line(self, text: str) -> None:
         self.console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import memory, reference, run, timing
+from benchmarks import memory, reference, run, scaling, timing
 from benchmarks.peers import PEERS, TORCH_PEERS, Call, Unavailable
 from benchmarks.peers.ncnn import written
 from benchmarks.work import works
@@ -62,6 +62,28 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["eager"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 3.0}
     assert found["fused"]["ratio"]["median"] == 1.0
     assert found["eager"]["seconds"]["median"] == 4.0
+
+
+def test_scaling_compares_one_thread_with_many_and_leaves_threads_as_they_were(monkeypatch) -> None:
+    seen: list[int] = []
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+
+    class Ideal:
+        def prepare(self, work) -> Call:
+            def spend(_) -> None:
+                seen.append(torch.get_num_threads())
+                now[0] += 6.0 / torch.get_num_threads()
+
+            return Call(run=spend, results=lambda _: [])
+
+    monkeypatch.setitem(PEERS, "fused", Ideal())
+    before = torch.get_num_threads()
+    found = scaling.measure(QUICK["network-forward-b2"], threads=2, seconds=0.0)
+    assert torch.get_num_threads() == before and set(seen) == {1, 2}
+    assert found["ratio"]["median"] == 2.0 and found["rounds"] == 3
+    assert found["times"] == {"1": [6.0] * 3, "2": [3.0] * 3}
 
 
 def test_what_setup_takes_is_not_counted(monkeypatch) -> None:

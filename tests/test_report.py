@@ -114,6 +114,17 @@ def test_ratios_quartiles_means_and_memory(root) -> None:
     assert "| 1.0e-06 | 250 MiB |" in notebook
 
 
+def test_scaling_is_told_where_it_was_measured(root) -> None:
+    put(root, "a.json", record())
+    assert "From 1 to" not in made(root)[0]
+    scaled = record()
+    times = {"median": 1.9, "q1": 1.85, "q3": 1.95}
+    scaled["scaling"] = {"work": scaled["rows"][0]["name"], "threads": 2, "ratio": times}
+    put(root, "a.json", scaled)
+    readme, _ = made(root)
+    assert "From 1 to 2 threads vgg_fast becomes **1.90** (1.85–1.95) times as fast" in readme
+
+
 def test_a_contender_that_could_not_take_part_is_listed(root) -> None:
     put(root, "a.json", record())
     readme, notebook = made(root)
