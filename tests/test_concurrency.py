@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -49,6 +50,39 @@ def test_forks(test: str) -> None:
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_one_pool_of_threads() -> None:
+    """The kernels run on torch's threads: no second OpenMP runtime, and no thread of their own."""
+    code = """
+import os, torch, threadpoolctl
+torch.set_num_threads(2)
+image, weight = torch.randn(2, 64, 28, 28), torch.randn(64, 64, 3, 3)
+torch.nn.functional.conv2d(image, weight, padding=1)
+
+def pools():
+    return sorted((p["filepath"], p["num_threads"]) for p in threadpoolctl.threadpool_info())
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+before = pools(), threads()
+import vgg_fast.functional
+for algorithm in ("winograd4", "direct"):
+    with vgg_fast.cpu.use(algorithm):
+        weight = weight.detach().requires_grad_()
+        vgg_fast.functional.conv3x3_relu_pool(image, weight).sum().backward()
+assert (pools(), threads()) == before, (before, pools(), threads())
+assert [count for _, count in pools()].count(2) >= 1, pools()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
         check=False,
     )
     assert run.returncode == 0, run.stderr
