@@ -38,9 +38,10 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   const double tiles = double(winograd_tiling(problem, algorithm).count());
   // A transform takes about as many operations for each value as these multiply-adds.
   constexpr double kInputTransform = 10, kOutputTransform = 14;
-  // A convolution's weight counts as kept: it is read, and not transformed, at most calls where
-  // that matters. The plan may not depend on whether it is; equal calls give equal bits.
-  const double weight = weight_gradient ? 12 : 4;
+  // A convolution's weight counts as kept: reading it costs a memory-bound pass, about what 8
+  // tiles' multiplications do, but no transform. The plan may not depend on whether it is kept;
+  // equal calls give equal bits.
+  const double weight = weight_gradient ? 12 : 8;
   const double channels =
       weight_gradient
           ? kInputTransform * double(problem.inputs + problem.outputs)
