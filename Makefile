@@ -66,7 +66,8 @@ SANITIZE_TESTS := $(wildcard tests/test_conv3x3*.py) $(addprefix tests/test_, ma
 RUNTIMES = $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++} -print-file-name=libstdc++.so)
 sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefined-behaviour sanitizers
 	mkdir -p $(SANITIZED)
-	cp -r --update csrc tests vgg_fast setup.py setup_cuda.py pyproject.toml README.md $(SANITIZED)
+	rm -rf $(addprefix $(SANITIZED)/, csrc tests vgg_fast)
+	cp -r --preserve=timestamps csrc tests vgg_fast setup.py setup_cuda.py pyproject.toml README.md $(SANITIZED)
 	rm -f $(SANITIZED)/vgg_fast/*.so
 	cd $(SANITIZED) && VGG_FAST_CUDA=0 VGG_FAST_SANITIZE=1 $(abspath $(RUN)) setup.py --quiet build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. OMP_NUM_THREADS=2 \

@@ -196,7 +196,9 @@ BACKWARD_TENSORS = [
 
 @convolutions
 def test_the_backward_operators_take_what_the_tests_below_break(op: str) -> None:
-    getattr(OPS, op + "_backward")(*backward_arguments(op))
+    arguments = backward_arguments(op)
+    gradients = getattr(OPS, op + "_backward")(*arguments)
+    assert [gradient.shape for gradient in gradients[:2]] == [t.shape for t in arguments[1:3]]
 
 
 @pytest.mark.parametrize(("op", "index", "name"), BACKWARD_TENSORS)

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "convolution.h"
+#include "outputs.h"
 
 namespace vgg_fast::cpu {
 namespace {
@@ -15,10 +16,9 @@ std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& 
   check_convolution(op, input, weight, bias);
   check_poolable(op, input);
   const int64_t outputs = weight.size(0), height = input.size(2) / 2, width = input.size(3) / 2;
-  const Tensor output = empty_channels_last(input, outputs, height, width, input.scalar_type());
-  const Tensor argmax = return_argmax
-                            ? empty_channels_last(input, outputs, height, width, ScalarType::Byte)
-                            : nothing(input, ScalarType::Byte);
+  const Tensor output = new_output(input, outputs, height, width, input.scalar_type());
+  const Tensor argmax = return_argmax ? new_output(input, outputs, height, width, ScalarType::Byte)
+                                      : nothing(input, ScalarType::Byte);
   Destination destination;
   destination.kind = Destination::Kind::kReluPool;
   destination.values = output.data_ptr();

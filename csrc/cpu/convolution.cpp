@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kept_weights.h"
+#include "outputs.h"
 #include "plan.h"
 #include "threads.h"
 #include "workspace.h"
@@ -143,7 +144,7 @@ std::tuple<Tensor, Tensor> direct_weight_gradients(WeightGradient task, const Te
 
   Tensor grad_weight = nothing(weight, dtype), grad_bias = nothing(weight, dtype);
   if (task.need_weight) {
-    grad_weight = torch::stable::empty_like(weight);
+    grad_weight = new_gradient(weight);
     parallel(terms, [&](int64_t first, int64_t last) {
       kernel.store_weight_gradient(weight_of(grad_weight), sums.at(0), threads, first, last);
     });
@@ -196,7 +197,7 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradie
 
   Tensor grad_weight = nothing(weight, dtype);
   if (task.need_weight) {
-    grad_weight = torch::stable::empty_like(weight);
+    grad_weight = new_gradient(weight);
     std::atomic<bool> finite = true;
     parallel(weight.size(1), [&](int64_t first, int64_t last) {
       if (!kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last)) {
@@ -290,7 +291,7 @@ Tensor convolution_forward(const Tensor& input, const Tensor& weight,
                            const std::optional<Tensor>& bias, Destination::Kind kind) {
   const Tensor map = channels_last(input);
   const Tensor output =
-      empty_channels_last(input, weight.size(0), input.size(2), input.size(3), input.scalar_type());
+      new_output(input, weight.size(0), input.size(2), input.size(3), input.scalar_type());
   Destination destination;
   destination.kind = kind;
   destination.values = output.data_ptr();
@@ -303,8 +304,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Source& gradient, 
                                                         bool need_weight, bool need_bias) {
   Tensor grad_input = nothing(input, input.scalar_type());
   if (need_input) {
-    grad_input = empty_channels_last(input, input.size(1), input.size(2), input.size(3),
-                                     input.scalar_type());
+    grad_input =
+        new_output(input, input.size(1), input.size(2), input.size(3), input.scalar_type());
     Destination destination;
     destination.values = grad_input.data_ptr();
     convolve(gradient, weight, true, std::nullopt, destination);

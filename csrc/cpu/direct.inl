@@ -9,37 +9,37 @@
 //
 //   sums[m][k] += Σ_pixel patch[pixel + offset[m]] · gradient[pixel][k]
 
-// sums[i][k] (+)= Σ_t left[rows[i] + terms[t]] · right[t][k], for kPixels rows i and kBlock columns
-// k.
-template <class Real>
+// sums[i][k] (+)= Σ_t left[rows[i] + terms[t]] · right[t][k], for kPixels rows i and kWidth vectors
+// of columns k.
+template <class Real, int64_t kWidth>
 inline void multiply(const Real* left, const int64_t* rows, const int64_t* terms, int64_t count,
                      const Real* right, int64_t right_stride, bool accumulate, Real* sums,
                      int64_t sums_stride) {
   using S = Shape<Real>;
-  typename S::Vector sum[S::kPixels][S::kVectors];
+  typename S::Vector sum[S::kPixels][kWidth];
   const Real* row[S::kPixels];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < S::kPixels; ++i) {
     row[i] = left + rows[i];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < S::kVectors; ++v) sum[i][v] = typename S::Vector{};
+    for (int64_t v = 0; v < kWidth; ++v) sum[i][v] = typename S::Vector{};
   }
   for (int64_t t = 0; t < count; ++t, right += right_stride) {
-    typename S::Vector factor[S::kVectors];
+    typename S::Vector factor[kWidth];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < S::kVectors; ++v) factor[v] = load<Real>(right + v * S::kLanes);
+    for (int64_t v = 0; v < kWidth; ++v) factor[v] = load<Real>(right + v * S::kLanes);
     const int64_t term = terms[t];
 #pragma GCC unroll 16
     for (int64_t i = 0; i < S::kPixels; ++i) {
       const Real value = row[i][term];
 #pragma GCC unroll 4
-      for (int64_t v = 0; v < S::kVectors; ++v) sum[i][v] += value * factor[v];
+      for (int64_t v = 0; v < kWidth; ++v) sum[i][v] += value * factor[v];
     }
   }
 #pragma GCC unroll 16
   for (int64_t i = 0; i < S::kPixels; ++i) {
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < S::kVectors; ++v) {
+    for (int64_t v = 0; v < kWidth; ++v) {
       Real* to = sums + i * sums_stride + v * S::kLanes;
       store<Real>(accumulate ? load<Real>(to) + sum[i][v] : sum[i][v], to);
     }
@@ -126,10 +126,13 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
 
     const Real* weight = static_cast<const Real*>(convolution.packed_weight);
     for (int64_t k = 0; k < outputs; k += S::kBlock, weight += terms * S::kBlock) {
-      for (int64_t p = 0; p < pixels; p += S::kPixels) {
-        multiply<Real>(values, offsets + p, taps, terms, weight, S::kBlock, false,
-                       sums + p * S::kBlock, S::kBlock);
-      }
+      const int64_t width = block_width<Real>(outputs, k);
+      with_vectors<Real>(width, [&](auto vectors) {
+        for (int64_t p = 0; p < pixels; p += S::kPixels) {
+          multiply<Real, vectors.count>(values, offsets + p, taps, terms, weight, width, false,
+                                        sums + p * S::kBlock, S::kBlock);
+        }
+      });
       write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, tile.columns, bias,
                         k, outputs - k < S::kBlock ? outputs - k : S::kBlock);
     }
@@ -148,12 +151,13 @@ void pack_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t la
   const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
   for (int64_t block = first; block < last; ++block) {
     Real* to = static_cast<Real*>(packed) + block * 9 * inputs * S::kBlock;
+    const int64_t width = block_width<Real>(outputs, block * S::kBlock);
     for (int64_t tap = 0; tap < 9; ++tap) {
       const int64_t from_tap = for_dgrad ? 8 - tap : tap;
       const Value* from =
           values + from_tap / 3 * weight.row_stride + from_tap % 3 * weight.column_stride;
-      for (int64_t c = 0; c < inputs; ++c, to += S::kBlock) {
-        for (int64_t k = 0; k < S::kBlock; ++k) {
+      for (int64_t c = 0; c < inputs; ++c, to += width) {
+        for (int64_t k = 0; k < width; ++k) {
           const int64_t output = block * S::kBlock + k;
           to[k] =
               output < outputs ? to_real(from[output * output_stride + c * input_stride]) : Real(0);
@@ -214,23 +218,26 @@ void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t las
       pixel_offsets(tile, patch, pixels, offsets);
     }
     for (int64_t k = 0; k < outputs; k += S::kBlock) {
-      const int64_t width = outputs - k < S::kBlock ? outputs - k : S::kBlock;
+      const int64_t width = block_width<Real>(outputs, k);
+      const int64_t used = outputs - k < width ? outputs - k : width;
       Real partial[S::kBlock] = {};
       for (int64_t p = 0; p < pixels; ++p) {
         const Real* from = gradient + p * outputs + k;
-        Real* to = block + p * S::kBlock;
-        for (int64_t i = 0; i < width; ++i) {
+        Real* to = block + p * width;
+        for (int64_t i = 0; i < used; ++i) {
           to[i] = from[i];
           partial[i] += from[i];
         }
-        zero(to + width, S::kBlock - width);
+        zero(to + used, width - used);
       }
-      for (int64_t i = 0; i < width; ++i) bias_sums[k + i] += partial[i];
+      for (int64_t i = 0; i < used; ++i) bias_sums[k + i] += partial[i];
       if (!task.need_weight) continue;
-      for (int64_t m = 0; m < terms; m += S::kPixels) {
-        multiply<Real>(values, taps + m, offsets, pixels, block, S::kBlock, true,
-                       sums + m * padded_outputs + k, padded_outputs);
-      }
+      with_vectors<Real>(width, [&](auto vectors) {
+        for (int64_t m = 0; m < terms; m += S::kPixels) {
+          multiply<Real, vectors.count>(values, taps + m, offsets, pixels, block, width, true,
+                                        sums + m * padded_outputs + k, padded_outputs);
+        }
+      });
     }
   }
 }

@@ -17,12 +17,12 @@ constexpr int64_t vector_bytes(InstructionSet set) {
   }
 }
 
-// Pixels, or tiles, of a micro-kernel: as many sums as there are registers for.
-constexpr int64_t rows_of_sums(InstructionSet set) {
-  return set == InstructionSet::kAvx512 ? 12 : 6;
+// A micro-kernel's sums: pixels, or tiles, × vectors of output channels, as many as there are
+// registers for. Few rows and many vectors: a row costs a broadcast for each term, a vector a load,
+// and the rows come from further away.
+constexpr int64_t kRowsOfSums = 6;
+constexpr int64_t vectors_of_outputs(InstructionSet set) {
+  return set == InstructionSet::kAvx512 ? 4 : 2;
 }
-
-// A micro-kernel computes two vectors of output channels.
-constexpr int64_t kVectorsOfOutputs = 2;
 
 }  // namespace vgg_fast::cpu

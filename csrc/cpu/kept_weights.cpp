@@ -51,32 +51,18 @@ uint64_t fingerprint(const char* from, int64_t bytes) {
   return hash;
 }
 
-// Bytes from a weight's first element to its last.
-int64_t extent(const Weight& weight) {
+int64_t bytes_of(const Weight& weight) {
+  const bool is_16_bit =
+      weight.storage == Storage::kBFloat16 || weight.storage == Storage::kFloat16;
+  return 9 * weight.outputs * weight.inputs * (is_16_bit ? 2 : 4);
+}
+
+// Whether all elements lie within the bytes_of(weight) that begin at the first.
+bool is_dense(const Weight& weight) {
   const int64_t last = (weight.outputs - 1) * weight.output_stride +
                        (weight.inputs - 1) * weight.input_stride + 2 * weight.row_stride +
                        2 * weight.column_stride;
-  const bool is_16_bit =
-      weight.storage == Storage::kBFloat16 || weight.storage == Storage::kFloat16;
-  return (last + 1) * (is_16_bit ? 2 : 4);
-}
-
-bool is_dense(const Weight& weight) {
-  Weight dense = weight;
-  dense.output_stride = 9 * weight.inputs;
-  dense.input_stride = 9;
-  dense.row_stride = 3;
-  dense.column_stride = 1;
-  return extent(weight) == extent(dense);
-}
-
-bool equal(const WeightForm& a, const WeightForm& b) {
-  const Weight &v = a.weight, &w = b.weight;
-  return v.values == w.values && v.storage == w.storage && v.outputs == w.outputs &&
-         v.inputs == w.inputs && v.output_stride == w.output_stride &&
-         v.input_stride == w.input_stride && v.row_stride == w.row_stride &&
-         v.column_stride == w.column_stride && a.algorithm == b.algorithm &&
-         a.for_dgrad == b.for_dgrad;
+  return last < 9 * weight.outputs * weight.inputs;
 }
 
 // A weight that was seen, and its transformed copy if it is kept.
@@ -104,7 +90,7 @@ Registry& registry() {
 // The entry, moved to the end; null if the weight wasn't seen.
 Entry* find(Registry& seen, const WeightForm& form) {
   const auto entry = std::find_if(seen.entries.begin(), seen.entries.end(),
-                                  [&](const Entry& e) { return equal(e.form, form); });
+                                  [&](const Entry& e) { return e.form == form; });
   if (entry == seen.entries.end()) return nullptr;
   std::rotate(entry, entry + 1, seen.entries.end());
   return &seen.entries.back();
@@ -173,7 +159,7 @@ std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t b
   const int64_t most = settings().weight_cache;
   if (bytes > most || !is_dense(form.weight)) return transform_into<Workspace>(bytes, transform);
   const uint64_t contents =
-      fingerprint(static_cast<const char*>(form.weight.values), extent(form.weight));
+      fingerprint(static_cast<const char*>(form.weight.values), bytes_of(form.weight));
   bool unchanged = false;
   if (auto copy = look_up(form, contents, unchanged)) return copy;
   if (!unchanged) return transform_into<Workspace>(bytes, transform);

@@ -23,6 +23,7 @@ struct WeightForm {
   Weight weight;
   Algorithm algorithm = Algorithm::kDirect;
   bool for_dgrad = false;
+  bool operator==(const WeightForm&) const = default;
 };
 
 // The weight in this form: the kept copy if there is one with its present contents, otherwise

@@ -42,6 +42,7 @@ struct Weight {
   const void* values = nullptr;
   int64_t outputs = 0, inputs = 0;
   int64_t output_stride = 0, input_stride = 0, row_stride = 0, column_stride = 0;
+  bool operator==(const Weight&) const = default;
 };
 
 // The work is cut into tiles: some images × some rows × some columns of a full-resolution map.

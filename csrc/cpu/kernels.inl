@@ -1,6 +1,6 @@
 // One instruction set's kernels. The including file sets the target and defines, inside its
 // anonymous namespace,
-//   struct Isa { kSet; kBytes of a vector; kPixels of a micro-kernel };
+//   struct Isa { kSet; kBytes of a vector; kVectors of a micro-kernel };
 // All of this is in that namespace too and calls nothing from the standard library: an inline
 // function compiled for AVX-512 could otherwise be the copy that the linker keeps for everyone.
 
@@ -8,6 +8,7 @@
 #include "storage.inl"
 #include "vectors.inl"
 #include "tiles.inl"
+#include "epilogue.inl"
 #include "direct.inl"
 #include "winograd_transforms.inl"
 #include "winograd.inl"
@@ -57,7 +58,7 @@ constexpr Kernels kTable = {
     [](Storage storage) {
       return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kBlock; });
     },
-    Isa::kPixels,
+    kRowsOfSums,
     [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
       with_storage(weight.storage, [&](auto s) {
         pack_weight<ValueOf<decltype(s)>, RealOf<decltype(s)>>(weight, for_dgrad, first, last,

@@ -1,4 +1,4 @@
-// The kernels for AVX-512: 32 registers of 64 bytes hold 12 × 2 sums, 2 factors, 1 broadcast.
+// The kernels for AVX-512: 32 registers of 64 bytes hold 6 × 4 sums, 4 factors, 1 broadcast.
 
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 
@@ -10,7 +10,7 @@ namespace {
 struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kAvx512;
   static constexpr int64_t kBytes = vector_bytes(kSet);
-  static constexpr int64_t kPixels = rows_of_sums(kSet);
+  static constexpr int64_t kVectors = vectors_of_outputs(kSet);
 };
 
 #include "kernels.inl"

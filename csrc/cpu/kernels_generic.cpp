@@ -8,7 +8,7 @@ namespace {
 struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kGeneric;
   static constexpr int64_t kBytes = vector_bytes(kSet);
-  static constexpr int64_t kPixels = rows_of_sums(kSet);
+  static constexpr int64_t kVectors = vectors_of_outputs(kSet);
 };
 
 #include "kernels.inl"

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "convolution.h"
+#include "outputs.h"
 #include "threads.h"
 
 namespace vgg_fast::cpu {
@@ -17,10 +18,9 @@ std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) 
   check_input(op, input);
   check_poolable(op, input);
   const int64_t channels = input.size(1), height = input.size(2) / 2, width = input.size(3) / 2;
-  const Tensor output = empty_channels_last(input, channels, height, width, input.scalar_type());
-  const Tensor argmax = return_argmax
-                            ? empty_channels_last(input, channels, height, width, ScalarType::Byte)
-                            : nothing(input, ScalarType::Byte);
+  const Tensor output = new_output(input, channels, height, width, input.scalar_type());
+  const Tensor argmax = return_argmax ? new_output(input, channels, height, width, ScalarType::Byte)
+                                      : nothing(input, ScalarType::Byte);
   const Tensor map = channels_last(input);
   const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
   uint8_t* positions = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
@@ -41,8 +41,8 @@ Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int
           " don't belong to an input of ", height, "x", width);
   check_argmax(op, argmax);
   const Tensor grad = channels_last(grad_output), positions = channels_last(argmax);
-  const Tensor grad_input = empty_channels_last(grad_output, grad_output.size(1), height, width,
-                                                grad_output.scalar_type());
+  const Tensor grad_input =
+      new_output(grad_output, grad_output.size(1), height, width, grad_output.scalar_type());
   const Pooling pooling = pooling_of(grad, height, width);
   parallel(grad.size(0) * height, [&](int64_t first, int64_t last) {
     kernels().max_pool_backward(pooling, grad.data_ptr(),

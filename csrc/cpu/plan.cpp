@@ -98,7 +98,7 @@ Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
 
 // V of a block of tiles has to fit into the caches.
 constexpr int64_t kMostTiles = 108;
-constexpr int64_t kBlockBytes = 5 << 20;
+constexpr int64_t kBlockBytes = 8 << 20;
 
 // Blocks of tiles and ranges of outputs that give the busiest thread the least to do: multiply-adds
 // for one position and input channel. A micro-kernel takes tile_group tiles, so a block of 49 costs
@@ -212,7 +212,9 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
-  plan.chunk = std::min<int64_t>(plan.tiling.count(), 128);
+  // As many bytes of transformed tiles as of sums: those are read and written for each chunk.
+  const int64_t balanced = problem.inputs * problem.outputs / (problem.inputs + problem.outputs);
+  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, balanced / 64 * 64));
   plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
   plan.workspace = positions(algorithm) * 4 *
                    (plan.chunk * (problem.inputs + problem.outputs) +

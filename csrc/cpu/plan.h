@@ -29,8 +29,8 @@ struct Problem {
   int64_t images = 0, inputs = 0, outputs = 0, height = 0, width = 0;
   Storage storage = Storage::kFloat32;
   int64_t threads = 1;
-  int64_t channel_block = 16;  // of the instruction set in force
-  int64_t tile_group = 6;      // tiles that a micro-kernel takes, likewise
+  int64_t channel_block = 16;        // of the instruction set in force
+  int64_t tile_group = kRowsOfSums;  // tiles that a micro-kernel takes
 };
 
 struct Plan {

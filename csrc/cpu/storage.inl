@@ -31,41 +31,63 @@ struct StorageOf<Storage::kFloat16> {
 using BFloat16 = StorageOf<Storage::kBFloat16>::Value;
 using Float16 = StorageOf<Storage::kFloat16>::Value;
 
-inline uint32_t bits_of(float value) { return __builtin_bit_cast(uint32_t, value); }
-inline float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+// The conversions, for a uint32_t and a float, or for vectors of them.
+
+template <class Floats, class Bits>
+inline Floats floats_of(Bits bits) {
+  return __builtin_bit_cast(Floats, bits);
+}
+template <class Bits, class Floats>
+inline Bits bits_of(Floats floats) {
+  return __builtin_bit_cast(Bits, floats);
+}
+
+template <class Floats, class Bits>
+inline Floats widen(BFloat16, Bits bits) {
+  return floats_of<Floats>(bits << 16);
+}
+
+// The exponent's bias differs by 112: a multiplication by 2^112 corrects it, for subnormals too.
+template <class Floats, class Bits>
+inline Floats widen(Float16, Bits bits) {
+  const Bits magnitude = (bits & 0x7fff) << 13;
+  const Bits scaled = bits_of<Bits>(floats_of<Floats>(magnitude) * 0x1p112f);
+  const Bits special = magnitude >= 0x0f800000 ? Bits{} + 0x7f800000 : Bits{};
+  return floats_of<Floats>(scaled | special | (bits & 0x8000) << 16);
+}
+
+// Rounds to nearest, ties to even; a NaN stays a NaN.
+template <class Bits, class Floats>
+inline Bits narrow(BFloat16, Floats value) {
+  const Bits bits = bits_of<Bits>(value);
+  const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return (value != value ? bits | 0x400000 : rounded) >> 16;
+}
+
+// As above. Below 2^-14 the result is subnormal: adding 0.5 lets the adder round it in place.
+template <class Bits, class Floats>
+inline Bits narrow(Float16, Floats value) {
+  const Bits bits = bits_of<Bits>(value);
+  const Bits magnitude = bits & 0x7fffffff;
+  const Bits subnormal = bits_of<Bits>(floats_of<Floats>(magnitude) + 0.5f) - 0x3f000000;
+  const Bits normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Bits finite = magnitude < (113u << 23) ? subnormal : normal;
+  const Bits special = magnitude > 0x7f800000 ? Bits{} + 0x7e00 : Bits{} + 0x7c00;
+  return (magnitude >= 0x477ff000 ? special : finite) | (bits >> 16 & 0x8000);
+}
 
 inline float to_real(float value) { return value; }
 inline double to_real(double value) { return value; }
-inline float to_real(BFloat16 value) { return float_of(uint32_t{value.bits} << 16); }
-
-// The exponent's bias differs by 112: a multiplication by 2^112 corrects it, for subnormals too.
-inline float to_real(Float16 value) {
-  const uint32_t magnitude = uint32_t(value.bits & 0x7fff) << 13;
-  const uint32_t scaled = bits_of(float_of(magnitude) * float_of(0x77800000));
-  const uint32_t special = magnitude >= 0x0f800000 ? 0x7f800000 : 0;
-  return float_of(scaled | special | uint32_t(value.bits & 0x8000) << 16);
+template <class Half>
+inline float to_real(Half value) {
+  return widen<float>(Half{}, uint32_t{value.bits});
 }
 
 inline void from_real(float value, float& to) { to = value; }
 inline void from_real(double value, double& to) { to = value; }
-inline void from_real(uint8_t value, uint8_t& to) { to = value; }
-
-// Rounds to nearest, ties to even; a NaN stays a NaN.
-inline void from_real(float value, BFloat16& to) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  to.bits = uint16_t((value != value ? bits | 0x400000 : rounded) >> 16);
-}
-
-// As above. Below 2^-14 the result is subnormal: adding 0.5 lets the adder round it in place.
-inline void from_real(float value, Float16& to) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
-  const uint32_t normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
-  const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
-  to.bits = uint16_t((magnitude >= 0x477ff000 ? special : finite) | (bits >> 16 & 0x8000));
+template <class Half>
+inline void from_real(float value, Half& to) {
+  to.bits = uint16_t(narrow<uint32_t>(Half{}, value));
 }
 
 template <class Value, class Real>

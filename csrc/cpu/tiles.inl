@@ -1,4 +1,4 @@
-// Tiles: reading a source into a padded patch of Reals, and writing results through the epilogue.
+// Tiles of a source: read into a padded patch of Reals, or one vector of channels at a time.
 //
 //        columns + 2
 //      ┌─────────────┐     A patch is the tile's pixels with a border of one, zero outside the
@@ -114,92 +114,83 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
   }
 }
 
-// The epilogues work on whole blocks of channels: sums and biases are padded to them, and only the
-// store looks at how many there are.
+template <Source::Kind kKind>
+struct KindOf {
+  static constexpr Source::Kind value = kKind;
+};
 
-template <class Real>
-inline typename Shape<Real>::Vector relu(typename Shape<Real>::Vector value) {
-  return value <= 0 ? typename Shape<Real>::Vector{} : value;  // a NaN is not <= 0, and stays
-}
-
-// The epilogue of one pixel without pooling: bias, ReLU, and the store.
-template <class Value, class Real>
-inline void store_pixel(const Real* sums, const Real* bias, bool with_relu, int64_t channels,
-                        Value* to) {
-  using S = Shape<Real>;
-  Real values[S::kBlock];
-  for (int64_t k = 0; k < S::kBlock; k += S::kLanes) {
-    const auto value = load<Real>(sums + k) + load<Real>(bias + k);
-    store<Real>(with_relu ? relu<Real>(value) : value, values + k);
+// f(KindOf<the source's kind>{}).
+template <class F>
+inline void with_kind(Source::Kind kind, F&& f) {
+  switch (kind) {
+    case Source::Kind::kThroughRelu:
+      return f(KindOf<Source::Kind::kThroughRelu>{});
+    case Source::Kind::kThroughPool:
+      return f(KindOf<Source::Kind::kThroughPool>{});
+    default:
+      return f(KindOf<Source::Kind::kMap>{});
   }
-  write_row(values, channels, to);
 }
 
-// The epilogue of one 2×2 window: bias, ReLU, maximum, and the store.
-template <class Value, class Real>
-inline void store_window(const Real* const sums[4], const Real* bias, int64_t channels, Value* to,
-                         uint8_t* argmax) {
-  using S = Shape<Real>;
-  Real values[S::kBlock];
-  uint8_t positions[S::kBlock];
-  for (int64_t k = 0; k < S::kBlock; k += S::kLanes) {
-    const auto offset = load<Real>(bias + k);
-    auto best = relu<Real>(load<Real>(sums[0] + k) + offset);
-    auto position = typename S::Integers{};
-    for (int i = 1; i < 4; ++i) {
-      const auto value = relu<Real>(load<Real>(sums[i] + k) + offset);
-      const auto wins = value > best || value != value;  // in torch the last NaN wins
-      best = wins ? value : best;
-      position = wins ? typename S::Integers{} + i : position;
-    }
-    store<Real>(best, values + k);
-    const auto bytes = __builtin_convertvector(position, typename S::Bytes);
-    __builtin_memcpy(positions + k, &bytes, sizeof(bytes));
-  }
-  write_row(values, channels, to);
-  if (argmax != nullptr) write_row(positions, channels, argmax);
-}
+alignas(64) constexpr uint8_t kZeros[64] = {};
 
-// Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a
-// pixel and `pitch` pixels a row.
-template <class Value, class Real>
-void write_tile(const Source& source, const Destination& destination, const Tile& tile,
-                const Real* sums, int64_t stride, int64_t pitch, const Real* bias, int64_t first,
-                int64_t count) {
-  Value* values = static_cast<Value*>(destination.values) + first;
-  bias += first;
-  const int64_t channels = destination.channels;
-  const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
-    return sums + ((image * tile.rows + row) * pitch + column) * stride;
-  };
-  if (destination.kind != Destination::Kind::kReluPool) {
-    const bool relu = destination.kind == Destination::Kind::kRelu;
-    for (int64_t image = 0; image < tile.images; ++image) {
-      for (int64_t row = 0; row < tile.rows; ++row) {
-        const int64_t at =
-            (((tile.image + image) * source.height + tile.row + row) * source.width + tile.column) *
-            channels;
-        for (int64_t column = 0; column < tile.columns; ++column) {
-          store_pixel(pixel(image, row, column), bias, relu, count,
-                      values + at + column * channels);
+// The pixels of a square tile of a source, as vectors of fp32: what read_patch() does, without a
+// copy in between.
+template <class Value, Source::Kind kKind, int64_t kSide>
+class TilePixels {
+ public:
+  // The tile's first pixel may lie outside the map, by a border; what is outside reads as zero.
+  TilePixels(const Source& source, int64_t image, int64_t row, int64_t column) {
+    constexpr bool kPooled = kKind == Source::Kind::kThroughPool;
+    const int64_t height = kPooled ? source.height / 2 : source.height;
+    const int64_t width = kPooled ? source.width / 2 : source.width;
+    for (int64_t i = 0; i < kSide; ++i) {
+      for (int64_t j = 0; j < kSide; ++j) {
+        // Of the pooled map: negative pixels have negative windows.
+        const int64_t y = kPooled ? (row + i) >> 1 : row + i;
+        const int64_t x = kPooled ? (column + j) >> 1 : column + j;
+        Pixel& pixel = pixels_[i * kSide + j];
+        if (y < 0 || x < 0 || y >= height || x >= width) {
+          pixel.values = reinterpret_cast<const Value*>(kZeros);
+          pixel.output = pixel.values;
+          pixel.argmax = kZeros;
+          continue;
         }
-      }
-    }
-    return;
-  }
-  uint8_t* argmax = destination.argmax == nullptr ? nullptr : destination.argmax + first;
-  const int64_t height = source.height / 2, width = source.width / 2;
-  for (int64_t image = 0; image < tile.images; ++image) {
-    for (int64_t row = 0; row + 1 < tile.rows; row += 2) {
-      for (int64_t column = 0; column + 1 < tile.columns; column += 2) {
-        const int64_t at = (((tile.image + image) * height + (tile.row + row) / 2) * width +
-                            (tile.column + column) / 2) *
-                           channels;
-        const Real* const window[4] = {pixel(image, row, column), pixel(image, row, column + 1),
-                                       pixel(image, row + 1, column),
-                                       pixel(image, row + 1, column + 1)};
-        store_window(window, bias, count, values + at, argmax == nullptr ? nullptr : argmax + at);
+        const int64_t at = ((image * height + y) * width + x) * source.channels;
+        pixel.values = static_cast<const Value*>(source.values) + at;
+        if constexpr (kKind != Source::Kind::kMap) {
+          pixel.output = static_cast<const Value*>(source.output) + at;
+        }
+        if constexpr (kPooled) {
+          pixel.argmax = source.argmax + at;
+          pixel.position = uint8_t(((row + i) & 1) * 2 + ((column + j) & 1));
+        }
+        pixel.mask = -1;
       }
     }
   }
-}
+
+  // `count` channels from `channel` on, as many as a vector has at most; the others are zero.
+  inline FloatVector read(int64_t i, int64_t j, int64_t channel, int64_t count) const {
+    const Pixel& pixel = pixels_[i * kSide + j];
+    const int64_t at = channel & pixel.mask;
+    const FloatVector value = get<float>(pixel.values + at, count);
+    if constexpr (kKind == Source::Kind::kMap) return value;
+    auto blocked = get<float>(pixel.output + at, count) <= 0;
+    if constexpr (kKind == Source::Kind::kThroughPool) {
+      blocked |= __builtin_convertvector(get_bytes(pixel.argmax + at, count) != pixel.position,
+                                         Shape<float>::Integers);
+    }
+    return blocked ? FloatVector{} : value;
+  }
+
+ private:
+  struct Pixel {
+    const Value* values;
+    const Value* output = nullptr;
+    const uint8_t* argmax = nullptr;
+    int64_t mask = 0;  // of the channel: nothing is added to the address of the zeros
+    uint8_t position = 0;
+  };
+  Pixel pixels_[kSide * kSide];
+};

@@ -3,14 +3,18 @@
 
 template <class Real>
 struct Shape {
+  static constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(Real));
   typedef Real Vector __attribute__((vector_size(Isa::kBytes)));
   typedef decltype(Vector{} < Vector{}) Integers;
-  static constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(Real));
-  typedef uint8_t Bytes __attribute__((vector_size(Isa::kBytes / sizeof(Real))));
-  static constexpr int64_t kVectors = kVectorsOfOutputs;
-  static constexpr int64_t kPixels = Isa::kPixels;
+  typedef uint32_t Unsigned __attribute__((vector_size(4 * kLanes)));
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+  static constexpr int64_t kVectors = Isa::kVectors;
+  static constexpr int64_t kPixels = kRowsOfSums;
   static constexpr int64_t kBlock = kLanes * kVectors;  // output channels of one micro-kernel
 };
+
+using FloatVector = Shape<float>::Vector;
 
 template <class Real>
 inline typename Shape<Real>::Vector load(const Real* from) {
@@ -22,4 +26,86 @@ inline typename Shape<Real>::Vector load(const Real* from) {
 template <class Real>
 inline void store(typename Shape<Real>::Vector vector, Real* to) {
   __builtin_memcpy(to, &vector, sizeof(vector));
+}
+
+// Outputs of the block that begins at output k: whole vectors, as few as the last block needs.
+template <class Real>
+inline int64_t block_width(int64_t outputs, int64_t k) {
+  using S = Shape<Real>;
+  const int64_t left = round_up(outputs - k, S::kLanes);
+  return left < S::kBlock ? left : S::kBlock;
+}
+
+template <int64_t kCount>
+struct Vectors {
+  static constexpr int64_t count = kCount;
+};
+
+// f(Vectors<n>{}) for the n vectors of a block `width` outputs wide.
+template <class Real, int64_t kMost = Shape<Real>::kVectors, class F>
+inline void with_vectors(int64_t width, F&& f) {
+  if constexpr (kMost > 1) {
+    if (width < kMost * Shape<Real>::kLanes) return with_vectors<Real, kMost - 1>(width, f);
+  }
+  f(Vectors<kMost>{});
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// Vectors from and to stored values, at most `count` of them: the other lanes read as zero, and
+// aren't written.
+
+inline FloatVector load_stored(const float* from) { return load<float>(from); }
+inline Shape<double>::Vector load_stored(const double* from) { return load<double>(from); }
+template <class Half>
+inline FloatVector load_stored(const Half* from) {
+  Shape<float>::Halves bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return widen<FloatVector>(Half{}, __builtin_convertvector(bits, Shape<float>::Unsigned));
+}
+
+inline void store_stored(FloatVector vector, float* to) { store<float>(vector, to); }
+inline void store_stored(Shape<double>::Vector vector, double* to) { store<double>(vector, to); }
+template <class Half>
+inline void store_stored(FloatVector vector, Half* to) {
+  const auto bits =
+      __builtin_convertvector(narrow<Shape<float>::Unsigned>(Half{}, vector), Shape<float>::Halves);
+  __builtin_memcpy(to, &bits, sizeof(bits));
+}
+
+template <class Real, class Value>
+inline typename Shape<Real>::Vector get(const Value* from, int64_t count) {
+  using S = Shape<Real>;
+  if (count >= S::kLanes) return load_stored(from);
+  Value values[S::kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
+  return load_stored(values);
+}
+
+template <class Real, class Value>
+inline void put(typename Shape<Real>::Vector vector, int64_t count, Value* to) {
+  using S = Shape<Real>;
+  if (count >= S::kLanes) return store_stored(vector, to);
+  Value values[S::kLanes];
+  store_stored(vector, values);
+  for (int64_t i = 0; i < count; ++i) to[i] = values[i];
+}
+
+inline Shape<float>::Bytes get_bytes(const uint8_t* from, int64_t count) {
+  Shape<float>::Bytes bytes{};
+  if (count >= Shape<float>::kLanes) {
+    __builtin_memcpy(&bytes, from, sizeof(bytes));
+  } else {
+    for (int64_t i = 0; i < count; ++i) bytes[i] = from[i];
+  }
+  return bytes;
+}
+
+template <class Real>
+inline void put_bytes(typename Shape<Real>::Bytes bytes, int64_t count, uint8_t* to) {
+  if (count >= Shape<Real>::kLanes) {
+    __builtin_memcpy(to, &bytes, sizeof(bytes));
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = bytes[i];
+  }
 }

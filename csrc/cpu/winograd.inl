@@ -10,65 +10,29 @@
 // infinity would spread over its whole tile. Tiles with an output that isn't finite are marked, and
 // convolution.cpp has the direct kernel compute them again.
 
-// sums[i][k] (+)= Σ_t rows[i][t · kTermStride] · right[t][k] for kPixels rows and kBlock columns.
-template <int64_t kTermStride, bool kAccumulate>
-inline void multiply_rows(const float* const* rows, int64_t count, const float* right, float* sums,
-                          int64_t sums_stride) {
-  using S = Shape<float>;
-  FloatVector sum[S::kPixels][S::kVectors];
-  const float* row[S::kPixels];
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < S::kPixels; ++i) {
-    row[i] = rows[i];
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < S::kVectors; ++v) {
-      sum[i][v] = FloatVector{};
-    }
-  }
-  for (int64_t t = 0; t < count; ++t, right += S::kBlock) {
-    FloatVector factor[S::kVectors];
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < S::kVectors; ++v) factor[v] = load<float>(right + v * S::kLanes);
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < S::kPixels; ++i) {
-      const float value = row[i][t * kTermStride];
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < S::kVectors; ++v) sum[i][v] += value * factor[v];
-    }
-  }
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < S::kPixels; ++i) {
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < S::kVectors; ++v) {
-      float* to = sums + i * sums_stride + v * S::kLanes;
-      store<float>(kAccumulate ? load<float>(to) + sum[i][v] : sum[i][v], to);
-    }
-  }
-}
-
 // Rows of different positions lie a power of two apart, and would share one set of the L1 cache,
 // but for a cache line more.
 constexpr int64_t kApart = 16;
 
-// Channels that are read into a tile's patch at a time: 36 pixels of them stay in L1.
-constexpr int64_t kChannelsAtATime = 64;
-
-// ---------------------------------------------------------------------------------------------
-
 template <class W>
 struct WinogradWeight {
   static constexpr int64_t kPositions = W::kInput * W::kInput;
-  int64_t position_stride, block_stride;
-  explicit WinogradWeight(int64_t inputs) {
-    position_stride = inputs * Shape<float>::kBlock + kApart;
-    block_stride = kPositions * position_stride;
+  int64_t inputs, outputs;
+  int64_t block_offset(int64_t block) const {
+    return block * kPositions * (inputs * Shape<float>::kBlock + kApart);
   }
+  int64_t width(int64_t block) const {
+    return block_width<float>(outputs, block * Shape<float>::kBlock);
+  }
+  int64_t position_stride(int64_t block) const { return inputs * width(block) + kApart; }
 };
 
 template <class W>
 int64_t winograd_weight_bytes(int64_t inputs, int64_t outputs) {
-  const int64_t blocks = divide_up(outputs, Shape<float>::kBlock);
-  return blocks * WinogradWeight<W>(inputs).block_stride * int64_t(sizeof(float));
+  const WinogradWeight<W> layout{inputs, outputs};
+  const int64_t last = divide_up(outputs, Shape<float>::kBlock) - 1;
+  return (layout.block_offset(last) + layout.kPositions * layout.position_stride(last)) *
+         int64_t(sizeof(float));
 }
 
 // For dgrad, the weight is rotated by 180°, its inputs and outputs exchanged.
@@ -81,29 +45,79 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
   const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
   const Value* values = static_cast<const Value*>(weight.values);
-  const WinogradWeight<W> layout(inputs);
+  const WinogradWeight<W> layout{inputs, outputs};
   for (int64_t block = first; block < last; ++block) {
     const int64_t left = outputs - block * S::kBlock;
-    const int64_t width = left < S::kBlock ? left : S::kBlock;
+    const int64_t width = layout.width(block), used = left < width ? left : width;
     for (int64_t c = 0; c < inputs; ++c) {
       const Value* from = values + block * S::kBlock * output_stride + c * input_stride;
-      float taps[9 * S::kBlock] = {};
-      for (int64_t k = 0; k < width; ++k, from += output_stride) {
+      alignas(64) float taps[9 * S::kBlock] = {};
+      for (int64_t k = 0; k < used; ++k, from += output_stride) {
         for (int64_t tap = 0; tap < 9; ++tap) {
           const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
           taps[(for_dgrad ? 8 - tap : tap) * S::kBlock + k] = to_real(from[at]);
         }
       }
-      float* to = packed + block * layout.block_stride + c * S::kBlock;
-      for (int64_t v = 0; v < S::kBlock; v += S::kLanes) {
-        transform_tile<3, W::kInput, W::weight>(taps + v, S::kBlock, to + v,
-                                                layout.position_stride);
+      float* to = packed + layout.block_offset(block) + c * width;
+      for (int64_t v = 0; v < width; v += S::kLanes) {
+        transform_tile<3, W::kInput, W::weight>(
+            reads_from<3>(taps + v, S::kBlock),
+            writes_to<W::kInput>(to + v, layout.position_stride(block)));
       }
     }
   }
 }
 
 // ---------------------------------------------------------------------------------------------
+
+// sums[i][k] (+)= Σ_t rows[i · row_stride + t · kTermStride] · right[t][k] for kPixels rows and
+// kWidth vectors of columns. Meanwhile kPixels rows at `next` are fetched, as many values as there
+// are terms: the next call wants them, and they come from L2 or further.
+template <int64_t kWidth, int64_t kTermStride, bool kAccumulate>
+inline void multiply_rows(const float* rows, int64_t row_stride, int64_t terms, const float* right,
+                          float* sums, int64_t sums_stride, const float* next,
+                          int64_t next_stride) {
+  using S = Shape<float>;
+  static_assert(S::kPixels == 6);
+  FloatVector sum[S::kPixels][kWidth];
+#pragma GCC unroll 6
+  for (int64_t i = 0; i < S::kPixels; ++i) {
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kWidth; ++v) sum[i][v] = FloatVector{};
+  }
+  // Two pointers reach six rows through one index register: rows 0, 1, 2 and 3, 4, 5.
+  const float* const middle[2] = {rows + row_stride, rows + 4 * row_stride};
+  const auto add_term = [&](int64_t t) __attribute__((always_inline)) {
+    FloatVector factor[kWidth];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kWidth; ++v) {
+      factor[v] = load<float>(right + t * kWidth * S::kLanes + v * S::kLanes);
+    }
+#pragma GCC unroll 6
+    for (int64_t i = 0; i < S::kPixels; ++i) {
+      const float value = *(middle[i / 3] + (i % 3 - 1) * row_stride + t * kTermStride);
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kWidth; ++v) sum[i][v] += value * factor[v];
+    }
+  };
+  constexpr int64_t kLine = 64 / int64_t(sizeof(float));
+  int64_t t = 0;
+  for (; t + kLine <= terms; t += kLine) {
+#pragma GCC unroll 6
+    for (int64_t i = 0; i < S::kPixels; ++i) __builtin_prefetch(next + i * next_stride + t);
+#pragma GCC unroll 16
+    for (int64_t u = 0; u < kLine; ++u) add_term(t + u);
+  }
+  for (; t < terms; ++t) add_term(t);
+#pragma GCC unroll 6
+  for (int64_t i = 0; i < S::kPixels; ++i) {
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kWidth; ++v) {
+      float* to = sums + i * sums_stride + v * S::kLanes;
+      store<float>(kAccumulate ? load<float>(to) + sum[i][v] : sum[i][v], to);
+    }
+  }
+}
 
 // One thread's V and M. The sizes are of its largest block.
 template <class W>
@@ -117,10 +131,8 @@ struct WinogradWorkspace {
         input_stride(tiles * channels + kApart),
         product_stride(tiles * S::kBlock + kApart) {}
   int64_t bytes() const {
-    return Arena::bytes<float>(kPositions * kChannelsAtATime) +
-           Arena::bytes<float>(kPositions * input_stride) +
-           Arena::bytes<float>(kPositions * product_stride) +
-           Arena::bytes<float>(W::kOutput * W::kOutput * S::kBlock);
+    return Arena::bytes<float>(kPositions * input_stride) +
+           Arena::bytes<float>(kPositions * product_stride);
   }
 };
 
@@ -137,80 +149,139 @@ inline Tile whole_tile(const Tiling& tiling, const Source& source, int64_t index
   return tile;
 }
 
-// A patch of a tile's next channels, from `first` on.
-inline Patch patch_of_channels(const Source& source, const Tile& tile, int64_t border,
-                               int64_t first) {
-  const int64_t left = source.channels - first;
-  const int64_t count = left < kChannelsAtATime ? left : kChannelsAtATime;
-  return Patch(tile, border, first, count, round_up(count, Shape<float>::kLanes));
-}
-
 template <class W, class Value>
 void transform_inputs(const Convolution& convolution, int64_t first_tile, int64_t tiles,
-                      const WinogradWorkspace<W>& layout, float* patch_values, float* inputs) {
+                      const WinogradWorkspace<W>& layout, float* inputs) {
   using S = Shape<float>;
   const Source& source = convolution.source;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const Tile tile = whole_tile(convolution.tiling, source, first_tile + t);
-    for (int64_t c = 0; c < source.channels; c += kChannelsAtATime) {
-      const Patch patch = patch_of_channels(source, tile, 1, c);
-      read_patch<Value>(source, tile, patch, patch_values);
-      float* to = inputs + t * layout.channels + c;
-      for (int64_t v = 0; v < patch.stride; v += S::kLanes) {
-        transform_tile<W::kInput, W::kInput, W::input>(patch_values + v, patch.stride, to + v,
-                                                       layout.input_stride);
+  with_kind(source.kind, [&](auto kind) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Tile tile = whole_tile(convolution.tiling, source, first_tile + t);
+      const TilePixels<Value, kind.value, W::kInput> pixels(source, tile.image, tile.row - 1,
+                                                            tile.column - 1);
+      for (int64_t c = 0; c < source.channels; c += S::kLanes) {
+        transform_tile<W::kInput, W::kInput, W::input>(
+            [&](int64_t i, int64_t j) { return pixels.read(i, j, c, source.channels - c); },
+            writes_to<W::kInput>(inputs + t * layout.channels + c, layout.input_stride));
       }
     }
-  }
+  });
 }
 
 // Terms that are summed up before their sum is added to the others': shorter sums round less, and
-// this much of U stays in L1 while all tiles are multiplied with it.
-constexpr int64_t kTermsAtATime = 128;
+// this much of U, 8 or 16 KB, stays in L1 while all tiles are multiplied with it.
+constexpr int64_t kTermsAtATime = Shape<float>::kBlock >= 64 ? 64 : 128;
 
 // The products of one block of tiles with kTermsAtATime rows of one position's weight. Meanwhile,
 // what follows in memory is fetched: it is the weight of the next call, and the last one has come
 // from L3 or further.
-template <bool kAccumulate>
+template <int64_t kWidth, bool kAccumulate>
 void multiply_tiles(const float* left, int64_t left_stride, int64_t tiles, int64_t terms,
                     const float* right, float* to) {
   using S = Shape<float>;
-  constexpr int64_t kLine = 64 / sizeof(float);
-  const float* next = right + terms * S::kBlock;
-  const int64_t fetched = divide_up(terms * S::kBlock, divide_up(tiles, S::kPixels) * kLine);
+  constexpr int64_t kLine = 64 / sizeof(float), kColumns = kWidth * S::kLanes;
+  const float* next = right + terms * kColumns;
+  const int64_t fetched = divide_up(terms * kColumns, divide_up(tiles, S::kPixels) * kLine);
   for (int64_t t = 0; t < tiles; t += S::kPixels) {
     for (int64_t i = 0; i < fetched; ++i, next += kLine) __builtin_prefetch(next);
-    const float* rows[S::kPixels];
-    for (int64_t i = 0; i < S::kPixels; ++i) rows[i] = left + (t + i) * left_stride;
-    multiply_rows<1, kAccumulate>(rows, terms, right, to + t * S::kBlock, S::kBlock);
+    const float* rows = left + t * left_stride;
+    multiply_rows<kWidth, 1, kAccumulate>(rows, left_stride, terms, right, to + t * kColumns,
+                                          kColumns, rows + S::kPixels * left_stride, left_stride);
   }
 }
 
 // The products of all positions for one block of outputs.
-template <class W>
+template <class W, int64_t kWidth>
 void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64_t terms,
                         const float* inputs, const float* weight, int64_t weight_stride,
                         float* products) {
+  constexpr int64_t kColumns = kWidth * Shape<float>::kLanes;
   for (int64_t position = 0; position < W::kInput * W::kInput; ++position) {
     const float* left = inputs + position * layout.input_stride;
     const float* right = weight + position * weight_stride;
     float* to = products + position * layout.product_stride;
-    for (int64_t c = 0; c < terms;
-         c += kTermsAtATime, right += kTermsAtATime * Shape<float>::kBlock) {
+    for (int64_t c = 0; c < terms; c += kTermsAtATime, right += kTermsAtATime * kColumns) {
       const int64_t count = terms - c < kTermsAtATime ? terms - c : kTermsAtATime;
-      const auto multiply = c == 0 ? multiply_tiles<false> : multiply_tiles<true>;
+      const auto multiply = c == 0 ? multiply_tiles<kWidth, false> : multiply_tiles<kWidth, true>;
       multiply(left + c, layout.channels, tiles, count, right, to);
     }
   }
 }
 
-// Whether all `count` values are finite: only then is x · 0 zero for each.
-inline bool all_finite(const float* values, int64_t count) {
-  FloatVector sum{};
-  for (int64_t i = 0; i < count; i += Shape<float>::kLanes) sum += load<float>(values + i) * 0.f;
-  bool finite = true;
-  for (int64_t i = 0; i < Shape<float>::kLanes; ++i) finite &= sum[i] == 0;
-  return finite;
+// ---------------------------------------------------------------------------------------------
+
+// Bias, ReLU, pooling and the store of one tile's outputs[row][column], a vector of the channels
+// from `first` on.
+template <class Value, int64_t kSide>
+inline void write_outputs(const Source& source, const Destination& destination, const Tile& tile,
+                          const FloatVector (&outputs)[kSide][kSide], FloatVector bias,
+                          int64_t first, int64_t count) {
+  const bool pooled = destination.kind == Destination::Kind::kReluPool;
+  const int64_t channels = destination.channels, shift = pooled ? 1 : 0;
+  const int64_t height = source.height >> shift, width = source.width >> shift;
+  const int64_t row_stride = width * channels;
+  const int64_t at =
+      ((tile.image * height + (tile.row >> shift)) * width + (tile.column >> shift)) * channels +
+      first;
+  Value* const values = static_cast<Value*>(destination.values) + at;
+  if (pooled) {
+    uint8_t* const argmax = destination.argmax == nullptr ? nullptr : destination.argmax + at;
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < kSide; i += 2) {
+#pragma GCC unroll 2
+      for (int64_t j = 0; j < kSide; j += 2) {
+        if (i + 1 >= tile.rows || j + 1 >= tile.columns) continue;
+        WindowMaximum<float> maximum(outputs[i][j] + bias);
+        maximum.compare(outputs[i][j + 1] + bias, 1);
+        maximum.compare(outputs[i + 1][j] + bias, 2);
+        maximum.compare(outputs[i + 1][j + 1] + bias, 3);
+        const int64_t to = i / 2 * row_stride + j / 2 * channels;
+        maximum.put_to(count, values + to, argmax == nullptr ? nullptr : argmax + to);
+      }
+    }
+    return;
+  }
+  const bool with_relu = destination.kind == Destination::Kind::kRelu;
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kSide; ++i) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kSide; ++j) {
+      if (i >= tile.rows || j >= tile.columns) continue;
+      const FloatVector value = outputs[i][j] + bias;
+      put<float>(with_relu ? relu<float>(value) : value, count,
+                 values + i * row_stride + j * channels);
+    }
+  }
+}
+
+// Transforms the products of a block of tiles and outputs back, and writes them; marks the tiles
+// with an output that isn't finite.
+template <class W, class Value>
+void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W>& layout,
+                       int64_t first_tile, int64_t tiles, const float* products, int64_t first,
+                       int64_t width, uint8_t* not_finite) {
+  using S = Shape<float>;
+  const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Tile tile = tile_at(convolution.tiling, first_tile + t, convolution.source.images,
+                              convolution.source.height, convolution.source.width);
+    FloatVector check{};
+    for (int64_t v = 0; v < width; v += S::kLanes) {
+      FloatVector outputs[W::kOutput][W::kOutput];
+      transform_tile<W::kInput, W::kOutput, W::output>(
+          reads_from<W::kInput>(products + t * width + v, layout.product_stride),
+          [&](int64_t i, int64_t j, FloatVector vector) {
+            outputs[i][j] = vector;
+            check += vector * 0.f;  // zero for what is finite only
+          });
+      write_outputs<Value>(convolution.source, convolution.destination, tile, outputs,
+                           load<float>(bias + v), first + v,
+                           convolution.destination.channels - first - v);
+    }
+    bool finite = true;
+    for (int64_t i = 0; i < S::kLanes; ++i) finite &= check[i] == 0;
+    if (!finite) not_finite[first_tile + t] = 1;
+  }
 }
 
 // Pieces of work: block of tiles × range of outputs.
@@ -218,51 +289,39 @@ template <class W, class Value>
 void winograd_convolve(const Convolution& convolution, int64_t first_piece, int64_t last_piece,
                        void* workspace) {
   using S = Shape<float>;
-  const Source& source = convolution.source;
-  const Destination& destination = convolution.destination;
+  const int64_t inputs = convolution.source.channels, outputs = convolution.destination.channels;
   const Blocking& blocking = convolution.blocking;
   const WinogradWorkspace<W> layout(convolution);
-  const WinogradWeight<W> weight_layout(source.channels);
+  const WinogradWeight<W> weight_layout{inputs, outputs};
   const float* weight = static_cast<const float*>(convolution.packed_weight);
-  const float* bias = static_cast<const float*>(convolution.packed_bias);
 
   Arena arena{static_cast<char*>(workspace)};
-  float* patch = arena.take<float>(layout.kPositions * kChannelsAtATime);
-  float* inputs = arena.take<float>(layout.kPositions * layout.input_stride);
+  float* transformed = arena.take<float>(layout.kPositions * layout.input_stride);
   float* products = arena.take<float>(layout.kPositions * layout.product_stride);
-  float* outputs = arena.take<float>(W::kOutput * W::kOutput * S::kBlock);
 
-  const int64_t splits = divide_up(destination.channels, blocking.outputs);
-  int64_t transformed = -1;
+  const int64_t all_tiles = convolution.tiling.count();
+  const int64_t splits = divide_up(outputs, blocking.outputs);
+  int64_t transformed_tile = -1;
   for (int64_t piece = first_piece; piece < last_piece; ++piece) {
     const int64_t first_tile = piece / splits * blocking.tiles;
-    const int64_t left = convolution.tiling.count() - first_tile;
+    const int64_t left = all_tiles - first_tile;
     const int64_t tiles = left < blocking.tiles ? left : blocking.tiles;
-    if (transformed != first_tile) {
-      transform_inputs<W, Value>(convolution, first_tile, tiles, layout, patch, inputs);
-      transformed = first_tile;
+    if (transformed_tile != first_tile) {
+      transform_inputs<W, Value>(convolution, first_tile, tiles, layout, transformed);
+      transformed_tile = first_tile;
     }
-    const int64_t first_output = piece % splits * blocking.outputs;
-    const int64_t end = first_output + blocking.outputs < destination.channels
-                            ? first_output + blocking.outputs
-                            : destination.channels;
+    const int64_t split = piece % splits, first_output = split * blocking.outputs;
+    const int64_t end =
+        first_output + blocking.outputs < outputs ? first_output + blocking.outputs : outputs;
     for (int64_t k = first_output; k < end; k += S::kBlock) {
-      multiply_positions<W>(layout, tiles, source.channels, inputs,
-                            weight + k / S::kBlock * weight_layout.block_stride,
-                            weight_layout.position_stride, products);
-      for (int64_t t = 0; t < tiles; ++t) {
-        for (int64_t v = 0; v < S::kBlock; v += S::kLanes) {
-          transform_tile<W::kInput, W::kOutput, W::output>(
-              products + t * S::kBlock + v, layout.product_stride, outputs + v, S::kBlock);
-        }
-        if (!all_finite(outputs, W::kOutput * W::kOutput * S::kBlock)) {
-          convolution.not_finite[piece % splits * convolution.tiling.count() + first_tile + t] = 1;
-        }
-        const Tile tile =
-            tile_at(convolution.tiling, first_tile + t, source.images, source.height, source.width);
-        write_tile<Value>(source, destination, tile, outputs, S::kBlock, W::kOutput, bias, k,
-                          end - k < S::kBlock ? end - k : S::kBlock);
-      }
+      const int64_t block = k / S::kBlock, width = weight_layout.width(block);
+      with_vectors<float>(width, [&](auto vectors) {
+        multiply_positions<W, vectors.count>(layout, tiles, inputs, transformed,
+                                             weight + weight_layout.block_offset(block),
+                                             weight_layout.position_stride(block), products);
+      });
+      transform_outputs<W, Value>(convolution, layout, first_tile, tiles, products, k, width,
+                                  convolution.not_finite + split * all_tiles);
     }
   }
 }

@@ -14,16 +14,27 @@ template <class W>
 struct WinogradGradient {
   using S = Shape<float>;
   static constexpr int64_t kPositions = W::kInput * W::kInput;
-  int64_t groups, blocks, chunk, input_stride, gradient_stride, sums_stride;
+  // Channels of V whose values lie together: whole vectors to write, whole sets of rows to read.
+  static constexpr int64_t kGroup = 3 * S::kLanes;
+  static_assert(kGroup % S::kPixels == 0);
+  int64_t inputs, outputs, chunk, input_stride, gradient_stride, row_stride, sums_stride;
   explicit WinogradGradient(const WeightGradient& task)
-      : groups(divide_up(task.input.channels, S::kLanes)),
-        blocks(divide_up(task.gradient.channels, S::kBlock)),
+      : inputs(task.input.channels),
+        outputs(task.gradient.channels),
         chunk(task.chunk),
-        input_stride(groups * chunk * S::kLanes + kApart),
-        gradient_stride(blocks * chunk * S::kBlock + kApart),
-        sums_stride(row_groups() * S::kPixels * blocks * S::kBlock + kApart) {}
+        input_stride(round_up(inputs, kGroup) * chunk + kApart),
+        gradient_stride(round_up(outputs, S::kBlock) * chunk + kApart),
+        row_stride(round_up(outputs, S::kLanes)),
+        sums_stride(row_sets() * S::kPixels * row_stride + kApart) {}
   // The rows of S are computed kPixels at a time; those past the last channel are never read.
-  int64_t row_groups() const { return divide_up(groups * S::kLanes, S::kPixels); }
+  int64_t row_sets() const { return divide_up(inputs, S::kPixels); }
+  int64_t input_offset(int64_t c, int64_t tile) const {
+    return (c / kGroup * chunk + tile) * kGroup + c % kGroup;
+  }
+  int64_t gradient_offset(int64_t k, int64_t tile) const {
+    const int64_t block = k / S::kBlock * S::kBlock;
+    return block * chunk + tile * block_width<float>(outputs, block) + k % S::kBlock;
+  }
 };
 
 template <class W>
@@ -33,7 +44,7 @@ WinogradGradientSizes winograd_gradient_sizes(const WeightGradient& task) {
   sizes.inputs = layout.kPositions * layout.input_stride * int64_t(sizeof(float));
   sizes.gradients = layout.kPositions * layout.gradient_stride * int64_t(sizeof(float));
   sizes.sums = layout.kPositions * layout.sums_stride * int64_t(sizeof(float));
-  sizes.rows = layout.kPositions * layout.row_groups();
+  sizes.rows = layout.kPositions * layout.row_sets();
   return sizes;
 }
 
@@ -43,67 +54,89 @@ void winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
                                  float* gradients, float* bias_sums) {
   using S = Shape<float>;
   const WinogradGradient<W> layout(task);
-  alignas(64) float values[W::kInput * W::kInput * kChannelsAtATime];
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const int64_t t = index - chunk_first;
     const Tile tile = whole_tile(task.tiling, task.input, index);
-    const int64_t inputs_read = task.need_weight ? task.input.channels : 0;
-    for (int64_t c = 0; c < inputs_read; c += kChannelsAtATime) {
-      const Patch patch = patch_of_channels(task.input, tile, 1, c);
-      read_patch<Value>(task.input, tile, patch, values);
-      for (int64_t v = 0; v < patch.stride; v += S::kLanes) {
+    if (task.need_weight) {
+      const TilePixels<Value, Source::Kind::kMap, W::kInput> pixels(task.input, tile.image,
+                                                                    tile.row - 1, tile.column - 1);
+      for (int64_t c = 0; c < layout.inputs; c += S::kLanes) {
         transform_tile<W::kInput, W::kInput, W::input>(
-            values + v, patch.stride, inputs + ((c + v) * layout.chunk + t * S::kLanes),
-            layout.input_stride);
+            [&](int64_t i, int64_t j) { return pixels.read(i, j, c, layout.inputs - c); },
+            writes_to<W::kInput>(inputs + layout.input_offset(c, t), layout.input_stride));
+      }
+      // The last set of rows may begin in the last vector and end behind it.
+      const int64_t end = round_up(layout.inputs, S::kLanes);
+      for (int64_t p = 0; end % S::kPixels != 0 && p < layout.kPositions; ++p) {
+        store<float>(FloatVector{}, inputs + p * layout.input_stride + layout.input_offset(end, t));
       }
     }
-    for (int64_t k = 0; k < task.gradient.channels; k += kChannelsAtATime) {
-      const Patch patch = patch_of_channels(task.gradient, tile, 0, k);
-      read_patch<Value>(task.gradient, tile, patch, values);
-      for (int64_t v = 0; v < patch.stride; v += S::kLanes) {
+    with_kind(task.gradient.kind, [&](auto kind) {
+      const TilePixels<Value, kind.value, W::kOutput> pixels(task.gradient, tile.image, tile.row,
+                                                             tile.column);
+      for (int64_t k = 0; k < layout.outputs; k += S::kLanes) {
+        FloatVector sum{};
+        const auto read = [&](int64_t i, int64_t j) {
+          const FloatVector value = pixels.read(i, j, k, layout.outputs - k);
+          sum += value;
+          return value;
+        };
         if (task.need_weight) {
-          const int64_t block = (k + v) / S::kBlock, lane = (k + v) % S::kBlock;
           transform_tile<W::kOutput, W::kInput, W::gradient>(
-              values + v, patch.stride, gradients + (block * layout.chunk + t) * S::kBlock + lane,
-              layout.gradient_stride);
+              read, writes_to<W::kInput>(gradients + layout.gradient_offset(k, t),
+                                         layout.gradient_stride));
+        } else {
+          // In transform_tile's order: the bias's gradient has the same bits, alone or not.
+          for (int64_t j = 0; j < W::kOutput; ++j) {
+            for (int64_t i = 0; i < W::kOutput; ++i) read(i, j);
+          }
         }
-        FloatVector sum = load<float>(bias_sums + k + v);
-        for (int64_t pixel = 0; pixel < W::kOutput * W::kOutput; ++pixel) {
-          sum += load<float>(values + pixel * patch.stride + v);
-        }
-        store<float>(sum, bias_sums + k + v);
+        store<float>(load<float>(bias_sums + k) + sum, bias_sums + k);
       }
+    });
+  }
+}
+
+// One position's sums for the sets of rows [first, last). Some terms at a time, so that those of a
+// block of Y stay in L1 while all rows are multiplied with them.
+template <class W>
+void multiply_gradient_rows(const WinogradGradient<W>& layout, int64_t tiles, bool accumulate,
+                            int64_t first, int64_t last, const float* inputs,
+                            const float* gradients, float* sums) {
+  using S = Shape<float>;
+  for (int64_t tile = 0; tile < tiles; tile += kTermsAtATime) {
+    const int64_t terms = tiles - tile < kTermsAtATime ? tiles - tile : kTermsAtATime;
+    for (int64_t k = 0; k < layout.outputs; k += S::kBlock) {
+      const float* right = gradients + layout.gradient_offset(k, tile);
+      with_vectors<float>(block_width<float>(layout.outputs, k), [&](auto vectors) {
+        const auto multiply =
+            accumulate || tile > 0
+                ? multiply_rows<vectors.count, WinogradGradient<W>::kGroup, true>
+                : multiply_rows<vectors.count, WinogradGradient<W>::kGroup, false>;
+        for (int64_t c = first * S::kPixels; c < last * S::kPixels; c += S::kPixels) {
+          float* to = sums + c * layout.row_stride + k;
+          multiply(inputs + layout.input_offset(c, tile), 1, terms, right, to, layout.row_stride,
+                   to + S::kPixels * layout.row_stride, layout.row_stride);
+        }
+      });
     }
   }
 }
 
-// The rows [first, last) of S, counted in groups of kPixels over all positions.
+// The rows [first, last) of S, counted in sets of kPixels over all positions.
 template <class W>
 void winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
                                 int64_t first, int64_t last, const float* inputs,
                                 const float* gradients, float* sums) {
-  using S = Shape<float>;
   const WinogradGradient<W> layout(task);
-  const int64_t outputs = layout.blocks * S::kBlock;
-  for (int64_t item = first; item < last; ++item) {
-    const int64_t position = item / layout.row_groups();
-    const int64_t c = item % layout.row_groups() * S::kPixels;
-    const float* rows[S::kPixels];
-    for (int64_t i = 0; i < S::kPixels; ++i) {
-      const int64_t channel = c + i < layout.groups * S::kLanes ? c + i : c;
-      rows[i] = inputs + position * layout.input_stride +
-                channel / S::kLanes * layout.chunk * S::kLanes + channel % S::kLanes;
-    }
-    for (int64_t block = 0; block < layout.blocks; ++block) {
-      const float* right =
-          gradients + position * layout.gradient_stride + block * layout.chunk * S::kBlock;
-      float* to = sums + position * layout.sums_stride + c * outputs + block * S::kBlock;
-      if (accumulate) {
-        multiply_rows<S::kLanes, true>(rows, tiles, right, to, outputs);
-      } else {
-        multiply_rows<S::kLanes, false>(rows, tiles, right, to, outputs);
-      }
-    }
+  const int64_t sets = layout.row_sets();
+  while (first < last) {
+    const int64_t position = first / sets, begin = first % sets;
+    const int64_t end = last - first < sets - begin ? begin + (last - first) : sets;
+    multiply_gradient_rows<W>(
+        layout, tiles, accumulate, begin, end, inputs + position * layout.input_stride,
+        gradients + position * layout.gradient_stride, sums + position * layout.sums_stride);
+    first += end - begin;
   }
 }
 
@@ -116,21 +149,28 @@ bool winograd_store_gradient(const WeightGradient& task, const Weight& destinati
   const WinogradGradient<W> layout(task);
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   bool finite = true;
-  for (int64_t k = 0; k < destination.outputs; k += S::kLanes) {
-    const int64_t left = destination.outputs - k;
-    const int64_t width = left < S::kLanes ? left : S::kLanes;
+  // Along c the stores of one output are neighbours, along a block of k the loads.
+  for (int64_t block = 0; block < destination.outputs; block += S::kBlock) {
+    const int64_t end = block + block_width<float>(destination.outputs, block);
     for (int64_t c = first; c < last; ++c) {
-      alignas(64) float taps[9 * S::kLanes];
-      transform_tile<W::kInput, 3, W::weight_gradient>(sums + c * layout.blocks * S::kBlock + k,
-                                                       layout.sums_stride, taps, S::kLanes);
-      for (int64_t i = 0; i < width; ++i) {
-        for (int64_t tap = 0; tap < 9; ++tap) finite &= taps[tap * S::kLanes + i] * 0 == 0;
-      }
-      Value* to = values + k * destination.output_stride + c * destination.input_stride;
-      for (int64_t i = 0; i < width; ++i, to += destination.output_stride) {
-        for (int64_t tap = 0; tap < 9; ++tap) {
-          from_real(taps[tap * S::kLanes + i],
-                    to[tap / 3 * destination.row_stride + tap % 3 * destination.column_stride]);
+      for (int64_t k = block; k < end; k += S::kLanes) {
+        alignas(64) float taps[9 * S::kLanes];
+        FloatVector check{};
+        transform_tile<W::kInput, 3, W::weight_gradient>(
+            reads_from<W::kInput>(sums + c * layout.row_stride + k, layout.sums_stride),
+            [&](int64_t i, int64_t j, FloatVector vector) {
+              store<float>(vector, taps + (i * 3 + j) * S::kLanes);
+              check += vector * 0.f;
+            });
+        const int64_t left = destination.outputs - k;
+        const int64_t width = left < S::kLanes ? left : S::kLanes;
+        Value* to = values + k * destination.output_stride + c * destination.input_stride;
+        for (int64_t i = 0; i < width; ++i, to += destination.output_stride) {
+          finite &= check[i] == 0;
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            from_real(taps[tap * S::kLanes + i],
+                      to[tap / 3 * destination.row_stride + tap % 3 * destination.column_stride]);
+          }
         }
       }
     }

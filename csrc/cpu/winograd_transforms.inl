@@ -9,8 +9,6 @@
 //
 // Each function below is one matrix times a column of vectors.
 
-using FloatVector = Shape<float>::Vector;
-
 template <int kOutputs>
 struct Winograd;
 
@@ -114,22 +112,38 @@ struct Winograd<2> {
   }
 };
 
-// The 2-D transform of one vector of channels: columns, then rows. Element (i, j) is read from
-// from[(i · kFrom + j) · from_stride] and written to to[(i · kTo + j) · to_stride].
-template <int64_t kFrom, int64_t kTo, void (*kTransform)(const FloatVector*, FloatVector*)>
-inline void transform_tile(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+// The 2-D transform of one vector of channels: columns, then rows. Element (i, j) is read(i, j),
+// and goes to write(i, j, vector).
+template <int64_t kFrom, int64_t kTo, void (*kTransform)(const FloatVector*, FloatVector*),
+          class Read, class Write>
+inline __attribute__((always_inline)) void transform_tile(const Read& read, const Write& write) {
   FloatVector half[kTo][kFrom];
+#pragma GCC unroll 6
   for (int64_t j = 0; j < kFrom; ++j) {
     FloatVector column[kFrom], transformed[kTo];
-    for (int64_t i = 0; i < kFrom; ++i) {
-      column[i] = load<float>(from + (i * kFrom + j) * from_stride);
-    }
+#pragma GCC unroll 6
+    for (int64_t i = 0; i < kFrom; ++i) column[i] = read(i, j);
     kTransform(column, transformed);
+#pragma GCC unroll 6
     for (int64_t i = 0; i < kTo; ++i) half[i][j] = transformed[i];
   }
+#pragma GCC unroll 6
   for (int64_t i = 0; i < kTo; ++i) {
     FloatVector transformed[kTo];
     kTransform(half[i], transformed);
-    for (int64_t j = 0; j < kTo; ++j) store<float>(transformed[j], to + (i * kTo + j) * to_stride);
+#pragma GCC unroll 6
+    for (int64_t j = 0; j < kTo; ++j) write(i, j, transformed[j]);
   }
+}
+
+// Element (i, j) of a kSide × kSide square of vectors that lie `stride` values apart.
+template <int64_t kSide>
+inline auto reads_from(const float* from, int64_t stride) {
+  return [=](int64_t i, int64_t j) { return load<float>(from + (i * kSide + j) * stride); };
+}
+template <int64_t kSide>
+inline auto writes_to(float* to, int64_t stride) {
+  return [=](int64_t i, int64_t j, FloatVector vector) {
+    store<float>(vector, to + (i * kSide + j) * stride);
+  };
 }

@@ -35,32 +35,38 @@ Kept& kept() {
   return *instance;
 }
 
-int64_t alignment_of(int64_t bytes) {
-  return bytes >= kHugePage && kMostKept > 0 ? kHugePage : kLine;
+bool on_huge_pages(int64_t bytes) { return bytes >= kHugePage && kMostKept > 0; }
+
+char* allocate(int64_t bytes) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, on_huge_pages(bytes) ? kHugePage : kLine, bytes) != 0) {
+    throw std::bad_alloc();
+  }
+  return static_cast<char*>(memory);
 }
 
 }  // namespace
 
 Memory::Memory(int64_t bytes)
-    : bytes_(round_up(std::max(bytes, kLine), alignment_of(bytes))),
-      memory_(static_cast<char*>(std::aligned_alloc(alignment_of(bytes), bytes_))) {
-  if (memory_ == nullptr) throw std::bad_alloc();
+    : bytes_(round_up(std::max(bytes, kLine), kLine)), memory_(allocate(bytes_)) {
 #if defined(__linux__)
-  // A hint only: fewer pages, fewer misses of the address cache.
-  if (bytes_ >= kHugePage) madvise(memory_, bytes_, MADV_HUGEPAGE);
+  // A hint only: fewer pages, fewer misses of the address cache. The last page stays small.
+  if (on_huge_pages(bytes_)) madvise(memory_, bytes_ / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
 }
 
 Memory::~Memory() { std::free(memory_); }
 
-Workspace::Workspace(int64_t bytes) {
+Workspace::Workspace(int64_t bytes) : Workspace(bytes, 4 * bytes) {}
+
+Workspace::Workspace(int64_t bytes, int64_t most) {
   bytes = std::max(bytes, kLine);
   Kept& pool = kept();
   if (const std::unique_lock lock(pool.mutex, std::try_to_lock); lock) {
     auto best = pool.blocks.end();
     for (auto block = pool.blocks.begin(); block != pool.blocks.end(); ++block) {
       const int64_t size = (*block)->bytes();
-      const bool fits = size >= bytes && size / 4 <= bytes;
+      const bool fits = size >= bytes && size <= most;
       if (fits && (best == pool.blocks.end() || size < (*best)->bytes())) best = block;
     }
     if (best != pool.blocks.end()) {

@@ -28,7 +28,8 @@ class Memory {
 // One of the kept blocks where one fits; kept again when it goes.
 class Workspace {
  public:
-  explicit Workspace(int64_t bytes);  // throws std::bad_alloc
+  explicit Workspace(int64_t bytes);       // throws std::bad_alloc
+  Workspace(int64_t bytes, int64_t most);  // as above; no kept block with more than `most` bytes
   ~Workspace();
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;

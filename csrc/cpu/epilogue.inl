@@ -1,0 +1,82 @@
+// The epilogue: bias, ReLU, 2×2 maximum and its position, and the store, a vector of channels at a
+// time.
+
+template <class Real>
+inline typename Shape<Real>::Vector relu(typename Shape<Real>::Vector value) {
+  return value <= 0 ? typename Shape<Real>::Vector{} : value;  // a NaN is not <= 0, and stays
+}
+
+// The maximum of a 2×2 window after its ReLU, and which pixel it was: the first of equals, in torch
+// the last of NaNs.
+template <class Real>
+struct WindowMaximum {
+  typename Shape<Real>::Vector value;
+  typename Shape<Real>::Integers position{};
+
+  explicit WindowMaximum(typename Shape<Real>::Vector first) : value(relu<Real>(first)) {}
+  void compare(typename Shape<Real>::Vector with, int at) {
+    with = relu<Real>(with);
+    const auto wins = with > value || with != with;
+    value = wins ? with : value;
+    position = wins ? typename Shape<Real>::Integers{} + at : position;
+  }
+  template <class Value>
+  void put_to(int64_t count, Value* to, uint8_t* argmax) const {
+    put<Real>(value, count, to);
+    if (argmax == nullptr) return;
+    put_bytes<Real>(__builtin_convertvector(position, typename Shape<Real>::Bytes), count, argmax);
+  }
+};
+
+// Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a
+// pixel and `pitch` pixels a row.
+template <class Value, class Real>
+void write_tile(const Source& source, const Destination& destination, const Tile& tile,
+                const Real* sums, int64_t stride, int64_t pitch, const Real* bias, int64_t first,
+                int64_t count) {
+  constexpr int64_t kLanes = Shape<Real>::kLanes;
+  Value* values = static_cast<Value*>(destination.values) + first;
+  bias += first;
+  const int64_t channels = destination.channels;
+  const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
+    return sums + ((image * tile.rows + row) * pitch + column) * stride;
+  };
+  if (destination.kind != Destination::Kind::kReluPool) {
+    const bool with_relu = destination.kind == Destination::Kind::kRelu;
+    for (int64_t image = 0; image < tile.images; ++image) {
+      for (int64_t row = 0; row < tile.rows; ++row) {
+        const int64_t at =
+            (((tile.image + image) * source.height + tile.row + row) * source.width + tile.column) *
+            channels;
+        for (int64_t column = 0; column < tile.columns; ++column) {
+          const Real* from = pixel(image, row, column);
+          for (int64_t k = 0; k < count; k += kLanes) {
+            const auto value = load<Real>(from + k) + load<Real>(bias + k);
+            put<Real>(with_relu ? relu<Real>(value) : value, count - k,
+                      values + at + column * channels + k);
+          }
+        }
+      }
+    }
+    return;
+  }
+  uint8_t* argmax = destination.argmax == nullptr ? nullptr : destination.argmax + first;
+  const int64_t height = source.height / 2, width = source.width / 2;
+  for (int64_t image = 0; image < tile.images; ++image) {
+    for (int64_t row = 0; row + 1 < tile.rows; row += 2) {
+      for (int64_t column = 0; column + 1 < tile.columns; column += 2) {
+        const int64_t at = (((tile.image + image) * height + (tile.row + row) / 2) * width +
+                            (tile.column + column) / 2) *
+                           channels;
+        for (int64_t k = 0; k < count; k += kLanes) {
+          const auto offset = load<Real>(bias + k);
+          WindowMaximum<Real> maximum(load<Real>(pixel(image, row, column) + k) + offset);
+          for (int i = 1; i < 4; ++i) {
+            maximum.compare(load<Real>(pixel(image, row + i / 2, column + i % 2) + k) + offset, i);
+          }
+          maximum.put_to(count - k, values + at + k, argmax == nullptr ? nullptr : argmax + at + k);
+        }
+      }
+    }
+  }
+}
