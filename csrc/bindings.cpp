@@ -71,6 +71,7 @@ py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, i
   const cpu::InstructionSet set = cpu::instruction_set();
   problem.channel_block = cpu::vectors_of_outputs(set) * cpu::vector_bytes(set) / real;
   problem.tile_group = cpu::kRowsOfSums;
+  problem.matrix_tiles = set == cpu::InstructionSet::kAmx;
   return describe(kPlanner(problem, {cpu::Wish(algorithm), workspace}));
 }
 

@@ -32,7 +32,7 @@ __all__ = [
     "use",
 ]
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "matrix")
 
 _MEBIBYTE = 1 << 20
 _STORAGES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -31,6 +31,7 @@ Problem problem_of(const Source& source, int64_t inputs, int64_t outputs) {
   problem.threads = torch::stable::get_num_threads();
   problem.channel_block = kernels().channel_block(source.storage);
   problem.tile_group = kernels().row_block;
+  problem.matrix_tiles = matrix_kernels() != nullptr;
   return problem;
 }
 
@@ -110,6 +111,28 @@ void convolve_by_winograd(Convolution task, const Plan& plan, const Tensor& weig
   if (std::find(not_finite.begin(), not_finite.end(), 1) == not_finite.end()) return;
   for (int64_t i = tiles; i < ranges * tiles; ++i) not_finite[i % tiles] |= not_finite[i];
   convolve_directly(task, weight, for_dgrad, plan.tiling, not_finite.data());
+}
+
+void convolve_on_matrix_tiles(Convolution task, const Plan& plan, const Tensor& weight,
+                              bool for_dgrad) {
+  const MatrixKernels& kernel = *matrix_kernels();
+  const int64_t outputs = task.destination.channels;
+  const Weight source = weight_of(weight);
+  const auto packed_weight = transformed_weight(
+      {source, plan.algorithm, for_dgrad}, kernel.weight_bytes(task.source.channels, outputs),
+      [&](char* packed) {
+        parallel(divide_up(outputs, kernel.output_block), [&](int64_t first, int64_t last) {
+          kernel.pack_weight(source, for_dgrad, first, last, packed);
+        });
+      });
+  task.packed_weight = packed_weight.get();
+  task.tiling = plan.tiling;
+  const int64_t threads = threads_for(plan.pieces);
+  const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
+  Workspace workspace(threads * workspace_bytes);
+  parallel_ranges(plan.pieces, threads, [&](int64_t thread, int64_t first, int64_t last) {
+    kernel.convolve(task, first, last, workspace.at(thread * workspace_bytes));
+  });
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -215,6 +238,64 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradie
   return std::tuple{grad_weight, grad_bias};
 }
 
+// As above: nothing if the weight's gradient isn't finite.
+std::optional<std::tuple<Tensor, Tensor>> matrix_weight_gradients(WeightGradient task,
+                                                                  const Plan& plan,
+                                                                  const Tensor& weight,
+                                                                  bool need_bias) {
+  const MatrixKernels& kernel = *matrix_kernels();
+  const int64_t outputs = weight.size(0);
+  const int64_t padded_outputs = round_up(outputs, kernels().channel_block(task.gradient.storage));
+  task.tiling = plan.tiling;
+  const MatrixGradientSizes sizes =
+      task.need_weight ? kernel.gradient_sizes(task) : MatrixGradientSizes{};
+  Workspace inputs(plan.chunk * sizes.inputs), gradients(plan.chunk * sizes.gradients);
+  Workspace sums(sizes.sums);
+  float* const sums_at = reinterpret_cast<float*>(sums.at(0));
+  const int64_t threads = threads_for(plan.chunk);
+  const int64_t workspace_bytes = round_up(kernel.gradient_workspace(task), 64);
+  Workspace workspace(threads * workspace_bytes);
+  // Each tile has bias sums of its own before they are added up: shorter sums round less.
+  Workspace bias_sums(plan.pieces * padded_outputs * int64_t(sizeof(float)));
+  float* const bias_at = reinterpret_cast<float*>(bias_sums.at(0));
+  std::memset(bias_at, 0, plan.pieces * padded_outputs * sizeof(float));
+
+  for (int64_t start = 0; start < plan.pieces; start += plan.chunk) {
+    const int64_t tiles = std::min(plan.chunk, plan.pieces - start);
+    parallel_ranges(tiles, threads, [&](int64_t thread, int64_t first, int64_t last) {
+      for (int64_t tile = first; tile < last; ++tile) {
+        kernel.pack_gradient(task, start + tile, inputs.at(tile * sizes.inputs),
+                             gradients.at(tile * sizes.gradients),
+                             bias_at + (start + tile) * padded_outputs,
+                             workspace.at(thread * workspace_bytes));
+      }
+    });
+    parallel(sizes.blocks, [&](int64_t first, int64_t last) {
+      kernel.multiply_gradient(task, tiles, start > 0, first, last, inputs.at(0), gradients.at(0),
+                               sums_at);
+    });
+  }
+
+  Tensor grad_weight = nothing(weight, weight.scalar_type());
+  if (task.need_weight) {
+    grad_weight = new_gradient(weight);
+    std::atomic<bool> finite = true;
+    parallel(outputs, [&](int64_t first, int64_t last) {
+      if (!kernel.store_gradient(task, weight_of(grad_weight), sums_at, first, last)) {
+        finite = false;
+      }
+    });
+    if (!finite) return std::nullopt;
+  }
+  Tensor grad_bias = nothing(weight, weight.scalar_type());
+  if (need_bias) {
+    grad_bias = torch::stable::new_empty(weight, std::vector<int64_t>{outputs});
+    kernels().store_bias_gradient(task.gradient.storage, bias_at, plan.pieces, outputs,
+                                  grad_bias.data_ptr());
+  }
+  return std::tuple{grad_weight, grad_bias};
+}
+
 std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor& input,
                                             const Tensor& weight, bool need_weight,
                                             bool need_bias) {
@@ -226,9 +307,9 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
   const Plan plan = plan_weight_gradient(problem, settings());
   say_what_the_cap_costs(plan);
   if (plan.algorithm != Algorithm::kDirect) {
-    if (auto gradients = winograd_weight_gradients(task, plan, weight, need_bias)) {
-      return *gradients;
-    }
+    const auto compute =
+        plan.algorithm == Algorithm::kMatrix ? matrix_weight_gradients : winograd_weight_gradients;
+    if (const auto gradients = compute(task, plan, weight, need_bias)) return *gradients;
   }
   task.tiling = plan_weight_gradient(problem, {Wish::kDirect}).tiling;
   return direct_weight_gradients(task, weight, need_bias);
@@ -280,10 +361,13 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
   const Plan plan =
       plan_convolution(problem_of(source, source.channels, destination.channels), settings());
   say_what_the_cap_costs(plan);
-  if (plan.algorithm == Algorithm::kDirect) {
-    convolve_directly(task, weight, for_dgrad, plan.tiling, nullptr);
-  } else {
-    convolve_by_winograd(task, plan, weight, for_dgrad);
+  switch (plan.algorithm) {
+    case Algorithm::kDirect:
+      return convolve_directly(task, weight, for_dgrad, plan.tiling, nullptr);
+    case Algorithm::kMatrix:
+      return convolve_on_matrix_tiles(task, plan, weight, for_dgrad);
+    default:
+      return convolve_by_winograd(task, plan, weight, for_dgrad);
   }
 }
 

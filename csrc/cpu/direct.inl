@@ -70,21 +70,6 @@ inline void pixel_offsets(const Tile& tile, const Patch& patch, int64_t padded, 
   for (; count < padded; ++count) offsets[count] = offsets[count - 1];
 }
 
-// Cuts a thread's workspace into aligned pieces.
-struct Arena {
-  char* next;
-  template <class T>
-  T* take(int64_t count) {
-    char* piece = next;
-    next += bytes<T>(count);
-    return reinterpret_cast<T*>(piece);
-  }
-  template <class T>
-  static int64_t bytes(int64_t count) {
-    return round_up(count * int64_t(sizeof(T)), 64);
-  }
-};
-
 inline int64_t patch_size(const Tiling& tiling, int64_t channels, int64_t border) {
   return tiling.images * (tiling.rows + 2 * border) * (tiling.columns + 2 * border) * channels;
 }

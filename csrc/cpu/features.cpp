@@ -3,11 +3,35 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace vgg_fast::cpu {
 namespace {
 
 constexpr InstructionSet kAll[] = {InstructionSet::kGeneric, InstructionSet::kAvx2,
-                                   InstructionSet::kAvx512};
+                                   InstructionSet::kAvx512, InstructionSet::kAmx};
+
+#if defined(__x86_64__)
+// Linux lets a process use the tile registers only after it has asked for them.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBFloat16 = 1u << 22, kTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBFloat16) == 0 || (d & kTile) == 0) {
+    return false;
+  }
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+#endif
 
 bool has(InstructionSet set) {
 #if defined(__x86_64__)
@@ -21,6 +45,8 @@ bool has(InstructionSet set) {
       return has(InstructionSet::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case InstructionSet::kAmx:
+      return has(InstructionSet::kAvx512) && has_amx();
   }
   return false;
 #else
@@ -52,6 +78,8 @@ InstructionSet choose() {
 
 const char* name(InstructionSet set) {
   switch (set) {
+    case InstructionSet::kAmx:
+      return "amx";
     case InstructionSet::kAvx512:
       return "avx512";
     case InstructionSet::kAvx2:

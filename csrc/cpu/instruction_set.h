@@ -4,11 +4,13 @@
 
 namespace vgg_fast::cpu {
 
-enum class InstructionSet { kGeneric, kAvx2, kAvx512 };
+// kAmx: AVX-512, and matrix tiles for bfloat16.
+enum class InstructionSet { kGeneric, kAvx2, kAvx512, kAmx };
 
 constexpr int64_t vector_bytes(InstructionSet set) {
   switch (set) {
     case InstructionSet::kAvx512:
+    case InstructionSet::kAmx:
       return 64;
     case InstructionSet::kAvx2:
       return 32;
@@ -21,8 +23,6 @@ constexpr int64_t vector_bytes(InstructionSet set) {
 // registers for. Few rows and many vectors: a row costs a broadcast for each term, a vector a load,
 // and the rows come from further away.
 constexpr int64_t kRowsOfSums = 6;
-constexpr int64_t vectors_of_outputs(InstructionSet set) {
-  return set == InstructionSet::kAvx512 ? 4 : 2;
-}
+constexpr int64_t vectors_of_outputs(InstructionSet set) { return vector_bytes(set) == 64 ? 4 : 2; }
 
 }  // namespace vgg_fast::cpu

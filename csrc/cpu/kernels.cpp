@@ -8,6 +8,7 @@ const Kernels& kernels() {
 #if defined(__x86_64__)
   switch (instruction_set()) {
     case InstructionSet::kAvx512:
+    case InstructionSet::kAmx:
       return kAvx512Kernels;
     case InstructionSet::kAvx2:
       return kAvx2Kernels;
@@ -16,6 +17,13 @@ const Kernels& kernels() {
   }
 #endif
   return kGenericKernels;
+}
+
+const MatrixKernels* matrix_kernels() {
+#if defined(__x86_64__)
+  if (instruction_set() == InstructionSet::kAmx) return &kAmxKernels;
+#endif
+  return nullptr;
 }
 
 }  // namespace vgg_fast::cpu

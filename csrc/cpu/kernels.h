@@ -106,6 +106,36 @@ struct WinogradKernels {
                          int64_t first, int64_t last);
 };
 
+// Sizes of a matrix weight gradient's buffers in bytes.
+struct MatrixGradientSizes {
+  int64_t inputs = 0, gradients = 0;  // of one tile of the tiling
+  int64_t sums = 0;                   // of all
+  int64_t blocks = 0;                 // of the sums, to share among threads
+};
+
+// The direct algorithm on the processor's matrix tiles: bfloat16 maps, sums in fp32.
+struct MatrixKernels {
+  int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
+  // Packs the blocks [first, last) of `output_block` output channels, for fprop or for dgrad.
+  int64_t output_block;
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
+
+  int64_t (*convolve_workspace)(const Convolution&);
+  void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
+
+  MatrixGradientSizes (*gradient_sizes)(const WeightGradient&);
+  int64_t (*gradient_workspace)(const WeightGradient&);  // of one thread
+  // Packs one tile's operands, and adds the gradient to bias_sums[padded(K)].
+  void (*pack_gradient)(const WeightGradient&, int64_t tile, void* inputs, void* gradients,
+                        float* bias_sums, void* workspace);
+  // Adds the products of `tiles` packed tiles to the blocks [first, last) of the sums.
+  void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
+                            int64_t last, const void* inputs, const void* gradients, float* sums);
+  // For the output channels [first, last); false if one of the values isn't finite.
+  bool (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+                         int64_t first, int64_t last);
+};
+
 struct Kernels {
   InstructionSet set;
 
@@ -148,10 +178,14 @@ extern const Kernels kGenericKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const MatrixKernels kAmxKernels;
 #endif
 
 // The table of the instruction set in force.
 const Kernels& kernels();
+
+// Those for matrix tiles, or null where the set in force has none.
+const MatrixKernels* matrix_kernels();
 
 inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 inline int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }

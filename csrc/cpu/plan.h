@@ -6,10 +6,10 @@
 
 namespace vgg_fast::cpu {
 
-enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
+enum class Algorithm { kDirect, kWinograd2, kWinograd4, kMatrix };
 
 // What the user wishes; the numbers are those of vgg_fast/cpu.py.
-enum class Wish { kAuto, kDirect, kWinograd2, kWinograd4 };
+enum class Wish { kAuto, kDirect, kWinograd2, kWinograd4, kMatrix };
 
 const char* name(Algorithm algorithm);
 
@@ -31,13 +31,14 @@ struct Problem {
   int64_t threads = 1;
   int64_t channel_block = 16;        // of the instruction set in force
   int64_t tile_group = kRowsOfSums;  // tiles that a micro-kernel takes
+  bool matrix_tiles = false;         // whether the instruction set in force has them
 };
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
   Tiling tiling;
   Blocking blocking;      // a Winograd convolution's
-  int64_t chunk = 0;      // a Winograd weight gradient's: tiles
+  int64_t chunk = 0;      // a weight gradient's, but the direct one's: tiles
   int64_t pieces = 0;     // of work: shared by the threads, but for chunks
   int64_t workspace = 0;  // bytes beside the tensors, about; 0 if the algorithm is direct
   int64_t wanted = 0;     // workspace of the Winograd plan that the settings have no room for; or 0

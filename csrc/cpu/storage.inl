@@ -90,9 +90,19 @@ inline void from_real(float value, Half& to) {
   to.bits = uint16_t(narrow<uint32_t>(Half{}, value));
 }
 
+// A stored value as it is, or as the Real that it is computed with.
+template <class Real, class Value>
+inline Real as(Value value) {
+  if constexpr (sizeof(Real) == sizeof(Value)) {
+    return value;
+  } else {
+    return to_real(value);
+  }
+}
+
 template <class Value, class Real>
 inline void read_row(const Value* from, int64_t count, Real* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = to_real(from[i]);
+  for (int64_t i = 0; i < count; ++i) to[i] = as<Real>(from[i]);
 }
 
 template <class Real, class Value>
@@ -102,7 +112,7 @@ inline void write_row(const Real* from, int64_t count, Value* to) {
 
 template <class Real>
 inline void zero(Real* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = 0;
+  for (int64_t i = 0; i < count; ++i) to[i] = Real{};
 }
 
 // Calls `f` with the storage type as a template argument.

@@ -7,6 +7,21 @@
 //      │  └───────┘  │     the arithmetic sees one form of data.
 //      └─────────────┘
 
+// Cuts a thread's workspace into aligned pieces.
+struct Arena {
+  char* next;
+  template <class T>
+  T* take(int64_t count) {
+    char* piece = next;
+    next += bytes<T>(count);
+    return reinterpret_cast<T*>(piece);
+  }
+  template <class T>
+  static int64_t bytes(int64_t count) {
+    return round_up(count * int64_t(sizeof(T)), 64);
+  }
+};
+
 struct Tile {
   int64_t image, row, column;     // its first pixel
   int64_t images, rows, columns;  // its size, cut at the map's edges
@@ -64,8 +79,8 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
       const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
       for (int64_t c = 0; c < channels; ++c) {
         const bool passes = argmax[at + c] == position && !(to_real(output[at + c]) <= 0);
-        const Real value = to_real(values[at + c]);
-        to[c] = passes ? value : 0;
+        const Real value = as<Real>(values[at + c]);
+        to[c] = passes ? value : Real{};
       }
       zero(to + channels, padding);
     }
@@ -81,8 +96,8 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
       read_row(values + at, channels, to);
     } else {
       for (int64_t c = 0; c < channels; ++c) {
-        const Real value = to_real(values[at + c]);
-        to[c] = to_real(output[at + c]) <= 0 ? 0 : value;
+        const Real value = as<Real>(values[at + c]);
+        to[c] = to_real(output[at + c]) <= 0 ? Real{} : value;
       }
     }
     zero(to + channels, padding);

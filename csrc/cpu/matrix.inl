@@ -1,0 +1,173 @@
+// Direct 3×3 convolution of bfloat16 maps on matrix tiles (Intel AMX).
+//
+//   C[16 pixels][16 k] += A[16 pixels][32 c] · B[16 pairs of c][16 k][2]     16,384 operations
+//
+// A tile of A is read in place from a patch of the map: its rows are 16 neighbouring pixels. Pixels
+// are counted through the patch's rows, borders included, so that every tap is one constant offset;
+// what is computed at the borders is never written. Products are exact and sums are fp32, so only
+// the result is rounded to bfloat16.
+//
+// 2 × 2 tiles of C take a step of 32 channels and one tap in 4 multiplications, 16 cycles each,
+// beside 4 loads. The taps of a step read the same pixels of A from L1; B comes from L2, 32 bytes a
+// cycle.
+
+constexpr int64_t kTileRows = 16, kTileValues = 512;  // a tile of bfloat16: 16 × 32
+constexpr int64_t kPixelGroup = 32, kOutputBlock = 32, kChannelStep = 32;
+
+// Loads the tiles' shape for this thread, and clears it: a thread without it has less to save.
+class TileShape {
+ public:
+  TileShape() {
+    for (int tile = 0; tile < 8; ++tile) {
+      shape_.bytes[tile] = 64;
+      shape_.rows[tile] = kTileRows;
+    }
+    _tile_loadconfig(&shape_);
+  }
+  ~TileShape() { _tile_release(); }
+  TileShape(const TileShape&) = delete;
+  TileShape& operator=(const TileShape&) = delete;
+
+ private:
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+  } shape_;
+};
+
+inline int64_t channel_steps(int64_t channels) { return divide_up(channels, kChannelStep); }
+
+// ---------------------------------------------------------------------------------------------
+
+// packed[block of 32 k][step of 32 c][tap][half of the block] is a tile of B. What the weight lacks
+// is zero. For dgrad, it is rotated by 180°, its inputs and outputs exchanged.
+inline int64_t matrix_block_values(int64_t inputs) {
+  return channel_steps(inputs) * 9 * 2 * kTileValues;
+}
+
+inline int64_t matrix_weight_bytes(int64_t inputs, int64_t outputs) {
+  return divide_up(outputs, kOutputBlock) * matrix_block_values(inputs) * int64_t(sizeof(BFloat16));
+}
+
+inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
+                               void* packed) {
+  const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
+  const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
+  const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
+  const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
+  const BFloat16* values = static_cast<const BFloat16*>(weight.values);
+  for (int64_t block = first; block < last; ++block) {
+    BFloat16* to = static_cast<BFloat16*>(packed) + block * matrix_block_values(inputs);
+    for (int64_t c = 0; c < inputs; c += kChannelStep, to += 9 * 2 * kTileValues) {
+      const int64_t width = inputs - c < kChannelStep ? inputs - c : kChannelStep;
+      const int64_t k = block * kOutputBlock;
+      const int64_t height = outputs - k < kOutputBlock ? outputs - k : kOutputBlock;
+      if (width < kChannelStep || height < kOutputBlock) zero(to, 9 * 2 * kTileValues);
+      for (int64_t i = 0; i < height; ++i) {
+        for (int64_t j = 0; j < width; ++j) {
+          const BFloat16* from = values + (k + i) * output_stride + (c + j) * input_stride;
+          BFloat16* element = to + i / 16 * kTileValues + j / 2 * 32 + i % 16 * 2 + j % 2;
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
+            element[(for_dgrad ? 8 - tap : tap) * 2 * kTileValues] = from[at];
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// A tile's patch, with its border. Pixels lie a cache line more than a power of two apart, or 16 of
+// them would share a few sets of L1.
+struct MatrixPatch {
+  int64_t steps, stride, pitch, image_pixels;  // values of a pixel; pixels of a row, of an image
+  MatrixPatch(int64_t channels, int64_t rows, int64_t columns)
+      : steps(channel_steps(channels)),
+        stride(steps * kChannelStep + kChannelStep),
+        pitch(columns + 2),
+        image_pixels((rows + 2) * pitch) {}
+  // The last group reads past the patch, but for nothing that is kept.
+  int64_t values(int64_t images) const {
+    return (images * image_pixels + kPixelGroup + 2 * pitch + 2) * stride;
+  }
+};
+
+inline int64_t matrix_sums(int64_t rows, int64_t pitch) {
+  return round_up(rows * pitch, kPixelGroup) * kOutputBlock;
+}
+
+inline int64_t matrix_convolve_workspace(const Convolution& convolution) {
+  const Tiling& tiling = convolution.tiling;
+  const MatrixPatch layout(convolution.source.channels, tiling.rows, tiling.columns);
+  return Arena::bytes<BFloat16>(layout.values(tiling.images)) +
+         Arena::bytes<float>(matrix_sums(tiling.rows, layout.pitch));
+}
+
+// sums[32 pixels][32 k] of one group of pixels and one block of outputs.
+inline void multiply_group(const BFloat16* pixels, const MatrixPatch& layout,
+                           const BFloat16* weight, float* sums) {
+  const int64_t bytes = layout.stride * int64_t(sizeof(BFloat16));
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t step = 0; step < layout.steps; ++step, pixels += kChannelStep) {
+    for (int64_t r = 0; r < 3; ++r) {
+      for (int64_t s = 0; s < 3; ++s, weight += 2 * kTileValues) {
+        const BFloat16* left = pixels + (r * layout.pitch + s) * layout.stride;
+        _tile_loadd(6, weight, 64);
+        _tile_loadd(4, left, bytes);
+        _tile_loadd(5, left + kTileRows * layout.stride, bytes);
+        _tile_loadd(7, weight + kTileValues, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+  }
+  constexpr int64_t kStride = kOutputBlock * int64_t(sizeof(float));
+  _tile_stored(0, sums, kStride);
+  _tile_stored(1, sums + 16, kStride);
+  _tile_stored(2, sums + kTileRows * kOutputBlock, kStride);
+  _tile_stored(3, sums + kTileRows * kOutputBlock + 16, kStride);
+}
+
+inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
+                            void* workspace) {
+  const Source& source = convolution.source;
+  const Tiling& tiling = convolution.tiling;
+  const int64_t outputs = convolution.destination.channels;
+  const float* bias = static_cast<const float*>(convolution.packed_bias);
+  const int64_t most =
+      MatrixPatch(source.channels, tiling.rows, tiling.columns).values(tiling.images);
+
+  Arena arena{static_cast<char*>(workspace)};
+  BFloat16* values = arena.take<BFloat16>(most);
+  float* sums = arena.take<float>(matrix_sums(tiling.rows, tiling.columns + 2));
+
+  const TileShape shape;
+  for (int64_t index = first_tile; index < last_tile; ++index) {
+    const Tile tile = tile_at(tiling, index, source.images, source.height, source.width);
+    const MatrixPatch layout(source.channels, tile.rows, tile.columns);
+    read_patch<BFloat16>(source, tile, Patch(tile, 1, 0, source.channels, layout.stride), values);
+    const BFloat16* weight = static_cast<const BFloat16*>(convolution.packed_weight);
+    for (int64_t k = 0; k < outputs;
+         k += kOutputBlock, weight += matrix_block_values(source.channels)) {
+      Tile one = tile;
+      one.images = 1;
+      for (int64_t image = 0; image < tile.images; ++image) {
+        const BFloat16* pixels = values + image * layout.image_pixels * layout.stride;
+        for (int64_t p = 0; p < tile.rows * layout.pitch; p += kPixelGroup) {
+          multiply_group(pixels + p * layout.stride, layout, weight, sums + p * kOutputBlock);
+        }
+        one.image = tile.image + image;
+        write_tile<BFloat16>(source, convolution.destination, one, sums, kOutputBlock, layout.pitch,
+                             bias, k, outputs - k < kOutputBlock ? outputs - k : kOutputBlock);
+      }
+    }
+  }
+}

@@ -1,0 +1,251 @@
+// The weight's gradient on matrix tiles, with the pixels as the terms of the sum:
+//
+//   C[16 k][16 c] += A[16 k][32 pixels] · B[16 pairs of pixels][16 c][2]     for each of the 9 taps
+//
+// A tile of the map is packed once for all channels: the gradient transposed, the input in pairs of
+// pixels. A tap to the right or left pairs other pixels, so the input is packed twice, with pairs
+// that begin at even and at odd pixels; a tap above or below is a number of pairs away, because
+// rows have an even pitch. Between the rows the gradient is zero, and the input must not be
+// infinite there: convolution.cpp has the direct kernel compute what isn't finite again.
+//
+// All threads work on one chunk of packed tiles: first on its tiles, then on the blocks of sums, so
+// the sums are taken in the same order whatever the number of threads.
+
+struct MatrixGradient {
+  int64_t inputs, outputs;           // in blocks of 32 channels
+  int64_t pitch, rows, images;       // of a packed tile
+  int64_t image_steps, image_pairs;  // 32-pixel steps of the gradient; pairs of the input
+  explicit MatrixGradient(const WeightGradient& task)
+      : inputs(divide_up(task.input.channels, kOutputBlock)),
+        outputs(divide_up(task.gradient.channels, kOutputBlock)),
+        pitch(round_up(task.tiling.columns + 2, 2)),
+        rows(task.tiling.rows),
+        images(task.tiling.images),
+        image_steps(divide_up(rows * pitch, kPixelGroup)),
+        image_pairs(image_steps * kTileRows + pitch + 1) {}
+  int64_t steps() const { return images * image_steps; }
+  int64_t pairs() const { return images * image_pairs; }
+  // Values of one packed tile: gradients[block of 16 k][step] is a tile of A, and
+  // inputs[parity][block of 16 c][pair] a row of B.
+  int64_t gradient_values() const { return 2 * outputs * steps() * kTileValues; }
+  int64_t input_values() const { return 2 * 2 * inputs * pairs() * 32; }
+};
+
+inline MatrixGradientSizes matrix_gradient_sizes(const WeightGradient& task) {
+  const MatrixGradient layout(task);
+  MatrixGradientSizes sizes;
+  sizes.inputs = layout.input_values() * int64_t(sizeof(BFloat16));
+  sizes.gradients = layout.gradient_values() * int64_t(sizeof(BFloat16));
+  sizes.blocks = layout.inputs * layout.outputs;
+  sizes.sums = sizes.blocks * 9 * kOutputBlock * kOutputBlock * int64_t(sizeof(float));
+  return sizes;
+}
+
+// A patch of pixels to pack, with zeros from its end to what the last pairs read.
+inline int64_t matrix_gradient_patch(const MatrixGradient& layout, int64_t channel_blocks) {
+  return layout.images * (2 * layout.image_pairs + 2) * channel_blocks * kOutputBlock;
+}
+
+inline int64_t matrix_gradient_workspace(const WeightGradient& task) {
+  const MatrixGradient layout(task);
+  return Arena::bytes<BFloat16>(matrix_gradient_patch(layout, layout.inputs)) +
+         Arena::bytes<BFloat16>(matrix_gradient_patch(layout, layout.outputs));
+}
+
+// Two pixels' 16 channels side by side: a row of B.
+inline __m512i pair_of(const BFloat16* pixel, int64_t next) {
+  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
+  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + next));
+  const __m512i low = _mm512_cvtepu16_epi32(first);
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16);
+  return _mm512_or_si512(low, high);
+}
+
+// Transposes 16 × 16 values of 32 bits.
+inline void transpose(const __m512i (&rows)[16], __m512i* to) {
+  __m512i a[16], b[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+  // b[4 · g + j] holds, in its quarter q, the values 4 · q + j of the rows 4 · g to 4 · g + 3.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
+    const __m512i high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
+    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+    const __m512i high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+    _mm512_storeu_si512(to + j, _mm512_shuffle_i32x4(low01, low23, 0x88));
+    _mm512_storeu_si512(to + 8 + j, _mm512_shuffle_i32x4(low01, low23, 0xdd));
+    _mm512_storeu_si512(to + 4 + j, _mm512_shuffle_i32x4(high01, high23, 0x88));
+    _mm512_storeu_si512(to + 12 + j, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+  }
+}
+
+// Reads one image of a tile, rows `pitch` apart; what is past its last row is zero.
+inline void read_image(const Source& source, const Tile& tile, int64_t border, int64_t stride,
+                       int64_t pitch, int64_t pixels, BFloat16* to) {
+  Patch patch(tile, border, 0, source.channels, stride);
+  patch.columns = pitch;
+  read_patch<BFloat16>(source, tile, patch, to);
+  const int64_t filled = patch.rows * pitch;
+  if (filled < pixels) zero(to + filled * stride, (pixels - filled) * stride);
+}
+
+inline void add_bias_sums(const BFloat16* pixels, int64_t count, int64_t stride, int64_t channels,
+                          float* bias_sums) {
+  constexpr int64_t kLanes = Shape<float>::kLanes;
+  for (int64_t k = 0; k < channels; k += kLanes) {
+    FloatVector sum{};
+    for (int64_t p = 0; p < count; ++p) sum += load_stored(pixels + p * stride + k);
+    store<float>(load<float>(bias_sums + k) + sum, bias_sums + k);
+  }
+}
+
+inline void pack_matrix_gradient(const WeightGradient& task, int64_t index, void* inputs,
+                                 void* gradients, float* bias_sums, void* workspace) {
+  const MatrixGradient layout(task);
+  const int64_t pixels = 2 * layout.image_pairs + 2;
+  const int64_t input_stride = layout.inputs * kOutputBlock;
+  const int64_t gradient_stride = layout.outputs * kOutputBlock;
+  Arena arena{static_cast<char*>(workspace)};
+  BFloat16* input = arena.take<BFloat16>(matrix_gradient_patch(layout, layout.inputs));
+  BFloat16* gradient = arena.take<BFloat16>(matrix_gradient_patch(layout, layout.outputs));
+
+  const Tile tile =
+      tile_at(task.tiling, index, task.input.images, task.input.height, task.input.width);
+  for (int64_t image = 0; image < layout.images; ++image) {
+    Tile one = tile;
+    one.image += image;
+    one.images = 1;
+    const bool is_there = image < tile.images;
+    if (is_there) {
+      read_image(task.gradient, one, 0, gradient_stride, layout.pitch, pixels, gradient);
+      add_bias_sums(gradient, tile.rows * layout.pitch, gradient_stride,
+                    round_up(task.gradient.channels, Shape<float>::kLanes), bias_sums);
+    } else {
+      zero(gradient, pixels * gradient_stride);
+    }
+    if (!task.need_weight) continue;
+    if (is_there) {
+      read_image(task.input, one, 1, input_stride, layout.pitch, pixels, input);
+    } else {
+      zero(input, pixels * input_stride);
+    }
+    for (int64_t k = 0; k < 2 * layout.outputs; ++k) {
+      __m512i* to = reinterpret_cast<__m512i*>(static_cast<BFloat16*>(gradients) +
+                                               (k * layout.steps() + image * layout.image_steps) *
+                                                   kTileValues);
+      const BFloat16* from = gradient + k * 16;
+      for (int64_t step = 0; step < layout.image_steps; ++step, to += kTileRows) {
+        __m512i pairs[16];
+        for (int64_t i = 0; i < 16; ++i, from += 2 * gradient_stride) {
+          pairs[i] = pair_of(from, gradient_stride);
+        }
+        transpose(pairs, to);
+      }
+    }
+    for (int64_t parity = 0; parity < 2; ++parity) {
+      for (int64_t c = 0; c < 2 * layout.inputs; ++c) {
+        BFloat16* to =
+            static_cast<BFloat16*>(inputs) +
+            ((parity * 2 * layout.inputs + c) * layout.pairs() + image * layout.image_pairs) * 32;
+        const BFloat16* from = input + parity * input_stride + c * 16;
+        for (int64_t pair = 0; pair < layout.image_pairs;
+             ++pair, to += 32, from += 2 * input_stride) {
+          _mm512_storeu_si512(to, pair_of(from, input_stride));
+        }
+      }
+    }
+  }
+}
+
+// One block of 32 c × 32 k and one tap: sums[half of k][half of c] are tiles of C, transposed.
+inline void multiply_block(const MatrixGradient& layout, int64_t tiles, bool accumulate,
+                           const BFloat16* input, const BFloat16* gradient, int64_t tap,
+                           float* sums) {
+  constexpr int64_t kSums = 16 * 16;
+  if (accumulate) {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + kSums, 64);
+    _tile_loadd(2, sums + 2 * kSums, 64);
+    _tile_loadd(3, sums + 3 * kSums, 64);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  // The tap's first pixel is r · pitch + s away: so many pairs, of the even or the odd ones.
+  const int64_t r = tap / 3, s = tap % 3;
+  const int64_t shift = s % 2 * 2 * layout.inputs * layout.pairs() + r * layout.pitch / 2 + s / 2;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    for (int64_t image = 0; image < layout.images; ++image) {
+      const BFloat16* left =
+          gradient + tile * layout.gradient_values() + image * layout.image_steps * kTileValues;
+      const BFloat16* right =
+          input + tile * layout.input_values() + (image * layout.image_pairs + shift) * 32;
+      for (int64_t step = 0; step < layout.image_steps;
+           ++step, left += kTileValues, right += kTileValues) {
+        _tile_loadd(4, left, 64);
+        _tile_loadd(6, right, 64);
+        _tile_loadd(5, left + layout.steps() * kTileValues, 64);
+        _tile_loadd(7, right + layout.pairs() * 32, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+  }
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + kSums, 64);
+  _tile_stored(2, sums + 2 * kSums, 64);
+  _tile_stored(3, sums + 3 * kSums, 64);
+}
+
+inline void multiply_matrix_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
+                                     int64_t first, int64_t last, const void* inputs,
+                                     const void* gradients, float* sums) {
+  const MatrixGradient layout(task);
+  const TileShape shape;
+  for (int64_t block = first; block < last; ++block) {
+    const int64_t k = block / layout.inputs, c = block % layout.inputs;
+    const BFloat16* input = static_cast<const BFloat16*>(inputs) + c * 2 * layout.pairs() * 32;
+    const BFloat16* gradient =
+        static_cast<const BFloat16*>(gradients) + k * 2 * layout.steps() * kTileValues;
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      multiply_block(layout, tiles, accumulate, input, gradient, tap,
+                     sums + (block * 9 + tap) * kOutputBlock * kOutputBlock);
+    }
+  }
+}
+
+inline bool store_matrix_gradient(const WeightGradient& task, const Weight& destination,
+                                  const float* sums, int64_t first, int64_t last) {
+  const MatrixGradient layout(task);
+  BFloat16* values = static_cast<BFloat16*>(const_cast<void*>(destination.values));
+  bool finite = true;
+  for (int64_t k = first; k < last; ++k) {
+    for (int64_t c = 0; c < destination.inputs; ++c) {
+      const int64_t block = k / 32 * layout.inputs + c / 32;
+      const float* from = sums + block * 9 * kOutputBlock * kOutputBlock +
+                          (k % 32 / 16 * 2 + c % 32 / 16) * 256 + k % 16 * 16 + c % 16;
+      BFloat16* to = values + k * destination.output_stride + c * destination.input_stride;
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const float sum = from[tap * kOutputBlock * kOutputBlock];
+        finite &= sum * 0 == 0;
+        from_real(sum, to[tap / 3 * destination.row_stride + tap % 3 * destination.column_stride]);
+      }
+    }
+  }
+  return finite;
+}
