@@ -1,79 +1,130 @@
 """What the suites under pytest-benchmark share: ``pytest benchmarks``.
 
-One group for each work, one row for each contender. pytest-benchmark runs them one after another;
-for numbers to compare closely, ``python -m benchmarks.run`` has them take turns.
+One group for each work, one row for each contender; ``work`` and ``contender`` are parameters, so
+``--benchmark-group-by=param:contender``, ``--benchmark-json`` and ``--benchmark-compare`` do what
+they do elsewhere. At the end one table has a column for each contender. pytest-benchmark runs them
+one after another; for numbers to compare closely, ``python -m benchmarks.run`` has them take turns.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks import reference
-from benchmarks.peers import PEERS, TORCH_PEERS, Unavailable
+from benchmarks import cost, reference
+from benchmarks.peers import PEERS, Unavailable, precision
 from benchmarks.timing import turn
 from benchmarks.work import Work, works
 
-NETWORKS = ("network-", "fast-", "vgg16-")
+# The suites, by the function's name; single operators are few and quick, and all are run.
+SUITES: dict[str, Callable[[Work], bool]] = {
+    "test_operator": lambda work: work.level == "operator",
+    "test_block": lambda work: work.level == "block",
+    "test_network": lambda work: work.level == "network" and work.kind != "training step",
+    "test_training_step": lambda work: work.kind == "training step",
+}
+Timed = dict[str, dict[str, tuple[float, float]]]
+TIMED = pytest.StashKey[Timed]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vgg_fast")
     group.addoption("--quick", action="store_true", help="tiny networks and layers: a smoke test")
-    group.addoption("--layer-batch", type=int, default=1, help="images of a single layer's batch")
+    group.addoption(
+        "--all-shapes",
+        action="store_true",
+        help="every network at every batch of benchmarks/shapes.py; hours on a CPU. "
+        "-k and a test's full name choose among all of them anyway",
+    )
+    group.addoption(
+        "--layer-batch", type=int, default=1, help="images of a layer's or block's batch"
+    )
     group.addoption("--threads", type=int, default=None, help="CPU threads of every contender")
+    group.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TIMED] = {}
     if config.getoption("--threads") is not None:
         torch.set_num_threads(config.getoption("--threads"))
 
 
+def _works(config: pytest.Config) -> dict[str, Work]:
+    return works(config.getoption("--quick"), config.getoption("--layer-batch"))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that takes ``work`` and ``peer`` every pair that its function's name asks for."""
+    """Give a test that takes ``work`` and ``contender`` every pair of its suite."""
     if "work" not in metafunc.fixturenames:
         return
-    option = metafunc.config.getoption
-    whole = metafunc.function.__name__ == "test_network"
-    pairs = []
-    for work in works(option("--quick"), option("--layer-batch")).values():
-        if work.name.startswith(NETWORKS) != whole:
-            continue
-        peers = tuple(PEERS) if whole and work.kind == "forward" else TORCH_PEERS
-        pairs += [pytest.param(work, peer, id=f"{work.name}-{peer}") for peer in peers]
-    metafunc.parametrize(("work", "peer"), pairs)
-
-
-@functools.lru_cache(maxsize=1)
-def _exact(work: Work) -> list[Tensor]:
-    return reference.exact(work)
+    config = metafunc.config
+    named = config.getoption("keyword") or any("::" in argument for argument in config.args)
+    every = config.getoption("--all-shapes") or named
+    belongs = SUITES[metafunc.function.__name__]
+    chosen = [
+        work.name
+        for work in _works(config).values()
+        if belongs(work) and (every or work.in_report or work.level != "network")
+    ]
+    pairs = [
+        pytest.param(work, contender, id=f"{work}-{contender}")
+        for work in chosen
+        for contender in PEERS
+    ]
+    metafunc.parametrize(("work", "contender"), pairs)
 
 
 @pytest.fixture
-def measure(benchmark, request: pytest.FixtureRequest) -> Callable[[Work, str], None]:
+def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Check a contender's results against fp64, then time it."""
+    config = request.config
+    option = config.getoption
 
-    def measured(work: Work, name: str) -> None:
+    def measured(work_name: str, name: str) -> None:
+        work = dataclasses.replace(_works(config)[work_name], device=option("--device"))
         peer = PEERS[name]
         try:
             benchmark.extra_info["version"] = peer.version()
+            for reason in cost.lacking(work):
+                raise Unavailable(reason)
             call = peer.prepare(work)
         except Unavailable as reason:
             pytest.skip(f"{name} {reason}")
-        error = reference.error(call.results(call.run(call.setup())), _exact(work))
+        error = reference.error(work, call.results(call.run(call.setup())))
         benchmark.extra_info |= {"error": error, "threads": torch.get_num_threads()}
-        assert error <= reference.limit(work, peer.precision), "it computes something else"
+        assert error <= reference.limit(work, precision(peer, work)), "it computes something else"
         benchmark.group = work.title
         if work.kind == "backward":
-            option = request.config.getoption
             rounds = int(float(option("benchmark_max_time")) / turn(call, 1))
             rounds = max(option("benchmark_min_rounds"), min(rounds, 1000))
             benchmark.pedantic(call.run, setup=lambda: ((call.setup(),), {}), rounds=rounds)
         else:
             benchmark(call.run, None)
+        if benchmark.stats is not None:  # not with --benchmark-disable
+            median = benchmark.stats.stats.median
+            config.stash[TIMED].setdefault(work.title, {})[name] = (median, error)
 
     return measured
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """A row for each work, a column for each contender: median milliseconds, and the error."""
+    timed = config.stash[TIMED]
+    if not timed:
+        return
+    columns = [name for name in PEERS if any(name in row for row in timed.values())]
+    table = Table(title="median ms (error against fp64)", title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for title, row in timed.items():
+        cells = (row.get(name) for name in columns)
+        table.add_row(title, *(f"{c[0] * 1e3:.2f} ({c[1]:.0e})" if c else "-" for c in cells))
+    console = Console(file=terminalreporter._tw._file, width=max(120, 24 + 18 * len(columns)))
+    console.print(table)

@@ -1,8 +1,9 @@
-"""What this machine can do at most: fp32 operations, a large matrix product, copying memory."""
+"""What this machine can do at most: multiply-adds, a large matrix product, copying memory."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import tempfile
@@ -37,16 +38,44 @@ float work(long steps, float factor, float term) {
 }
 """
 STEPS = 4_000_000
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def limits(repeats: int = 7) -> dict[str, float | None]:
-    """GFLOP/s of multiply-adds in registers (None without a C compiler) and of a matrix product,
-    and GB/s of a copy, read and write counted: the best of ``repeats``, on all torch threads."""
+    """GFLOP/s of multiply-adds in registers (fp32; None without a C compiler) and of a matrix
+    product (fp32, and bf16; None where the processor has no bf16 arithmetic), and GB/s of a copy,
+    read and write counted: the best of ``repeats``, on all torch threads."""
     return {
         "fma_gflops": _fma(repeats),
-        "gemm_gflops": _gemm(repeats),
+        "gemm_gflops": _gemm(repeats, torch.float32),
+        "gemm_bf16_gflops": _gemm(repeats, torch.bfloat16) if has_bf16() else None,
         "copy_gbs": _copy(repeats),
     }
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bf16: AMX or AVX-512 BF16 on x86, BF16 on Arm."""
+    try:
+        flags = set(re.findall(r"\w+", CPU_INFO.read_text()))
+    except OSError:
+        return False
+    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def of(found: dict[str, float | None], precision: str) -> float:
+    """GFLOP/s that a work in ``precision`` can reach at most."""
+    fp32 = max(filter(None, (found["fma_gflops"], found["gemm_gflops"])))
+    # Without bf16 arithmetic, bf16 is storage, and the arithmetic is fp32.
+    return (precision == "bf16" and found.get("gemm_bf16_gflops")) or fp32
+
+
+def least_seconds(
+    found: dict[str, float | None], precision: str, flops: float, moved: float
+) -> float:
+    """Computing and moving overlap: the longer of the two."""
+    copy = found["copy_gbs"]
+    assert copy is not None
+    return max(flops / (of(found, precision) * 1e9), moved / (copy * 1e9))
 
 
 def _best(call: Callable[[], object], repeats: int) -> float:
@@ -83,9 +112,9 @@ def _fma(repeats: int) -> float | None:
     return threads * loaded.operations(ctypes.c_long(STEPS)) / seconds / 1e9
 
 
-def _gemm(repeats: int, size: int = 2048) -> float:
-    a, b = torch.rand(2, size, size)
-    out = torch.empty(size, size)
+def _gemm(repeats: int, dtype: torch.dtype, size: int = 2048) -> float:
+    a, b = torch.rand(2, size, size).to(dtype)
+    out = torch.empty(size, size, dtype=dtype)
     return 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), repeats) / 1e9
 
 

@@ -9,11 +9,7 @@ benchmarks/results/<machine>-<date>.json; python -m benchmarks.report makes tabl
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import fnmatch
-import json
-import re
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,16 +19,15 @@ from typing import Any
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import memory, peak, reference, scaling, timing
-from benchmarks.peers import PEERS, TORCH_PEERS, Call, Unavailable
+from benchmarks import cost, growth, measure, memory, peak, show
+from benchmarks.peers import PEERS
+from benchmarks.record import RESULTS, SCHEMA, environment, file_name, write
 from benchmarks.work import Work, works
-from vgg_fast import info
 
-RESULTS = Path(__file__).parent / "results"
-SCHEMA = 1
+# Shares of the time, as Work.seconds are.
+LIMITS_SECONDS, AXIS_SECONDS = 15, 25
 
 
 @dataclass
@@ -43,8 +38,8 @@ class Options:
     """Tiny networks and two rounds: shows that everything runs, and measures nothing."""
 
     only: tuple[str, ...] = ()
-    """Names or patterns of works, such as 'network-*'; all in the report if not given. The record
-    is written only if --output says where to."""
+    """Names or patterns of works, such as 'seed-*'; those of the report if not given. The record is
+    written only if --output says where to."""
 
     peers: tuple[str, ...] = tuple(PEERS)
     """The contenders."""
@@ -52,11 +47,14 @@ class Options:
     threads: int | None = None
     """CPU threads of every contender; torch's default if not given."""
 
-    minutes: float = 10.0
+    minutes: float = 12.0
     """What the run should take; every work is measured at least three rounds, all the same."""
 
     memory: bool = True
     """Measure the peak memory of the seed network's training step, in processes of their own."""
+
+    growth: bool = True
+    """Measure how cost grows, in a run without --only."""
 
     output: Path | None = None
     """The JSON file."""
@@ -72,100 +70,87 @@ class Run:
         self.options, self.chosen, self.console = options, chosen, console
         self.started = time.perf_counter()
         self.threads = torch.get_num_threads()
-        self.record: dict[str, Any] = {"schema": SCHEMA, **environment(), "rows": []}
+        grows = options.growth and not options.only and "fused" in options.peers
+        self.axes = growth.axes(self.threads, options.quick) if grows else {}
+        self.left = LIMITS_SECONDS + sum(work.seconds for work in chosen)
+        self.left += AXIS_SECONDS * len(self.axes)
+        self.record: dict[str, Any] = {"schema": SCHEMA, **environment(), "rows": [], "growth": {}}
         self.record["options"] = {"quick": options.quick, "minutes": options.minutes}
 
     def all(self, draft: Path | None) -> dict[str, Any]:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task("the machine's limits", total=len(self.chosen) + 1)
-            self.record["limits"] = peak.limits(1 if self.options.quick else 7)
-            self.console.print(limits_line(self.record["limits"]), highlight=False)
-            for i, work in enumerate(self.chosen):
-                progress.update(task, advance=1, description=work.name)
-                row = self.row(work, self._seconds_for(i))
-                self.record["rows"].append(row)
-                self.console.print(table(row), markup=False)
-                for name, found in row["contenders"].items():
-                    if "problem" in found:
-                        self._line(f"  {name} {found['problem']}")
-                self._line(f"  {row['command']}")
-                if work.name.startswith("network-forward-b") and self._scales(work):
-                    self.record["scaling"] = self._scaling(work)
+            task = progress.add_task("the machine's limits", total=self.left)
+
+            def done(share: float, description: str) -> None:
+                self.left -= share
+                progress.update(task, advance=share, description=description)
                 if draft is not None:
                     write(self.record, draft)
+
+            self.record["limits"] = peak.limits(1 if self.options.quick else 7)
+            self.console.print(show.limits_line(self.record["limits"]), highlight=False)
+            done(LIMITS_SECONDS, "")
+            for work in self.chosen:
+                progress.update(task, description=work.name)
+                self._show(self.row(work, self._seconds_for(work.seconds)))
+                done(work.seconds, work.name)
+            for name, axis in self.axes.items():
+                progress.update(task, description=f"growth: {name}")
+                seconds = self._seconds_for(AXIS_SECONDS)
+                found = growth.measured(axis, name, self.threads, seconds, self.options.quick)
+                self.record["growth"][name] = found
+                self._line(growth.line(name, found))
+                self._line(f"  {found['command']}")
+                done(AXIS_SECONDS, name)
         self.record["seconds"] = time.perf_counter() - self.started
         return self.record
 
-    def _scales(self, work: Work) -> bool:
-        """More than one image: a single one is bound by reading the weights."""
-        return self.threads > 1 and work.shape[0] > 1 and "fused" in self.options.peers
-
-    def _scaling(self, work: Work) -> dict[str, Any]:
-        found = scaling.measure(work, self.threads, 15.0, 2 if self.options.quick else 5)
-        ratio = found["ratio"]
-        self._line(
-            f"  fused, 1 -> {self.threads} threads: {ratio['median']:.2f} times as fast "
-            f"({ratio['q1']:.2f}-{ratio['q3']:.2f}, {found['rounds']} rounds)"
-        )
-        return found
+    def _seconds_for(self, share: float) -> float:
+        """Of the time that is left; nothing of it in a quick run."""
+        if self.options.quick:
+            return 0.0
+        left = self.options.minutes * 60 - (time.perf_counter() - self.started)
+        return max(0.0, left * share / self.left)
 
     def _line(self, text: str) -> None:
         self.console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    def _seconds_for(self, index: int) -> float:
-        """This work's share of the time that is left."""
-        left = self.options.minutes * 60 - (time.perf_counter() - self.started)
-        weights = [work.seconds for work in self.chosen[index:]]
-        return max(0.0, left * weights[0] / sum(weights))
+    def _show(self, row: dict[str, Any]) -> None:
+        self.record["rows"].append(row)
+        self.console.print(show.table(row, self.record["limits"]), markup=False)
+        for reason, names in show.problems(row).items():
+            self._line(f"  {reason}: {', '.join(names)}")
+        self._line(f"  {row['command']}")
 
     def row(self, work: Work, seconds: float) -> dict[str, Any]:
         started = time.perf_counter()
-        contenders: dict[str, dict[str, Any]] = {}
-        calls: dict[str, Call] = {}
-        expected = reference.exact(work)
-        for name in self._peers_of(work):
-            contenders[name] = {"precision": PEERS[name].precision}
-            try:
-                contenders[name]["version"] = PEERS[name].version()
-                call = PEERS[name].prepare(work)
-                error = reference.error(call.results(call.run(call.setup())), expected)
-            except Unavailable as reason:
-                contenders[name]["problem"] = str(reason)
-                continue
-            except Exception as failure:  # a contender that fails is a finding, not the end
-                first = str(failure).strip().splitlines()[:1] or [""]
-                contenders[name]["problem"] = f"failed: {type(failure).__name__}: {first[0]}"
-                continue
-            contenders[name]["error"] = error
-            if error > reference.limit(work, PEERS[name].precision):
-                contenders[name]["problem"] = f"computes something else: its error is {error:.0e}"
-                continue
-            calls[name] = call
-        del expected
+        contenders, calls = measure.checked(work, self.options.peers)
+        timed = list(calls)
         left = seconds - (time.perf_counter() - started)
-        rounds = (2, 2) if self.options.quick else (3, 30)
-        times = timing.interleaved(calls, left, *rounds) if calls else {}
-        for name, numbers in timing.summary(times).items():
-            contenders[name] |= numbers
+        rounds = measure.add_times(contenders, calls, left, 2 if self.options.quick else 3)
         calls.clear()
-        if work.name.startswith("network-training") and self.options.memory:
-            for name in times:
+        if work.name.startswith("seed-training") and self.options.memory:
+            for name in timed:
                 found = memory.in_a_process(work, name, self.threads, self.options.quick)
                 contenders[name]["memory"] = found
         return {
             "name": work.name,
             "title": work.title,
+            "level": work.level,
             "kind": work.kind,
+            "precision": work.precision,
             "shape": list(work.shape),
-            "rounds": max((len(values) for values in times.values()), default=0),
+            **cost.counted(work),
+            "rounds": rounds,
             "command": self._command(work),
             "contenders": contenders,
         }
-
-    def _peers_of(self, work: Work) -> list[str]:
-        whole_network = work.kind == "forward" and work.name.startswith("network")
-        return [name for name in self.options.peers if whole_network or name in TORCH_PEERS]
 
     def _command(self, work: Work) -> str:
         options = self.options
@@ -174,80 +159,6 @@ class Run:
         if options.peers != tuple(PEERS):
             parts.append("--peers " + " ".join(f"'{p}'" if " " in p else p for p in options.peers))
         return " ".join(parts)
-
-
-def environment() -> dict[str, Any]:
-    """Where and with what: not by info.collect(), which sends CPU tensors through Python."""
-    cpu = info._cpu()
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu["name"],
-        "cores": cpu["cores"],
-        "threads": torch.get_num_threads(),
-        "instruction_set": cpu["chosen"],
-        "versions": info._versions(),
-        "commit": commit(),
-    }
-
-
-def commit() -> dict[str, Any] | None:
-    """The commit of the checkout, and whether its files differ from it; None outside git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(RESULTS.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"hash": git("rev-parse", "--short", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def file_name(record: dict[str, Any]) -> str:
-    machine = re.sub(r"[^a-z0-9]+", "-", record["cpu"].lower()).strip("-")
-    return f"{machine}-{record['threads']}-threads-{record['date'][:10]}.json"
-
-
-def write(record: dict[str, Any], path: Path) -> None:
-    """All of it, or the file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".writing")
-    draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def limits_line(limits: dict[str, float | None]) -> str:
-    fma = limits["fma_gflops"]
-    peak_text = "no C compiler to measure the peak" if fma is None else f"peak {fma:.0f} GFLOP/s"
-    return (
-        f"This machine, fp32: {peak_text}, matrix product {limits['gemm_gflops']:.0f} GFLOP/s, "
-        f"copy {limits['copy_gbs']:.1f} GB/s"
-    )
-
-
-def table(row: dict[str, Any]) -> Table:
-    """One row of the record for a terminal."""
-    shown = Table(title=f"{row['title']} ({row['rounds']} rounds)", title_justify="left")
-    for column in ("contender", "median", "IQR", "× fused", "IQR", "error", "peak memory"):
-        side = "left" if column == "contender" else "right"
-        shown.add_column(column, justify=side, no_wrap=True)
-    for name, found in row["contenders"].items():
-        if "seconds" not in found:
-            continue
-        seconds, ratio = found["seconds"], found.get("ratio")
-        memory_found = found.get("memory", {})
-        mebibytes = memory_found.get("bytes", 0) / 2**20
-        shown.add_row(
-            name,
-            f"{seconds['median'] * 1e3:.2f} ms",
-            f"{seconds['q1'] * 1e3:.2f}-{seconds['q3'] * 1e3:.2f}",
-            f"{ratio['median']:.2f}" if ratio else "-",
-            f"{ratio['q1']:.2f}-{ratio['q3']:.2f}" if ratio else "-",
-            f"{found['error']:.1e}",
-            f"{mebibytes:.0f} MiB" if mebibytes else memory_found.get("problem", ""),
-        )
-    return shown
 
 
 def chosen_works(options: Options) -> list[Work]:
@@ -259,28 +170,30 @@ def chosen_works(options: Options) -> list[Work]:
     for pattern in options.only:
         if not fnmatch.filter(known, pattern):
             sys.exit(f"benchmarks.run: no work fits {pattern!r}: --list names them all")
-    if not options.only:
-        return [work for work in known.values() if work.in_report]
     return [
         work
         for name, work in known.items()
         if any(fnmatch.fnmatch(name, pattern) for pattern in options.only)
+        or (not options.only and work.in_report)
     ]
 
 
 def main(arguments: list[str] | None = None) -> Path | None:
-    """The command; returns the file that it wrote, if any."""
+    """Measure; returns the file of the record, if one was written."""
     options = tyro.cli(Options, prog="python -m benchmarks.run", args=arguments)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
     chosen = chosen_works(options)
     if options.list:
-        print(*(work.name for work in (chosen if options.only else works(options.quick).values())))
-        print("by", ", ".join(PEERS))
+        for work in works(options.quick).values() if not options.only else chosen:
+            print(f"{work.name:44} {work.title}{'' if work.in_report else '  (with --only)'}")
+        print("\ncontenders: " + ", ".join(PEERS))
         return None
     if options.threads is not None:
+        if options.threads < 1:
+            sys.exit(f"benchmarks.run: --threads must be at least 1, but it is {options.threads}")
         torch.set_num_threads(options.threads)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=130)
     run = Run(dataclasses.replace(options), chosen, console)
     path = options.output
     if path is None and not options.only and not options.quick:

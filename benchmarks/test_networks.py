@@ -1,8 +1,8 @@
-"""Whole networks: inference, a training step, the gradient of the input.
+"""Whole networks: inference, and the gradient of the input under frozen weights.
 
-pytest benchmarks/test_networks.py -k network-forward-b1
+pytest benchmarks/test_networks.py -k seed-forward-b1
 """
 
 
-def test_network(work, peer, measure) -> None:
-    measure(work, peer)
+def test_network(work, contender, measure) -> None:
+    measure(work, contender)

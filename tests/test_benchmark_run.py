@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import memory, reference, run, scaling, timing
-from benchmarks.peers import PEERS, TORCH_PEERS, Call, Unavailable
+from benchmarks import cost, growth, memory, peak, reference, run, timing
+from benchmarks.peers import PEERS, TORCH_PEERS, Call, Unavailable, apex, cudnn
+from benchmarks.peers.base import replaced
 from benchmarks.peers.ncnn import written
-from benchmarks.work import works
+from benchmarks.shapes import BATCHES, NETWORKS
+from benchmarks.work import Work, works
 from tests.cases import SEED_LAYERS
 
 QUICK = works(quick=True)
-KINDS = {work.kind: work for work in QUICK.values()}
+KINDS = {work.kind: work for work in QUICK.values() if work.precision == "fp32"}
 CHECKED = ("fused", "eager", "channels_last")
 
 
@@ -64,26 +66,75 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["eager"]["seconds"]["median"] == 4.0
 
 
-def test_scaling_compares_one_thread_with_many_and_leaves_threads_as_they_were(monkeypatch) -> None:
-    seen: list[int] = []
-    now = [0.0]
+class Ideal:
+    """A contender whose time is that of the work's images, shared by all threads."""
+
+    name, precision = "ideal", None
+
+    def __init__(self, now: list[float], seen: list[int]) -> None:
+        self.now, self.seen = now, seen
+
+    def version(self) -> str:
+        return "1"
+
+    def prepare(self, work: Work) -> Call:
+        def spend(_) -> torch.Tensor:
+            self.seen.append(torch.get_num_threads())
+            self.now[0] += 6.0 * work.shape[0] / torch.get_num_threads()
+            return reference.exact(work)[0]
+
+        return Call(run=spend, results=lambda output: [output])
+
+
+@pytest.fixture
+def ideal(monkeypatch) -> list[int]:
+    """Alone along every axis, on a clock of its own; the threads that it saw."""
+    now, seen = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+    monkeypatch.setattr(growth, "CONTENDERS", ("ideal",))
+    monkeypatch.setitem(PEERS, "ideal", Ideal(now, seen))
+    return seen
 
-    class Ideal:
-        def prepare(self, work) -> Call:
-            def spend(_) -> None:
-                seen.append(torch.get_num_threads())
-                now[0] += 6.0 / torch.get_num_threads()
 
-            return Call(run=spend, results=lambda _: [])
-
-    monkeypatch.setitem(PEERS, "fused", Ideal())
+def test_growth_with_the_threads_takes_turns_and_leaves_threads_as_they_were(ideal) -> None:
     before = torch.get_num_threads()
-    found = scaling.measure(QUICK["network-forward-b2"], threads=2, seconds=0.0)
-    assert torch.get_num_threads() == before and set(seen) == {1, 2}
-    assert found["ratio"]["median"] == 2.0 and found["rounds"] == 3
-    assert found["times"] == {"1": [6.0] * 3, "2": [3.0] * 3}
+    axis = growth.axes(threads=4, quick=True)["threads"]
+    assert axis.values == (1.0, 2.0, 4.0)
+    torch.set_num_threads(4)
+    try:
+        found = growth.measured(axis, "threads", threads=4, seconds=0.0, quick=True)
+        assert torch.get_num_threads() == 4 and set(ideal) == {1, 2, 4}
+    finally:
+        torch.set_num_threads(before)
+    numbers = found["contenders"]["ideal"]
+    assert numbers["exponent"] == pytest.approx(-1.0)
+    assert numbers["ratio"]["median"] == 4.0 and found["rounds"] == 2
+    assert [seconds["median"] for seconds in numbers["seconds"]] == [12.0, 6.0, 3.0]
+
+
+def test_growth_with_the_batch_is_a_power(ideal) -> None:
+    axis = growth.axes(torch.get_num_threads(), quick=True)["batch"]
+    found = growth.measured(axis, "batch", torch.get_num_threads(), 0.0, quick=True)
+    assert found["contenders"]["ideal"]["exponent"] == pytest.approx(1.0)
+    assert "ratio" not in found["contenders"]["ideal"]
+    assert "--axis batch" in found["command"] and "--quick" in found["command"]
+
+
+def test_an_exponent_is_the_slope_between_logarithms() -> None:
+    cubes = [{"median": 2.0 * value**3} for value in (1, 2, 4)]
+    assert growth.exponent((1.0, 2.0, 4.0), cubes) == pytest.approx(3.0)
+    assert growth.exponent((1.0, 2.0, 4.0), [cubes[0], None, cubes[2]]) == pytest.approx(3.0)
+    assert growth.exponent((1.0, 2.0), [cubes[0], None]) is None
+
+
+def test_the_axes_go_as_far_as_promised() -> None:
+    found = growth.axes(threads=6)
+    ends = {name: (axis.values[0], axis.values[-1]) for name, axis in found.items()}
+    assert ends == {"batch": (1, 64), "side": (32, 512), "width": (0.25, 1), "threads": (1, 6)}
+    for axis in found.values():
+        shapes = [axis.work(value).shape for value in axis.values]
+        assert all(min(shape) >= 1 for shape in shapes)
 
 
 def test_what_setup_takes_is_not_counted(monkeypatch) -> None:
@@ -117,7 +168,37 @@ def test_a_contender_computes_the_work(kind, peer) -> None:
     call = PEERS[peer].prepare(work)
     for _ in range(2):  # a second run finds the same state
         results = call.results(call.run(call.setup()))
-    assert reference.error(results, reference.exact(work)) < 2e-5
+    assert reference.error(work, results) < 2e-5
+
+
+@pytest.mark.parametrize("peer", CHECKED)
+@pytest.mark.parametrize("kind", ["forward", "training step"])
+def test_in_bf16_a_contender_computes_the_work_in_bf16(kind, peer) -> None:
+    work = next(w for w in QUICK.values() if w.precision == "bf16" and w.kind == kind)
+    call = PEERS[peer].prepare(work)
+    results = call.results(call.run(call.setup()))
+    assert 1e-4 < reference.error(work, results) < reference.limit(work, "bf16")
+    halves = {result.dtype == torch.bfloat16 for result in results}
+    # Autocast leaves the parameters, their gradients and the loss in fp32.
+    assert halves == {kind == "forward"}
+
+
+def test_a_work_in_bf16_has_the_results_of_the_one_in_fp32() -> None:
+    exact, half = QUICK["seed-forward-b2"], QUICK["seed-forward-b2-bf16"]
+    assert exact == half and reference.exact(exact) is reference.exact(half)
+    assert exact != QUICK["seed-forward-b1"]
+
+
+def test_of_many_images_some_are_compared_with_both_ends() -> None:
+    work = dataclasses.replace(QUICK["seed-forward-b2"], shape=(20, 1, 32, 32))
+    chosen = reference.compared_images(work).tolist()
+    assert len(chosen) == reference.IMAGES and chosen[0] == 0 and chosen[-1] == 19
+    with torch.no_grad():
+        right = work.model()(work.input())
+    assert reference.error(work, [right]) < 2e-6
+    right[-1] += 1
+    assert reference.error(work, [right]) > 0.01
+    assert reference.error(work, [right[:-1]]) == float("inf")
 
 
 def test_the_reference_does_not_depend_on_how_it_is_cut(monkeypatch) -> None:
@@ -127,19 +208,19 @@ def test_the_reference_does_not_depend_on_how_it_is_cut(monkeypatch) -> None:
         whole = reference.exact(work)
         with monkeypatch.context() as patch:
             patch.setattr(reference, "PIXELS_AT_A_TIME", 1)
-            assert reference.error(reference.exact(work), whole) < 1e-12
+            assert reference.distance(reference.exact.__wrapped__(work), whole) < 1e-12
 
 
 def test_the_error_of_something_else() -> None:
     ones = torch.ones(3, dtype=torch.float64)
-    assert reference.error([ones * 1.5], [ones]) == pytest.approx(0.5)
-    assert reference.error([torch.ones(2)], [ones]) == float("inf")
-    assert reference.error([ones * float("nan")], [ones]) == float("inf")
-    assert reference.error([ones, ones * 2], [ones, ones]) == pytest.approx(1.0)
+    assert reference.distance([ones * 1.5], [ones]) == pytest.approx(0.5)
+    assert reference.distance([torch.ones(2)], [ones]) == float("inf")
+    assert reference.distance([ones * float("nan")], [ones]) == float("inf")
+    assert reference.distance([ones, ones * 2], [ones, ones]) == pytest.approx(1.0)
 
 
 class Absent:
-    name, precision = "absent", "fp32"
+    name, precision = "absent", None
 
     def version(self) -> str:
         raise Unavailable("isn't installed")
@@ -149,7 +230,7 @@ class Absent:
 
 
 class Wrong:
-    name, precision = "wrong", "fp32"
+    name, precision = "wrong", None
 
     def version(self) -> str:
         return "1"
@@ -170,7 +251,7 @@ def test_nobody_is_hidden(monkeypatch, tmp_path, capsys) -> None:
     for peer in (Absent(), Wrong(), Broken()):
         monkeypatch.setitem(PEERS, peer.name, peer)
     output = tmp_path / "folder" / "record.json"
-    arguments = ["--quick", "--only", "network-forward-b2", "--output", str(output)]
+    arguments = ["--quick", "--only", "seed-forward-b2", "--output", str(output)]
     run.main([*arguments, "--peers", "fused", "eager", "absent", "wrong", "broken"])
     record = json.loads(output.read_text(encoding="utf-8"))
     assert [path.name for path in output.parent.iterdir()] == ["record.json"]
@@ -185,8 +266,8 @@ def test_nobody_is_hidden(monkeypatch, tmp_path, capsys) -> None:
     assert record["threads"] == torch.get_num_threads()
     assert record["limits"]["gemm_gflops"] > 0 and record["limits"]["copy_gbs"] > 0
     printed = capsys.readouterr().out
-    assert "absent isn't installed" in printed and row["command"] in printed
-    assert "--only network-forward-b2" in row["command"] and "--quick" in row["command"]
+    assert "isn't installed: absent" in printed and row["command"] in printed
+    assert "--only seed-forward-b2" in row["command"] and "--quick" in row["command"]
 
 
 def test_a_part_of_the_works_writes_nothing_by_itself(monkeypatch, tmp_path, capsys) -> None:
@@ -209,10 +290,100 @@ def test_unknown_names_are_refused(arguments, message) -> None:
         run.main(arguments)
 
 
+ON_CPUS = ("onnxruntime", "openvino", "openvino bf16", "ncnn")
+ON_GPUS = ("cudnn", "apex")
+
+
 def test_peers_without_gradients_say_so() -> None:
-    for name in set(PEERS) - set(TORCH_PEERS):
+    for name in ON_CPUS:
         with pytest.raises(Unavailable, match="computes no gradients"):
             PEERS[name].prepare(KINDS["backward"])
+    assert set(PEERS) == {*TORCH_PEERS, *ON_CPUS, *ON_GPUS}
+
+
+def test_peers_for_gpus_are_absent_on_a_cpu() -> None:
+    for name in ON_GPUS:
+        with pytest.raises(Unavailable, match="runs on NVIDIA GPUs only"):
+            PEERS[name].prepare(KINDS["forward"])
+    with pytest.raises(Unavailable, match="isn't installed"):
+        PEERS["apex"].version()
+
+
+def test_cudnns_module_stands_for_convolution_and_relu(monkeypatch) -> None:
+    def plain(input, weight, bias, stride, padding, dilation, groups) -> torch.Tensor:
+        return nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups).relu()
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", plain)
+    work = QUICK["seed-forward-b2"]
+    model = replaced(work.model(), cudnn.ConvolutionReLU)
+    assert sum(isinstance(m, cudnn.ConvolutionReLU) for m in model.modules()) == 8
+    with torch.no_grad():
+        assert reference.error(work, [model(work.input())]) < 2e-6
+    with pytest.raises(Unavailable, match="there is none here"):
+        replaced(nn.Sequential(nn.MaxPool2d(2)), cudnn.ConvolutionReLU)
+
+
+def test_apexs_module_stands_for_convolution_and_relu() -> None:
+    def fused(input, weight, bias, padding, stride) -> torch.Tensor:
+        assert input.dtype == weight.dtype == bias.dtype == torch.float16
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        output = nn.functional.conv2d(input.float(), weight.float(), None, stride, padding)
+        return (output + bias.float()).relu().half()
+
+    work = QUICK["seed-forward-b2"]
+    model = replaced(work.model(), lambda found: apex.ConvolutionReLU(found, fused))
+    with torch.no_grad():
+        assert reference.error(work, [model(work.input())]) < 5e-3
+
+
+def test_the_table_of_shapes_has_what_was_promised() -> None:
+    known = works()
+    for network, found in NETWORKS.items():
+        assert set(BATCHES) <= set(found.batches)
+        for batch in BATCHES:
+            work = known[f"{network}-forward-b{batch}"]
+            assert work.shape == (batch, found.channels, found.size, found.size)
+            assert f"{work.name}-bf16" in known
+    assert known["features-gradient-b1"].shape == (1, 3, 512, 512)
+    assert known["vgg16-training-b1"].shape == (1, 3, 224, 224)
+    assert known["seed-training-b16-bf16"].in_report and known["seed-training-b16-bf16"].autocast
+
+
+def test_what_a_work_costs() -> None:
+    known = works(layer_batch=1)
+    first, second = SEED_LAYERS[:2]
+    forward = cost.of(known[f"{first.op}-{first}-forward"])
+    assert forward.direct == forward.winograd == 2 * 9 * 64 * 224 * 224
+    assert forward.bytes == 4 * (224 * 224 + 64 * 112 * 112 + 9 * 64)
+    # 9 · 16 multiplications of a tile become 36, and the transforms cost a part of the gain.
+    gains = [
+        cost.predicted_gain(cost.layers(known[f"{layer.op}-{layer}-forward"])[0])
+        for layer in SEED_LAYERS
+    ]
+    assert gains[0] < 1 and all(1 < gain < 4 for gain in gains[1:])
+    deep = f"{second.op}-{second}"
+    assert cost.of(known[f"{deep}-backward"]).direct == 2 * cost.of(known[f"{deep}-forward"]).direct
+    step, net = cost.of(known["seed-training-b16"]), cost.of(known["seed-forward-b16"])
+    images = 2 * 9 * 64 * 224 * 224 * 16
+    assert step.direct == 3 * net.direct - images  # which want no gradient
+    half = cost.counted(known["seed-forward-b16"])["bytes"]
+    assert half["fp32"] == 2 * half["bf16"]
+
+
+def test_a_work_that_the_memory_does_not_hold_is_listed(monkeypatch) -> None:
+    assert list(cost.lacking(QUICK["seed-forward-b2"])) == []
+    monkeypatch.setattr(cost, "available_memory", lambda: 2**30)
+    (reason,) = cost.lacking(works()["seed-training-b256"])
+    assert "GiB of memory, and 1 are free" in reason
+
+
+def test_the_least_time_is_the_longer_of_computing_and_moving() -> None:
+    limits = {"fma_gflops": 100.0, "gemm_gflops": 90.0, "copy_gbs": 10.0}
+    assert peak.least_seconds(limits, "fp32", 1e9, 1e6) == 0.01
+    assert peak.least_seconds(limits, "fp32", 1e9, 1e9) == 0.1
+    # Where there is no bf16 arithmetic, it is fp32.
+    assert peak.of(limits, "bf16") == 100.0
+    assert peak.of({**limits, "gemm_bf16_gflops": 800.0}, "bf16") == 800.0
 
 
 def test_ncnn_gets_layers_it_knows() -> None:

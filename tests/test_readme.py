@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from benchmarks import report, run
+from benchmarks import growth, report, run
 from tests.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.config import Config
@@ -58,6 +58,8 @@ def parse(module: str, arguments: list[str]) -> None:
         tyro.cli(info.Options, args=arguments)
     elif module == "benchmarks.run":
         run.chosen_works(tyro.cli(run.Options, args=arguments))
+    elif module == "benchmarks.growth":
+        tyro.cli(growth.Options, args=arguments)
     elif module == "benchmarks.report":
         tyro.cli(report.Options, args=arguments)
     else:

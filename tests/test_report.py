@@ -1,4 +1,4 @@
-"""benchmarks/report.py and pictures.py, on small invented records."""
+"""benchmarks/report.py and what it draws and writes, on small invented records."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ def row(name: str, title: str, kind: str, contenders: dict) -> dict:
     return {
         "name": name,
         "title": title,
+        "level": "operator" if name.startswith("conv") else "network",
         "kind": kind,
+        "precision": "bf16" if name.endswith("bf16") else "fp32",
         "shape": [4, 1, 224, 224],
+        "operations": {"direct": 5e10, "winograd": 2e10},
+        "bytes": {"fp32": 1e9, "bf16": 5e8},
         "rounds": 5,
         "command": f"python -m benchmarks.run --only {name}",
         "contenders": contenders,
@@ -44,7 +48,7 @@ def row(name: str, title: str, kind: str, contenders: dict) -> dict:
 def record(date: str = "2026-01-02T03:04:05+00:00", cpu: str = "Invented CPU") -> dict:
     rows = [
         row(
-            "network-training-b16",
+            "seed-training-b16",
             "Seed network at 224², batch 16: training step",
             "training step",
             {
@@ -52,7 +56,16 @@ def record(date: str = "2026-01-02T03:04:05+00:00", cpu: str = "Invented CPU") -
                 "eager": contender(5.0, 2.5, memory={"bytes": 250 << 20}),
                 "ncnn": {"precision": "fp32", "problem": "isn't installed (pip install ncnn)"},
             },
-        )
+        ),
+        row(
+            "seed-forward-b16-bf16",
+            "Seed network at 224², batch 16: forward, bf16",
+            "forward",
+            {
+                "fused": contender(2.0, 1.0, precision="bf16", error=1e-2),
+                "eager": contender(1.0, 0.5, precision="bf16", error=1e-2),
+            },
+        ),
     ]
     for kind, ratios in (("forward", (2.0, 8.0)), ("backward", (1.5, 0.5))):
         for layer, ratio in zip(SEED_LAYERS[:2], ratios, strict=True):
@@ -60,7 +73,7 @@ def record(date: str = "2026-01-02T03:04:05+00:00", cpu: str = "Invented CPU") -
             title = f"{layer.op} {layer.c}→{layer.k} at {layer.size}², batch 4: {kind}"
             rows.append(row(f"{layer.op}-{layer}-{kind}", title, kind, contenders))
     return {
-        "schema": 1,
+        "schema": 2,
         "date": date,
         "cpu": cpu,
         "threads": 2,
@@ -68,9 +81,29 @@ def record(date: str = "2026-01-02T03:04:05+00:00", cpu: str = "Invented CPU") -
         "versions": {"torch": "2.15.0"},
         "commit": {"hash": "abc1234", "dirty": True},
         "options": {"quick": False},
-        "limits": {"fma_gflops": 100.0, "gemm_gflops": 90.0, "copy_gbs": 10.0},
+        "limits": {
+            "fma_gflops": 100.0,
+            "gemm_gflops": 90.0,
+            "gemm_bf16_gflops": 500.0,
+            "copy_gbs": 10.0,
+        },
         "rows": rows,
+        "growth": {
+            "batch": axis("images", [1.0, 4.0], [1.0, 2.0], 0.5),
+            "threads": axis("threads", [1.0, 2.0], [2.0, 1.0], -1.0),
+        },
     }
+
+
+def axis(label: str, values: list[float], medians: list[float], exponent: float) -> dict:
+    seconds = [{"median": m, "q1": m * 0.9, "q3": m * 1.1} for m in medians]
+    fused = {"precision": "fp32", "seconds": seconds, "exponent": exponent}
+    if label == "threads":
+        fused["ratio"] = {"median": 1.9, "q1": 1.85, "q3": 1.95}
+    absent = {"seconds": [None, None], "exponent": None, "problem": "isn't installed"}
+    contenders = {"fused": fused, "openvino": absent}
+    title = "Seed network at 224², batch 16: forward"
+    return {"title": title, "label": label, "values": values, "contenders": contenders}
 
 
 @pytest.fixture
@@ -105,44 +138,69 @@ def test_ratios_quartiles_means_and_memory(root) -> None:
     put(root, "a.json", record())
     readme, notebook = made(root)
     step = "| Seed network at 224², batch 16: training step"
-    assert f"{step} | **2.50** (2.25–2.75) | – |" in readme
-    assert f"{step}: peak memory | 2.50 | – |" in readme
-    assert "2 layers of the seed network: forward, geometric mean | 4.00 | – |" in readme
-    assert "2 layers of the seed network: backward, geometric mean | 0.87 | – |" in readme
+    assert f"{step} | **2.50** (2.25–2.75) |\n" in readme
+    assert f"{step}: peak memory | 2.50 |\n" in readme
+    assert "2 layers of the seed network: forward, geometric mean | 4.00 |\n" in readme
+    assert "2 layers of the seed network: backward, geometric mean | 0.87 |\n" in readme
     assert "2 threads of Invented CPU (avx2), torch 2.15.0, 2026-01-02, commit abc1234" in readme
-    assert "with changes" in readme
-    assert "| 1.0e-06 | 250 MiB |" in notebook
+    assert "with changes" in readme and "| 250 MiB |" in notebook
 
 
-def test_scaling_is_told_where_it_was_measured(root) -> None:
+def test_the_share_of_the_limit_is_that_of_the_rows_precision(root) -> None:
     put(root, "a.json", record())
-    assert "From 1 to" not in made(root)[0]
-    scaled = record()
-    times = {"median": 1.9, "q1": 1.85, "q3": 1.95}
-    scaled["scaling"] = {"work": scaled["rows"][0]["name"], "threads": 2, "ratio": times}
-    put(root, "a.json", scaled)
-    readme, _ = made(root)
+    _, notebook = made(root)
+    # 5e10 operations at 100 GFLOP/s are half a second of 2; with 2e10, the fifth of a second.
+    assert (
+        "(`seed-training-b16`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-06 | 25 % | 10 %" in notebook
+    )
+    # In bf16 at 500 GFLOP/s a tenth of a second of 2; 5e8 bytes at 10 GB/s a twentieth.
+    assert "bf16`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-02 | 5 % | 2 %" in notebook
+
+
+def test_growth_is_told_with_its_exponents(root) -> None:
+    put(root, "a.json", record())
+    readme, notebook = made(root)
     assert "From 1 to 2 threads vgg_fast becomes **1.90** (1.85–1.95) times as fast" in readme
+    assert "| batch | Seed network at 224², batch 16: forward | 1–4 | 0.50 |" in notebook
+    images = root / "docs" / "images"
+    assert (images / "growth-batch.svg").exists() and not (images / "growth-side.svg").exists()
+
+
+def test_a_record_of_the_first_schema_is_read(root) -> None:
+    old = record()
+    old["schema"] = 1
+    old["rows"][0]["name"] = "network-training-b16"
+    old["rows"][0]["shape"] = [16, 1, 224, 224]
+    for found in old["rows"]:
+        for key in ("level", "precision", "operations", "bytes"):
+            del found[key]
+    del old["growth"], old["limits"]["gemm_bf16_gflops"], old["rows"][1]
+    times = {"1": [2.0, 2.0, 2.0], "2": [1.0, 1.0, 1.0]}
+    ratio = {"median": 2.0, "q1": 2.0, "q3": 2.0}
+    old["scaling"] = {"work": "network-training-b16", "threads": 2, "ratio": ratio, "times": times}
+    put(root, "a.json", old)
+    readme, notebook = made(root)
+    assert "From 1 to 2 threads vgg_fast becomes **2.00**" in readme
+    assert "(`seed-training-b16`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-06 | 362 %" in notebook
+    # Of the layers, only those whose batch is the table's are known.
+    assert "(`conv3x3_relu_pool-1-64-224-forward`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-06 | – | –"
 
 
 def test_a_contender_that_could_not_take_part_is_listed(root) -> None:
     put(root, "a.json", record())
     readme, notebook = made(root)
-    assert "- ncnn isn't installed (pip install ncnn) (network-training-b16)" in readme
-    assert "| ncnn | isn't installed (pip install ncnn) |" in notebook
+    line = "- ncnn: isn't installed (pip install ncnn) (1 of 6 rows)"
+    assert line in readme and line in notebook
+    assert "| ncnn |" not in readme  # no column for one that was never timed
 
 
-def test_the_floor_is_the_longer_of_computing_and_moving(root) -> None:
-    first, second = SEED_LAYERS[:2]
-    limits = record()["limits"]
-    assert floor.seconds(second, 16, limits) == floor.operations(second, 16) / 100e9
-    narrow = {**limits, "copy_gbs": 0.1}
-    assert floor.seconds(first, 16, narrow) == floor.moved_bytes(first, 16) / 0.1e9
-    assert floor.operations(first, 1) == 2 * 9 * 64 * 224 * 224
-    assert floor.moved_bytes(first, 1) == 4 * (224 * 224 + 64 * 112 * 112 + 9 * 64)
-    # 9 · 16 multiplications of a tile become 36, and the transforms cost a part of the gain.
-    assert all(1 < floor.predicted_gain(layer) < 4 for layer in SEED_LAYERS[1:])
-    assert floor.predicted_gain(first) < 1
+def test_the_floor_names_what_binds(root) -> None:
+    limits = {"fma_gflops": 100.0, "gemm_gflops": 90.0, "copy_gbs": 10.0}
+    lines = list(floor.table(limits))[2:]
+    assert len(lines) == len(SEED_LAYERS)
+    assert "| 1→64 at 224² + pool | 0.9 |" in lines[0] and "| 9.2 ms |" in lines[0]
+    assert "slower (0.26): direct" in lines[0] and "3.1 times as fast" in lines[1]
+    assert "| memory |" in list(floor.table({**limits, "copy_gbs": 0.1}))[2]
 
 
 def test_the_newest_record_of_a_machine_counts_and_trials_do_not(root) -> None:
@@ -169,12 +227,16 @@ def test_gpu_records_of_benchmarks_gpu(root) -> None:
     readme, _ = made(root)
     assert "On Invented GPU, bfloat16" in readme and "| layer | 0.500 | 1.20 |" in readme
     assert "On CPUs: not measured yet." in readme
+    assert "docs/images/speedup-invented-gpu.svg" in readme
+    assert (root / "docs" / "images" / "speedup-invented-gpu.png").exists()
 
 
 def test_the_pictures_are_drawn_and_the_same_again(root) -> None:
     put(root, "a.json", record())
     made(root)
-    names = [f"speedup-{what}.{kind}" for what in ("network", "layers") for kind in ("svg", "png")]
+    pictures = ("speedup-network", "speedup-layers", "roofline", "memory", "error-speed")
+    pictures += ("growth-batch", "growth-threads")
+    names = [f"{what}.{kind}" for what in pictures for kind in ("svg", "png")]
     images = root / "docs" / "images"
     before = {name: (images / name).read_bytes() for name in names}
     assert before["speedup-network.png"].startswith(b"\x89PNG")

@@ -2,20 +2,23 @@
 
 A peer's file has a class with a ``name``, a ``precision``, ``version()`` and ``prepare(work)``. One
 that isn't installed, or can't do a work, raises :class:`Unavailable`; it is listed with the reason.
+To add one, write its file and put it into PEERS.
 """
 
 from __future__ import annotations
 
-from benchmarks.peers.base import Call, Peer, Unavailable
+from benchmarks.peers.apex import Apex
+from benchmarks.peers.base import Call, Peer, Unavailable, precision
 from benchmarks.peers.channels_last import ChannelsLast
 from benchmarks.peers.compile import Compile
+from benchmarks.peers.cudnn import Cudnn
 from benchmarks.peers.eager import Eager
 from benchmarks.peers.fused import Fused
 from benchmarks.peers.ncnn import Ncnn
 from benchmarks.peers.onnxruntime import OnnxRuntime
 from benchmarks.peers.openvino import OpenVino, OpenVinoBf16
 
-__all__ = ["PEERS", "TORCH_PEERS", "Call", "Peer", "Unavailable"]
+__all__ = ["PEERS", "TORCH_PEERS", "Call", "Peer", "Unavailable", "precision"]
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
@@ -28,7 +31,9 @@ PEERS: dict[str, Peer] = {
         OpenVino(),
         OpenVinoBf16(),
         Ncnn(),
+        Cudnn(),
+        Apex(),
     )
 }
-# Those that can train as well; single layers are compared with these.
+# Those that can do every work on a CPU.
 TORCH_PEERS = ("fused", "eager", "channels_last", "compile")

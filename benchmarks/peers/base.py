@@ -7,8 +7,9 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.shapes import Precision
 from benchmarks.work import Work
 
 
@@ -31,8 +32,8 @@ class Call:
 
 class Peer(Protocol):
     name: str
-    precision: str
-    """Of the arithmetic: "fp32" or "bf16"."""
+    precision: Precision | None
+    """Of its arithmetic, whatever the work's; None takes the work's."""
 
     def version(self) -> str:
         """Raises: Unavailable: it isn't installed."""
@@ -57,7 +58,46 @@ def installed_version(package: str) -> str:
         raise Unavailable(f"isn't installed (pip install {package})") from None
 
 
-def require_forward(work: Work) -> None:
-    """Raises: Unavailable: the work needs gradients, for a peer that has none."""
+def precision(peer: Peer, work: Work) -> Precision:
+    """In which a peer does a work."""
+    return peer.precision or work.precision
+
+
+def require_forward(peer: Peer, work: Work) -> None:
+    """For a peer that runs on CPUs, and has no gradients.
+
+    Raises:
+        Unavailable: the work needs gradients, another precision, or a GPU.
+    """
     if work.kind != "forward":
         raise Unavailable("computes no gradients")
+    if work.precision == "bf16" and precision(peer, work) != "bf16":
+        raise Unavailable("computes in fp32 here")
+    if work.device != "cpu":
+        raise Unavailable("is measured on CPUs only")
+
+
+def require_cuda(work: Work) -> None:
+    """Raises: Unavailable: the work is to run elsewhere than on an NVIDIA GPU."""
+    if work.device != "cuda":
+        raise Unavailable("runs on NVIDIA GPUs only")
+
+
+def replaced(model: nn.Module, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Module:
+    """``model`` with ``make(convolution)`` for each 3×3 convolution and the ReLU behind it.
+
+    Raises:
+        Unavailable: nothing in it has this form.
+    """
+    count = 0
+    for part in model.modules():
+        if not isinstance(part, nn.Sequential):
+            continue
+        for i in range(len(part) - 1):
+            convolution, relu = part[i], part[i + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(relu, nn.ReLU):
+                part[i], part[i + 1] = make(convolution), nn.Identity()
+                count += 1
+    if not count:
+        raise Unavailable("fuses a convolution with its ReLU, and there is none here")
+    return model

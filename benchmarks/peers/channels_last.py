@@ -11,7 +11,7 @@ from benchmarks.work import Work
 
 class ChannelsLast:
     name = "channels_last"
-    precision = "fp32"
+    precision = None
 
     def version(self) -> str:
         return torch.__version__

@@ -16,7 +16,7 @@ from benchmarks.work import Work
 
 class Compile:
     name = "compile"
-    precision = "fp32"
+    precision = None
 
     def version(self) -> str:
         if not any(map(shutil.which, ("g++", "c++", "clang++"))):

@@ -11,7 +11,7 @@ from benchmarks.work import Work
 
 class Eager:
     name = "eager"
-    precision = "fp32"
+    precision = None
 
     def version(self) -> str:
         return torch.__version__

@@ -12,7 +12,7 @@ from benchmarks.work import Work
 
 class Fused:
     name = "fused"
-    precision = "fp32"
+    precision = None
 
     def version(self) -> str:
         return vgg_fast.__version__

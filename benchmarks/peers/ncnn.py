@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers.base import Call, Unavailable, installed_version, require_forward
+from benchmarks.shapes import Precision
 from benchmarks.work import Work
 
 MAGIC = 7767517
@@ -23,13 +24,13 @@ FLOAT32 = b"\0\0\0\0"  # the tag before a layer's weight
 
 class Ncnn:
     name = "ncnn"
-    precision = "fp32"
+    precision: Precision = "fp32"
 
     def version(self) -> str:
         return installed_version("ncnn")
 
     def prepare(self, work: Work) -> Call:
-        require_forward(work)
+        require_forward(self, work)
         import ncnn
 
         text, weights = written(work.model())

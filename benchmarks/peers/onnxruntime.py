@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from benchmarks.peers.base import Call, installed_version, require_forward
+from benchmarks.shapes import Precision
 from benchmarks.work import Work
 
 
 class OnnxRuntime:
     name = "onnxruntime"
-    precision = "fp32"
+    precision: Precision = "fp32"
 
     def version(self) -> str:
         for package in ("onnx", "onnxscript"):
@@ -22,7 +23,7 @@ class OnnxRuntime:
         return installed_version("onnxruntime")
 
     def prepare(self, work: Work) -> Call:
-        require_forward(work)
+        require_forward(self, work)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

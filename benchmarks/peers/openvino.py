@@ -8,18 +8,19 @@ from typing import Any
 import torch
 
 from benchmarks.peers.base import Call, Unavailable, installed_version, require_forward
+from benchmarks.shapes import Precision
 from benchmarks.work import Work
 
 
 class OpenVino:
     name = "openvino"
-    precision = "fp32"
+    precision: Precision = "fp32"
 
     def version(self) -> str:
         return installed_version("openvino")
 
     def prepare(self, work: Work) -> Call:
-        require_forward(work)
+        require_forward(self, work)
         import openvino
 
         core = openvino.Core()
@@ -30,7 +31,7 @@ class OpenVino:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = openvino.convert_model(
-                work.model(), example_input=work.input(), input=[list(work.shape)]
+                work.model(), example_input=work.input()[:1], input=[list(work.shape)]
             )
         compiled = core.compile_model(
             model,
@@ -54,4 +55,4 @@ class OpenVino:
 
 class OpenVinoBf16(OpenVino):
     name = "openvino bf16"
-    precision = "bf16"
+    precision: Precision = "bf16"

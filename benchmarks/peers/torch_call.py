@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,13 @@ def torch_call(
     wrap: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda model: model,
 ) -> Call:
     """``work`` by ``model``, called through ``wrap(model)``, on an input in ``layout``."""
-    model = model.to(memory_format=layout)
+    model = model.to(work.device, work.dtype, memory_format=layout)
     net = wrap(model)
-    images = work.input().contiguous(memory_format=layout)
+    images = work.input().to(work.device, work.dtype).contiguous(memory_format=layout)
     if work.kind == "forward":
         return _forward(net, images)
     if work.kind == "training step":
-        return _training_step(net, model, images, work.labels())
+        return _training_step(work, net, model, images)
     wants_input = work.wants_input_gradient or work.kind == "input gradient"
     images.requires_grad_(wants_input)
     with torch.no_grad():
@@ -37,13 +38,26 @@ def torch_call(
         return list(torch.autograd.grad(output, wanted, gradient))
 
     if work.kind == "backward":
-        return Call(run=backward, results=list, setup=lambda: net(images))
+        return Call(run=_done(backward, images), results=list, setup=lambda: net(images))
 
     def both(_: Any) -> list[Tensor]:
         output = net(images)
         return [output, *backward(output)]
 
-    return Call(run=both, results=list)
+    return Call(run=_done(both, images), results=list)
+
+
+def _done(run: Callable[[Any], Any], images: Tensor) -> Callable[[Any], Any]:
+    """``run``, which on a GPU returns only when the GPU has finished."""
+    if images.device.type != "cuda":
+        return run
+
+    def finished(given: Any) -> Any:
+        result = run(given)
+        torch.cuda.synchronize(images.device)
+        return result
+
+    return finished
 
 
 def _forward(net: Callable[[Tensor], Tensor], images: Tensor) -> Call:
@@ -51,12 +65,13 @@ def _forward(net: Callable[[Tensor], Tensor], images: Tensor) -> Call:
         with torch.no_grad():
             return net(images)
 
-    return Call(run=run, results=lambda output: [output])
+    return Call(run=_done(run, images), results=lambda output: [output])
 
 
 def _training_step(
-    net: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor, labels: Tensor
+    work: Work, net: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor
 ) -> Call:
+    labels = work.labels().to(images.device)
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
     for parameter in parameters:  # a step makes the momentum's buffers, before anything is timed
@@ -64,9 +79,15 @@ def _training_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
+    def precision() -> contextlib.AbstractContextManager[Any]:
+        if work.autocast:
+            return torch.autocast(images.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
     def run(_: Any) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(net(images), labels)
+        with precision():
+            loss = cross_entropy(net(images), labels)
         loss.backward()
         optimizer.step()
         return loss
@@ -74,4 +95,4 @@ def _training_step(
     def results(loss: Tensor) -> list[Tensor]:
         return [loss, *(p.grad for p in parameters if p.grad is not None)]
 
-    return Call(run=run, results=results)
+    return Call(run=_done(run, images), results=results)

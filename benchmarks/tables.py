@@ -1,0 +1,248 @@
+"""Markdown tables of the records, for README.md and docs/performance.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from benchmarks import floor, pictures
+from benchmarks.peers import PEERS
+from benchmarks.record import Record, is_layer, machine, of_the_limit, ratio, timed
+
+NOT_YET = "not measured yet"
+OTHERS = tuple(name for name in PEERS if name != "fused")
+WHAT_GROWS = {
+    "batch": "batch",
+    "side": "image side",
+    "width": "width of all layers",
+    "threads": "threads",
+}
+
+
+def readme(cpus: list[Record], gpus: list[Record]) -> Iterator[str]:
+    """The README's results."""
+    if cpus:
+        record = cpus[0]
+        yield '<img src="docs/images/speedup-network.svg" alt="How many times as long as vgg_fast '
+        yield 'others take for whole networks; the numbers are in the table.">'
+        yield ""
+        yield f"How many times as long as vgg_fast others take, on {machine(record)}:"
+        yield ""
+        yield from _ratio_table(record)
+        yield ""
+        yield (
+            "Medians, and between the quartiles of all rounds; above 1, vgg_fast is faster. Where "
+            "a row's name doesn't say bf16, vgg_fast computes in fp32, whatever the column."
+        )
+        yield from _threads(record)
+        yield from _problems(record)
+    else:
+        yield f"On CPUs: {NOT_YET}."
+    yield ""
+    yield from _gpu(gpus)
+
+
+def mean_ratio(rows: list[Record], peer: str) -> float | None:
+    """The geometric mean over rows; None if one of them lacks it."""
+    found = [ratio(row, peer) for row in rows]
+    if not found or None in found:
+        return None
+    return math.exp(sum(math.log(f["median"]) for f in found if f) / len(found))
+
+
+def _ratio_table(record: Record) -> Iterator[str]:
+    rows = record["rows"]
+    peers = [p for p in OTHERS if any(p in timed(row) for row in rows)]
+    yield f"| | {' | '.join(peers)} |"
+    yield f"|---|{'---:|' * len(peers)}"
+    for row in rows:
+        if not is_layer(row):
+            cells = (_ratio_cell(ratio(row, peer)) for peer in peers)
+            yield f"| {row['title']} | {' | '.join(cells)} |"
+    for kind in ("forward", "backward"):
+        layers = [row for row in rows if is_layer(row) and row["kind"] == kind]
+        if layers:
+            means = (mean_ratio(layers, peer) for peer in peers)
+            cells = ("–" if mean is None else f"{mean:.2f}" for mean in means)
+            title = f"The {len(layers)} layers of the seed network: {kind}, geometric mean"
+            yield f"| {title} | {' | '.join(cells)} |"
+    for row in rows:
+        if cells := _memory_cells(row, peers):
+            yield f"| {row['title']}: peak memory | {' | '.join(cells)} |"
+
+
+def _ratio_cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "–"
+    return f"**{found['median']:.2f}** ({found['q1']:.2f}–{found['q3']:.2f})"
+
+
+def _memory_cells(row: Record, peers: list[str]) -> list[str]:
+    ours = row["contenders"].get("fused", {}).get("memory", {}).get("bytes")
+    if not ours:
+        return []
+    found = (row["contenders"].get(p, {}).get("memory", {}).get("bytes") for p in peers)
+    return [f"{theirs / ours:.2f}" if theirs else "–" for theirs in found]
+
+
+def _threads(record: Record) -> Iterator[str]:
+    found = record["growth"].get("threads")
+    times = found and found["contenders"].get("fused", {}).get("ratio")
+    if times and len(found["values"]) > 1:
+        yield (
+            f"From {found['values'][0]:g} to {found['values'][-1]:g} threads vgg_fast becomes "
+            f"{_ratio_cell(times)} times as fast ({found['title']})."
+        )
+
+
+def _problems(record: Record) -> Iterator[str]:
+    """Why contenders are missing, each reason once."""
+    rows: dict[tuple[str, str], int] = {}
+    for row in record["rows"]:
+        for name, found in row["contenders"].items():
+            if "problem" in found:
+                key = (name, found["problem"])
+                rows[key] = rows.get(key, 0) + 1
+    # One sentence for all contenders that lack the same in the same number of rows.
+    names: dict[tuple[str, int], list[str]] = {}
+    for (name, problem), count in rows.items():
+        names.setdefault((problem, count), []).append(name)
+    for (problem, count), who in names.items():
+        many = len(record["rows"])
+        where = "" if count == many else f" ({count} of {many} rows)"
+        yield f"- {', '.join(who)}: {problem}{where}"
+    later = {r["name"]: r["measured_later"] for r in record["rows"] if "measured_later" in r}
+    for name, run in later.items():
+        changed = " with changes" * run["commit"]["dirty"]
+        yield (
+            f"- {name} was measured apart, after the others, on a busier machine, from "
+            f"{run['commit']['hash']}{changed}"
+        )
+
+
+def _gpu(gpus: list[Record]) -> Iterator[str]:
+    if not gpus:
+        yield f"On NVIDIA GPUs: {NOT_YET}."
+    for record in gpus:
+        peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
+        others = [peer for peer in peers if peer != "fused"]
+        for name in pictures.of_a_gpu(record):
+            yield f'<img src="docs/images/{name}.svg" alt="How many times as long as vgg_fast '
+            yield f'others take on {record["device"]}; the numbers are in the table.">'
+            yield ""
+        yield (
+            f"On {record['device']}, {record['dtype'].removeprefix('torch.')}, torch "
+            f"{record['torch']}, {record['date'][:10]}: milliseconds of vgg_fast, and how many "
+            "times as long others take."
+        )
+        yield ""
+        yield f"| | fused, ms | {' | '.join(others)} |"
+        yield f"|---|{'---:|' * (1 + len(others))}"
+        for name, group in record["groups"].items():
+            ours = group["peers"].get("fused")
+            cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
+            for peer in others:
+                theirs = group["peers"].get(peer)
+                cells.append(f"{theirs['times_fused']:.2f}" if theirs else "–")
+            yield f"| {name} | {' | '.join(cells)} |"
+
+
+def limits(record: Record) -> str:
+    """The machine's measured peaks, as a sentence."""
+    found = record["limits"]
+    fma, half = found["fma_gflops"], found.get("gemm_bf16_gflops")
+    peak = f"{fma:.0f} GFLOP/s of multiply-adds in registers, " if fma else ""
+    bf16 = f", {half:.0f} GFLOP/s of one in bf16" if half else ""
+    return (
+        f"{peak}{found['gemm_gflops']:.0f} GFLOP/s of a matrix product, all in fp32{bf16}, "
+        f"{found['copy_gbs']:.1f} GB/s of a copy, measured in that run."
+    )
+
+
+def floors(cpus: list[Record]) -> Iterator[str]:
+    """The floor of each layer, on the machine of the newest record."""
+    if cpus:
+        yield f"{machine(cpus[0])}: {limits(cpus[0])}"
+    else:
+        yield f"Peak and bandwidth of the machine: {NOT_YET}."
+    yield ""
+    yield from floor.table(cpus[0]["limits"] if cpus else None)
+
+
+def measured(cpus: list[Record]) -> Iterator[str]:
+    """Every row of every machine, and how cost grows on it."""
+    if not cpus:
+        yield f"Every layer and network: {NOT_YET}."
+    for record in cpus:
+        yield f"On {machine(record)}:"
+        yield ""
+        if record is cpus[0] and any(map(is_layer, record["rows"])):
+            yield '<img src="images/speedup-layers.svg" alt="The same for each layer.">'
+            yield '<img src="images/roofline.svg" alt="The layers beside the machine\'s peaks.">'
+            yield ""
+        yield "| | " + " | ".join(MEASURED) + " |"
+        yield "|---|---|" + "---:|" * (len(MEASURED) - 1)
+        for row in record["rows"]:
+            if timed(row):
+                yield from _measured_row(row, record)
+        yield ""
+        yield from _problems(record)
+        yield ""
+        yield from growth(record)
+
+
+MEASURED = (
+    "contender",
+    "× fused",
+    "quartiles",
+    "rounds",
+    "error against fp64",
+    "of the limit",
+    "of Winograd's limit",
+    "peak memory",
+)
+
+
+def cells(row: Record, name: str, record: Record) -> Iterable[str]:
+    """Of a contender that was timed, as MEASURED has them, without its name."""
+    found = row["contenders"][name]
+    times = found.get("ratio")
+    memory = found.get("memory", {}).get("bytes")
+    fractions = of_the_limit(row, found, record["limits"]) or {}
+    return (
+        f"{times['median']:.2f}" if times else "–",
+        f"{times['q1']:.2f}–{times['q3']:.2f}" if times else "–",
+        str(row["rounds"]),
+        f"{found['error']:.1e}",
+        *(f"{100 * fractions[a]:.0f} %" if fractions else "–" for a in ("direct", "winograd")),
+        f"{memory / 2**20:.0f} MiB" if memory else "",
+    )
+
+
+def _measured_row(row: Record, record: Record) -> Iterator[str]:
+    title = f"{row['title']} (`{row['name']}`)"
+    for name in timed(row):
+        yield f"| {title} | {name} | {' | '.join(cells(row, name, record))} |"
+        title = ""
+
+
+def growth(record: Record) -> Iterator[str]:
+    """The exponents of each axis."""
+    axes = {n: f for n, f in record["growth"].items() if _exponents(f)}
+    if not axes:
+        return
+    names = list(dict.fromkeys(name for found in axes.values() for name in _exponents(found)))
+    yield "How time grows: to this power of what is in the first column."
+    yield ""
+    yield f"| | of | from–to | {' | '.join(names)} |"
+    yield f"|---|---|---|{'---:|' * len(names)}"
+    for axis, found in axes.items():
+        values, powers = found["values"], _exponents(found)
+        shown = " | ".join(f"{powers[n]:.2f}" if n in powers else "–" for n in names)
+        ends = f"{values[0]:g}–{values[-1]:g}"
+        yield f"| {WHAT_GROWS[axis]} | {found['title']} | {ends} | {shown} |"
+
+
+def _exponents(found: Record) -> dict[str, float]:
+    powers = {name: numbers["exponent"] for name, numbers in found["contenders"].items()}
+    return {name: power for name, power in powers.items() if power is not None}

@@ -1,0 +1,8 @@
+"""Training steps, in fp32 and under bf16 autocast.
+
+pytest benchmarks/test_training.py -k fast-training-b128
+"""
+
+
+def test_training_step(work, contender, measure) -> None:
+    measure(work, contender)
