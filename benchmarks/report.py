@@ -1,8 +1,8 @@
-"""The tables and pictures of README.md and docs/: python -m benchmarks.report
+"""The tables, pictures and page of README.md and docs/: python -m benchmarks.report
 
 They come from benchmarks/results/*.json and nowhere else: of each machine the newest record, and no
 record of a --quick run. The tables replace what stands between the markers
-``<!-- report:NAME -->`` and ``<!-- /report:NAME -->``.
+``<!-- report:NAME -->`` and ``<!-- /report:NAME -->``; docs/report.html has everything on one page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import pictures, tables
+from benchmarks import page, pictures, tables
 from benchmarks.record import Record, newest
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Options:
-    """Make the tables and pictures of the README and docs from the records."""
+    """Make the tables, pictures and page of the README and docs from the records."""
 
     root: Path = ROOT
     """The checkout: README.md, docs/ and benchmarks/results/ are in it."""
@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"{', '.join(stale)}: not what the records say; run benchmarks.report")
         return
     cpus, gpus = newest(options.root / "benchmarks" / "results")
+    found[options.root / "docs" / "report.html"] = page.html(cpus, gpus)
     for path, text in found.items():
         path.write_text(text, encoding="utf-8")
         print(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import html.parser
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,8 @@ def test_gpu_records_of_benchmarks_gpu(root) -> None:
     assert "On CPUs: not measured yet." in readme
     assert "docs/images/speedup-invented-gpu.svg" in readme
     assert (root / "docs" / "images" / "speedup-invented-gpu.png").exists()
+    page = (root / "docs" / "report.html").read_text(encoding="utf-8")
+    assert "Invented GPU, bfloat16" in page and "<td>1.20</td>" in page
 
 
 def test_the_pictures_are_drawn_and_the_same_again(root) -> None:
@@ -243,6 +247,56 @@ def test_the_pictures_are_drawn_and_the_same_again(root) -> None:
     assert b"<svg" in before["speedup-layers.svg"]
     made(root)
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+class Page(html.parser.HTMLParser):
+    """What a page asks for from elsewhere, its words, and whether its elements are closed."""
+
+    EMPTY = ("meta", "br", "path", "use", "rect", "image", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.asked: list[str] = []
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href") and not str(value).startswith("#"):
+                self.asked.append(f"{tag} {name}={value}")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_has_everything_and_needs_nothing_else(root) -> None:
+    first = record()
+    first["rows"][0]["title"] = "A <b>bold</b> & title"
+    put(root, "a.json", first)
+    put(root, "b.json", record(cpu="Another CPU"))
+    made(root)
+    text = (root / "docs" / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and page.asked == []
+    assert "url(http" not in text and "@import" not in text
+    assert text.count("<svg") == 14 and "currentColor" in text and "prefers-color-scheme" in text
+    assert "A <b>bold</b> & title" in page.words
+    for found in first["rows"]:
+        assert found["command"] in page.words
+    for words in ("Invented CPU", "Another CPU", "Roofline", "pip install ncnn", "25 %"):
+        assert words in page.words
+    assert "Not measured yet" in page.words  # of GPUs
+    ids = re.findall(r' id="(m\d[^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    made(root)
+    assert (root / "docs" / "report.html").read_text(encoding="utf-8") == text
 
 
 def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:

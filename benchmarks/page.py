@@ -1,0 +1,101 @@
+"""One page of HTML with everything that the records say; it needs nothing beside itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from benchmarks import pictures, tables
+from benchmarks.pictures import style
+from benchmarks.record import Record, machine, timed
+
+CAPTIONS = {
+    "speedup-network": (
+        "Whole networks",
+        "How many times as long as vgg_fast others take. Right of the line vgg_fast is "
+        "faster. Whiskers: quartiles over all rounds.",
+    ),
+    "speedup-layers": (
+        "Layer by layer",
+        "The same for each convolution of the seed network with its ReLU and pooling.",
+    ),
+    "roofline": (
+        "Roofline",
+        "Forward passes of the layers, counted in operations of the definition. Winograd's "
+        "F(4×4, 3×3) needs up to 4 times fewer, so its roof is higher.",
+    ),
+    "growth-batch": ("Time against batch size", "For each image."),
+    "growth-side": ("Time against image side", ""),
+    "growth-width": ("Time against width", "The channels of all layers, multiplied."),
+    "growth-threads": ("Time against threads", ""),
+    "memory": ("Memory", "Resident memory at the peak of one training step."),
+    "error-speed": (
+        "Error against speed",
+        "Left and low is better. Hollow marks compute in bf16.",
+    ),
+}
+
+
+def html(cpus: list[Record], gpus: list[Record]) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template("page.html.j2")
+    return template.render(cpus=[_cpu(r, i) for i, r in enumerate(cpus)], gpus=_gpus(gpus)) + "\n"
+
+
+def _cpu(record: Record, number: int) -> dict[str, Any]:
+    drawn = pictures.of_a_cpu(record)
+    return {
+        "title": machine(record),
+        "limits": tables.limits(record),
+        "versions": record["versions"],
+        "minutes": record.get("seconds", 0) / 60,
+        "pictures": [
+            (*CAPTIONS[name], style.inline(figure, f"m{number}-{name}"))
+            for name, figure in drawn.items()
+        ],
+        "columns": tables.MEASURED,
+        "rows": [_row(row, record) for row in record["rows"]],
+        "growth": _markdown_cells(tables.growth(record)),
+        "later": [r["title"] for r in record["rows"] if "measured_later" in r],
+    }
+
+
+def _row(row: Record, record: Record) -> dict[str, Any]:
+    problems = {n: f["problem"] for n, f in row["contenders"].items() if "problem" in f}
+    return {
+        "title": row["title"],
+        "command": row["command"],
+        "contenders": {
+            name: (f"{found['seconds']['median'] * 1e3:.3g}", *tables.cells(row, name, record))
+            for name, found in timed(row).items()
+        },
+        "problems": problems,
+    }
+
+
+def _markdown_cells(lines: Any) -> list[list[str]]:
+    """The cells of a Markdown table, its heading first."""
+    table = [line for line in lines if line.startswith("|") and not line.startswith("|---")]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in table]
+
+
+def _gpus(records: list[Record]) -> list[dict[str, Any]]:
+    found = []
+    for record in records:
+        figures = pictures.of_a_gpu(record)
+        peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
+        found.append(
+            {
+                "title": f"{record['device']}, {record['dtype'].removeprefix('torch.')}, "
+                f"torch {record['torch']}, {record['date'][:10]}",
+                "pictures": [style.inline(figure, name) for name, figure in figures.items()],
+                "peers": peers,
+                "groups": record["groups"],
+            }
+        )
+    return found
