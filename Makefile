@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test sanitize bench smoke gpu info lint format install clean
+.PHONY: help train test sanitize bench smoke counts gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -79,6 +79,10 @@ bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and r
 
 smoke: $(INSTALLED) $(BENCH_TOOLS)  ## one quick pass through the benchmarks
 	OMP_NUM_THREADS=1 $(RUN) -m pytest benchmarks --benchmark-disable --quick -q $(ARGS)
+
+# For kernels that changed on purpose: make test compares with what this writes.
+counts: $(INSTALLED)  ## renew the instruction counts of the CPU kernels, with valgrind
+	$(RUN) -m benchmarks.counts --renew $(ARGS)
 
 # Only the files with tests for a GPU: such a machine needn't have what the others import.
 gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, then its benchmark (8 minutes)
