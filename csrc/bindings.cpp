@@ -42,13 +42,16 @@ using Planner = cpu::Plan (*)(const cpu::Problem&, const cpu::Settings&);
 py::dict describe(const cpu::Plan& plan) {
   py::dict facts("algorithm"_a = cpu::name(plan.algorithm), "pieces"_a = plan.pieces,
                  "workspace"_a = plan.workspace);
-  if (plan.algorithm == cpu::Algorithm::kDirect) {
+  const bool direct =
+      plan.algorithm == cpu::Algorithm::kDirect || plan.algorithm == cpu::Algorithm::kMatrix;
+  if (direct) {
     facts["images"] = plan.tiling.images;
     facts["rows"] = plan.tiling.rows;
     facts["columns"] = plan.tiling.columns;
-  } else if (plan.chunk > 0) {
+  }
+  if (plan.chunk > 0) {
     facts["tiles"] = plan.chunk;
-  } else {
+  } else if (!direct) {
     facts["tiles"] = plan.blocking.tiles;
     facts["outputs"] = plan.blocking.outputs;
   }

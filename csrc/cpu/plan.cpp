@@ -271,18 +271,24 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
     Plan plan = matrix_plan(problem);
     const int64_t tile_bytes = 2 * plan.tiling.pixels() *
                                (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
-    constexpr int64_t kChunkBytes = 24 << 20;
-    plan.chunk =
-        std::clamp(kChunkBytes / tile_bytes, std::min(problem.threads, plan.pieces), plan.pieces);
+    // So many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
+    constexpr int64_t kChunkPixels = 4096;
+    plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),
+                            std::min(problem.threads, plan.pieces), plan.pieces);
     plan.workspace = plan.chunk * tile_bytes + 9 * 4 * problem.inputs * problem.outputs;
     return within(settings, plan, direct);
   }
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
-  // As many bytes of transformed tiles as of sums: those are read and written for each chunk.
-  const int64_t balanced = problem.inputs * problem.outputs / (problem.inputs + problem.outputs);
-  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, balanced / 64 * 64));
+  // As many bytes of transformed tiles as of sums, which are read and written for each chunk; but
+  // no less than is worth waking the threads for.
+  constexpr int64_t kLeastBytes = 4 << 20;
+  const int64_t both = problem.inputs + problem.outputs;
+  const int64_t balanced = problem.inputs * problem.outputs / both;
+  const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
+  plan.chunk = std::min(plan.tiling.count(),
+                        std::max<int64_t>(128, std::max(balanced, least) / 64 * 64));
   plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
   plan.workspace = positions(algorithm) * 4 *
                    (plan.chunk * (problem.inputs + problem.outputs) +

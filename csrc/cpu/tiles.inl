@@ -58,6 +58,32 @@ struct Patch {
   }
 };
 
+// A vector of a gradient on its way back: zero where the ReLU's output was, and where another pixel
+// of the window won.
+template <class Real, bool kPooled, class Value>
+inline typename Shape<Real>::Vector get_through(const Value* values, const Value* output,
+                                                const uint8_t* argmax, uint8_t position,
+                                                int64_t count) {
+  using S = Shape<Real>;
+  auto blocked = get<Real>(output, count) <= 0;
+  if constexpr (kPooled) {
+    blocked |=
+        __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);
+  }
+  return blocked ? typename S::Vector{} : get<Real>(values, count);
+}
+
+template <bool kPooled, class Value, class To>
+inline void read_through(const Value* values, const Value* output, const uint8_t* argmax,
+                         uint8_t position, int64_t count, To* to) {
+  using Real = decltype(to_real(Value{}));
+  for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
+    put<Real>(get_through<Real, kPooled>(values + c, output + c, kPooled ? argmax + c : nullptr,
+                                         position, count - c),
+              count - c, to + c);
+  }
+}
+
 // Reads the patch's channels of `count` pixels of one row of a source, from (image, row, column)
 // on.
 template <class Value, class Real>
@@ -77,11 +103,7 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
       }
       const int64_t at = ((image * height + row / 2) * width + x / 2) * source.channels;
       const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
-      for (int64_t c = 0; c < channels; ++c) {
-        const bool passes = argmax[at + c] == position && !(to_real(output[at + c]) <= 0);
-        const Real value = as<Real>(values[at + c]);
-        to[c] = passes ? value : Real{};
-      }
+      read_through<true>(values + at, output + at, argmax + at, position, channels, to);
       zero(to + channels, padding);
     }
     return;
@@ -95,10 +117,7 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
     if (source.kind == Source::Kind::kMap) {
       read_row(values + at, channels, to);
     } else {
-      for (int64_t c = 0; c < channels; ++c) {
-        const Real value = as<Real>(values[at + c]);
-        to[c] = to_real(output[at + c]) <= 0 ? Real{} : value;
-      }
+      read_through<false>(values + at, output + at, nullptr, 0, channels, to);
     }
     zero(to + channels, padding);
   }
@@ -189,14 +208,11 @@ class TilePixels {
   inline FloatVector read(int64_t i, int64_t j, int64_t channel, int64_t count) const {
     const Pixel& pixel = pixels_[i * kSide + j];
     const int64_t at = channel & pixel.mask;
-    const FloatVector value = get<float>(pixel.values + at, count);
-    if constexpr (kKind == Source::Kind::kMap) return value;
-    auto blocked = get<float>(pixel.output + at, count) <= 0;
-    if constexpr (kKind == Source::Kind::kThroughPool) {
-      blocked |= __builtin_convertvector(get_bytes(pixel.argmax + at, count) != pixel.position,
-                                         Shape<float>::Integers);
-    }
-    return blocked ? FloatVector{} : value;
+    if constexpr (kKind == Source::Kind::kMap) return get<float>(pixel.values + at, count);
+    constexpr bool kPooled = kKind == Source::Kind::kThroughPool;
+    return get_through<float, kPooled>(pixel.values + at, pixel.output + at,
+                                       kPooled ? pixel.argmax + at : nullptr, pixel.position,
+                                       count);
   }
 
  private:

@@ -91,9 +91,10 @@ inline void put(typename Shape<Real>::Vector vector, int64_t count, Value* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = values[i];
 }
 
-inline Shape<float>::Bytes get_bytes(const uint8_t* from, int64_t count) {
-  Shape<float>::Bytes bytes{};
-  if (count >= Shape<float>::kLanes) {
+template <class Real>
+inline typename Shape<Real>::Bytes get_bytes(const uint8_t* from, int64_t count) {
+  typename Shape<Real>::Bytes bytes{};
+  if (count >= Shape<Real>::kLanes) {
     __builtin_memcpy(&bytes, from, sizeof(bytes));
   } else {
     for (int64_t i = 0; i < count; ++i) bytes[i] = from[i];
