@@ -41,6 +41,19 @@ def test_the_operators_equal_fp64_on(instruction_set: str) -> None:
     assert " passed" in process.stdout
 
 
+@pytest.mark.parametrize(
+    "instruction_set", [name for name in AVAILABLE if name != _bindings.cpu_instruction_set()]
+)
+def test_every_algorithm_equals_fp64_on(instruction_set: str) -> None:
+    process = run(
+        instruction_set,
+        *("-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"),
+        *("-k", "equals or 16_bit or finite or stays", str(TESTS / "test_cpu.py")),
+    )
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr
+    assert " passed" in process.stdout
+
+
 # The introspection module loads without PyTorch, in a tenth of the time.
 LOAD_BINDINGS = f"""
 from importlib.util import module_from_spec, spec_from_file_location

@@ -25,7 +25,7 @@ KERNELS = {"cpp": "C++", "triton": "Triton", "reference": "PyTorch"}
 
 ENVIRONMENT = {
     "VGG_FAST_BACKEND": "the backend: " + ", ".join(backends.NAMES),
-    "VGG_FAST_CPU": "the CPU instruction set: avx512, avx2 or generic",
+    "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2 or generic",
     "VGG_FAST_ALGORITHM": "the CPU algorithm: " + ", ".join(cpu.ALGORITHMS),
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
     "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
