@@ -63,6 +63,14 @@ NETWORKS: dict[str, Network] = {
         size=512,
         kinds=("forward", "input gradient"),
     ),
+    "features-224": Network(
+        "VGG-16 features, frozen",
+        _features,
+        channels=3,
+        size=224,
+        kinds=("forward", "input gradient"),
+        batches=(1, 4, 16),
+    ),
 }
 # What a run without --only measures, in this order: network, kind, batch, precision, and its share
 # of the time, in seconds of two cores with AVX2.
@@ -77,6 +85,7 @@ REPORTED: tuple[tuple[str, Kind, int, Precision, float], ...] = (
     ("fast", "training step", 128, "fp32", 15),
     ("vgg16", "forward", 1, "fp32", 20),
     ("features", "input gradient", 1, "fp32", 40),
+    ("features-224", "input gradient", 4, "fp32", 40),
 )
 
 # The same questions at a size that only shows whether the programs work.
