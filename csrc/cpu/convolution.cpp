@@ -58,12 +58,16 @@ void convolve_directly(Convolution task, const Tensor& weight, bool for_dgrad, c
   const Kernels& kernel = kernels();
   const int64_t block = kernel.channel_block(task.source.storage);
   const int64_t blocks = divide_up(task.destination.channels, block);
-  Workspace packed_weight(blocks * block * 9 * task.source.channels *
-                          real_size(task.source.storage));
-  parallel(blocks, [&](int64_t first, int64_t last) {
-    kernel.pack_weight(weight_of(weight), for_dgrad, first, last, packed_weight.at(0));
-  });
-  task.packed_weight = packed_weight.at(0);
+  const Weight source = weight_of(weight);
+  const auto packed_weight =
+      transformed_weight({source, Algorithm::kDirect, for_dgrad},
+                         blocks * block * 9 * task.source.channels * real_size(task.source.storage),
+                         [&](char* packed) {
+                           parallel(blocks, [&](int64_t first, int64_t last) {
+                             kernel.pack_weight(source, for_dgrad, first, last, packed);
+                           });
+                         });
+  task.packed_weight = packed_weight.get();
   task.tiling = tiling;
   const int64_t threads = threads_for(tiling.count());
   const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
