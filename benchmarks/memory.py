@@ -1,6 +1,6 @@
 """The peak memory of a work, for one contender, in a process of its own.
 
-    python -m benchmarks.memory network-training-b16 fused
+    python -m benchmarks.memory seed-training-b16 fused
 
 prints one line of JSON: the bytes of resident memory at the peak of one run, above those before it.
 Model, input and the optimizer's state lie there already; the gradients and all that is kept for the

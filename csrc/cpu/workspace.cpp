@@ -35,6 +35,11 @@ Kept& kept() {
   return *instance;
 }
 
+void drop_oldest(Kept& pool) {
+  pool.bytes -= pool.blocks.front()->bytes();
+  pool.blocks.erase(pool.blocks.begin());
+}
+
 bool on_huge_pages(int64_t bytes) { return bytes >= kHugePage && kMostKept > 0; }
 
 char* allocate(int64_t bytes) {
@@ -75,6 +80,10 @@ Workspace::Workspace(int64_t bytes, int64_t most) {
       pool.blocks.erase(best);
       return;
     }
+    // What is kept and doesn't fit makes room, so that a process never holds much more than what it
+    // once needed at a time.
+    const int64_t enough = pool.bytes - bytes;
+    while (!pool.blocks.empty() && pool.bytes > enough) drop_oldest(pool);
   }
   memory_ = std::make_unique<Memory>(bytes);
 }
@@ -84,10 +93,7 @@ Workspace::~Workspace() {
   Kept& pool = kept();
   const std::unique_lock lock(pool.mutex, std::try_to_lock);
   if (!lock || bytes > kMostKept) return;
-  while (pool.bytes + bytes > kMostKept) {
-    pool.bytes -= pool.blocks.front()->bytes();
-    pool.blocks.erase(pool.blocks.begin());
-  }
+  while (pool.bytes + bytes > kMostKept) drop_oldest(pool);
   pool.blocks.push_back(std::move(memory_));
   pool.bytes += bytes;
 }
