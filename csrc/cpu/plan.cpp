@@ -281,14 +281,12 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
-  // As many bytes of transformed tiles as of sums, which are read and written for each chunk; but
-  // no less than is worth waking the threads for.
+  // No less than is worth waking the threads for. More than 128 tiles of 512 channels would spare
+  // passes over the sums, but cost 38 MB.
   constexpr int64_t kLeastBytes = 4 << 20;
   const int64_t both = problem.inputs + problem.outputs;
-  const int64_t balanced = problem.inputs * problem.outputs / both;
   const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
-  plan.chunk = std::min(plan.tiling.count(),
-                        std::max<int64_t>(128, std::max(balanced, least) / 64 * 64));
+  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, least / 64 * 64));
   plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
   plan.workspace = positions(algorithm) * 4 *
                    (plan.chunk * (problem.inputs + problem.outputs) +
