@@ -5,7 +5,6 @@
 // channels_last. A backward returns a gradient that wasn't asked for as an empty tensor (0
 // elements).
 
-#include <Python.h>
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/kept_weights.h"
@@ -44,20 +43,9 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("release_cpu_workspaces() -> int");
 }
 
-// `import vgg_fast._C` loads the library too; the module has what must not pass through the
-// dispatcher: a layer's finalizer may run anywhere, in the midst of a tracer's work too.
-PyMODINIT_FUNC PyInit__C() {
-  static PyMethodDef methods[] = {
-      {"forget_weight",
-       [](PyObject*, PyObject* address) -> PyObject* {
-         const void* weight = PyLong_AsVoidPtr(address);
-         if (PyErr_Occurred() != nullptr) return nullptr;
-         vgg_fast::cpu::forget_weight(weight);
-         return Py_NewRef(Py_None);
-       },
-       METH_O, "Free the transformed copies of the weight whose data_ptr() this is."},
-      {nullptr, nullptr, 0, nullptr}};
-  static PyModuleDef module = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, 0, methods, nullptr, nullptr, nullptr, nullptr};
-  return PyModule_Create(&module);
+// For vgg_fast/layers.py, through ctypes: a layer's finalizer may run anywhere, in the midst of a
+// tracer's work too, and must not pass through the dispatcher. Nor through Python's own interface:
+// C++ programs load this library too, and have no Python (examples/cpp).
+extern "C" __attribute__((visibility("default"))) void vgg_fast_forget_weight(const void* address) {
+  vgg_fast::cpu::forget_weight(address);
 }

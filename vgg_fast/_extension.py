@@ -6,6 +6,7 @@ or when it doesn't load, GPUs are served by Triton, and :func:`cuda_library_prob
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import re
 import sys
@@ -21,7 +22,7 @@ OLDEST_TORCH = (2, 11)
 # What _C has to define; each has a backward beside it.
 OPERATORS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2")
 
-_loaded = False
+_library: ctypes.CDLL | None = None
 _cuda_problem = "it isn't loaded yet"
 
 
@@ -32,8 +33,8 @@ def load() -> None:
         ImportError: torch is too old, or ``_C`` is missing, doesn't load, or was built from other
             sources; the message says what was found and which command mends it.
     """
-    global _loaded, _cuda_problem
-    if _loaded:
+    global _library, _cuda_problem
+    if _library is not None:
         return
     _check_torch()
     if not LIBRARY.is_file():
@@ -48,7 +49,13 @@ def load() -> None:
             _explain(f"it was built from other sources, and lacks {', '.join(missing)}")
         )
     _cuda_problem = _load_cuda()
-    _loaded = True
+    _library = ctypes.CDLL(str(LIBRARY))
+
+
+def forget_weight(address: int) -> None:
+    """Free the transformed copies of the weight whose ``data_ptr()`` this is."""
+    if _library is not None:
+        _library.vgg_fast_forget_weight(ctypes.c_void_p(address))
 
 
 def cuda_library_problem() -> str:

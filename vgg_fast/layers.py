@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
-from vgg_fast import _C
+from vgg_fast import _extension
 from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
 from vgg_fast.ops.checks import DTYPES
 
@@ -58,7 +58,7 @@ def _forget_weight(layer: nn.Module) -> None:
     """Free the CPU kernels' transformed copies of a layer's weight."""
     weight = layer.__dict__.get("_parameters", {}).get("weight")
     if type(weight) is nn.Parameter and weight.device.type == "cpu":
-        _C.forget_weight(weight.data_ptr())
+        _extension.forget_weight(weight.data_ptr())
 
 
 class Conv3x3(nn.Module):
