@@ -47,6 +47,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # What pyproject.toml's [build-system] requires: once here, instead of a second torch for the build.
 BUILD_REQUIRES := "setuptools>=77" "torch>=2.11" ninja "pybind11>=2.12"
 C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+EXAMPLES := $(wildcard examples/cpp/*.cpp)
 BUILT_FROM := pyproject.toml setup.py setup_cuda.py $(C_SOURCES)
 
 help:  ## this list
@@ -96,13 +97,13 @@ info: $(INSTALLED)  ## what is built, and what this machine can run
 lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(TOOLS)clang-format --dry-run -Werror $(C_SOURCES)
+	$(TOOLS)clang-format --dry-run -Werror $(C_SOURCES) $(EXAMPLES)
 	$(RUN) -m mypy
 
 format: $(INSTALLED) $(DEV_TOOLS)  ## mend lint and format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(TOOLS)clang-format -i $(C_SOURCES)
+	$(TOOLS)clang-format -i $(C_SOURCES) $(EXAMPLES)
 
 install: $(INSTALLED)  ## the environment and the libraries, and no more
 
