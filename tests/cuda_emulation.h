@@ -1,11 +1,9 @@
 // A CPU in the GPU's place, so that g++ compiles csrc/cuda/*.cu and a machine without a GPU runs
 // them.
 //
-// A block's threads are fibers that take turns. __syncthreads and a warp shuffle give the turn to
-// the next fiber; as every thread of the block (or warp) passes the same ones in the same order, a
-// turn of all fibers is a barrier. Every other turn runs backwards, so that an order which happens
-// to work doesn't hide a barrier that is missing. Stands for the arithmetic, not for the memory
-// model.
+// A block's threads are fibers that take turns; one that waits for others gives its turn away.
+// Every other round runs backwards, so that an order which happens to work doesn't hide a barrier
+// that is missing. Stands for the arithmetic and the order of steps, not for the memory model.
 
 #pragma once
 
@@ -16,7 +14,9 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
+#include <iterator>
 #include <vector>
 
 #undef __global__
@@ -32,7 +32,9 @@
 
 namespace emulation {
 
-constexpr int kMaxThreads = 256;
+constexpr int kMaxThreads = 512;
+constexpr int kWarpSize = 32;
+constexpr size_t kSharedBytes = 227 * 1024;
 constexpr size_t kStack = 256 * 1024;
 
 struct Fiber {
@@ -45,7 +47,7 @@ inline std::vector<Fiber> fibers(kMaxThreads);
 inline jmp_buf scheduler;
 inline std::function<void()> body;
 inline int current = 0;
-inline double exchanged[kMaxThreads];  // holds an fp32 exactly
+inline int running = 0;  // threads of the block that haven't returned
 
 // _setjmp and _longjmp take a hundredth of what swapcontext does, which asks the kernel twice.
 inline void wait() {
@@ -88,47 +90,88 @@ inline dim3 gridDim;
 
 namespace emulation {
 
+alignas(1024) inline unsigned char shared[kSharedBytes];
+
+// `size` threads (or those of the block that still run) meet here.
+struct Barrier {
+  int arrived = 0, generation = 0;
+
+  void meet(int size) {
+    const int mine = generation;
+    ++arrived;
+    while (generation == mine) {
+      if (arrived >= (size != 0 ? size : running)) {
+        arrived = 0;
+        ++generation;
+      } else {
+        wait();
+      }
+    }
+  }
+};
+inline Barrier of_block, of_warp[kMaxThreads / kWarpSize];
+
+// What the lanes of a warp show each other. Two sets of places: a lane that is ahead by one
+// exchange doesn't overwrite what the others still read.
+template <typename Value>
+const Value* exchange(const Value& mine) {
+  static Value places[2][kMaxThreads];
+  static int turns[kMaxThreads];
+  const int self = current, warp = self / kWarpSize;
+  Value* set = places[turns[self]++ % 2];
+  set[self] = mine;
+  of_warp[warp].meet(kWarpSize);
+  return set + warp * kWarpSize;
+}
+
 inline void run_block(int threads) {
+  std::fill(shared, shared + kSharedBytes, 0xff);  // NaNs, for those who read too early
+  running = threads;
+  of_block = {};
+  std::fill(std::begin(of_warp), std::end(of_warp), Barrier{});
   for (int i = 0; i < threads; ++i) fibers[i].running = true;
-  bool any = true;
-  for (bool backwards = false; any; backwards = !backwards) {
-    any = false;
+  for (bool backwards = false; running > 0; backwards = !backwards) {
     for (int i = 0; i < threads; ++i) {
       current = backwards ? threads - 1 - i : i;
       if (!fibers[current].running) continue;
       threadIdx.x = current;
       give_turn(fibers[current]);
-      any |= fibers[current].running;
+      running -= !fibers[current].running;
     }
   }
 }
 
 }  // namespace emulation
 
-inline void __syncthreads() { emulation::wait(); }
+inline void __syncthreads() { emulation::of_block.meet(0); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int distance) {
-  const int self = emulation::current;
-  emulation::exchanged[self] = value;
-  emulation::wait();
-  const T other = static_cast<T>(emulation::exchanged[self ^ distance]);
-  emulation::wait();
-  return other;
+  return emulation::exchange(value)[emulation::current % emulation::kWarpSize ^ distance];
 }
 
 namespace vgg_fast::cuda {
 
 using std::min;
 
+inline unsigned char* dynamic_shared() { return emulation::shared; }
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t,
                    Arguments... arguments) {
   gridDim = grid;
   emulation::body = [=] { kernel(arguments...); };
-  for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) emulation::run_block(threads);
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) emulation::run_block(threads);
   return cudaSuccess;
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_with_shared(int bytes, void (*kernel)(Parameters...), dim3 grid, int threads,
+                               cudaStream_t stream, Arguments... arguments) {
+  if (bytes > static_cast<int>(emulation::kSharedBytes)) return cudaErrorInvalidValue;
+  return launch(kernel, grid, threads, stream, arguments...);
 }
 
 }  // namespace vgg_fast::cuda

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,15 @@ import setup_cuda
 def toolkit() -> Path | None:
     """The toolkit's folder, found as the build finds it; None where there is none."""
     return setup_cuda.find_toolkit()
+
+
+def cuobjdump() -> Path | None:
+    """The toolkit's disassembler, or the one inside the triton package; None where neither is."""
+    found = shutil.which("cuobjdump", path=str(toolkit() / "bin")) if toolkit() else None
+    if found is None and (triton := importlib.util.find_spec("triton")):
+        folder = Path(triton.submodule_search_locations[0]) / "backends" / "nvidia" / "bin"
+        found = shutil.which("cuobjdump", path=str(folder))
+    return Path(found) if found else None
 
 
 def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:

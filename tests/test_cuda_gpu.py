@@ -65,11 +65,6 @@ def backend(request):
         yield request.param
 
 
-def skip_what_only_triton_serves(backend: str, shape: Shape) -> None:
-    if backend == "cpp" and shape.c not in (1, 3):
-        pytest.skip("the CUDA C++ kernels serve 1 and 3 input channels")
-
-
 def on(device: torch.device | str, values: Arguments | Results):
     """The same record with its tensors on ``device``."""
     moved = {n: t if t is None else t.detach().to(device) for n, t in vars(values).items()}
@@ -100,14 +95,12 @@ def network(**options) -> VGG:
 @pytest.mark.parametrize("shape", ODD, ids=str)
 @pytest.mark.parametrize("op", CONVOLUTIONS)
 def test_odd_shapes(backend: str, op: str, shape: Shape, dtype: torch.dtype) -> None:
-    skip_what_only_triton_serves(backend, shape)
     check(op, random_arguments(op, shape, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=["float16", "float64"])
 @pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
 def test_other_dtypes(backend: str, shape: Shape, dtype: torch.dtype) -> None:
-    skip_what_only_triton_serves(backend, shape)
     check("conv3x3_relu_pool", random_arguments("conv3x3_relu_pool", shape, dtype))
 
 
@@ -115,14 +108,12 @@ def test_other_dtypes(backend: str, shape: Shape, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("layer", dict.fromkeys(SEED_LAYERS), ids=str)
 def test_the_seed_networks_layers(backend: str, layer, dtype: torch.dtype) -> None:
     shape = Shape(1, layer.c, layer.k, layer.size, layer.size)
-    skip_what_only_triton_serves(backend, shape)
     check(layer.op, random_arguments(layer.op, shape, dtype))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "misaligned", "expanded_first"])
 @pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
 def test_layouts(backend: str, shape: Shape, layout: str) -> None:
-    skip_what_only_triton_serves(backend, shape)
     op = "conv3x3_relu_pool"
     values = random_arguments(op, shape, torch.float32)
     arguments = on(GPU, values)
@@ -151,7 +142,7 @@ def test_pooling_is_torchs_to_the_bit(backend: str, shape, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
-def test_the_same_gradients_twice(shape: Shape) -> None:
+def test_the_same_gradients_twice(backend: str, shape: Shape) -> None:
     arguments = on(GPU, random_arguments("conv3x3_relu_pool", shape, torch.bfloat16))
     first = forward_backward("conv3x3_relu_pool", arguments)
     same(forward_backward("conv3x3_relu_pool", arguments), first)
@@ -211,7 +202,6 @@ def test_tensors_on_two_devices_are_refused_in_one_sentence() -> None:
 )
 @pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
 def test_only_the_gradients_asked_for(backend: str, shape: Shape, needs) -> None:
-    skip_what_only_triton_serves(backend, shape)
     op = "conv3x3_relu"
     arguments = on(GPU, random_arguments(op, shape, torch.float32))
     saved = saved_for_backward(op, *forward(op, arguments.input, arguments.weight, arguments.bias))
@@ -226,7 +216,7 @@ def test_only_the_gradients_asked_for(backend: str, shape: Shape, needs) -> None
 
 
 @pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
-def test_the_current_stream_is_used(shape: Shape) -> None:
+def test_the_current_stream_is_used(backend: str, shape: Shape) -> None:
     op = "conv3x3_relu_pool"
     values = random_arguments(op, shape, torch.float32)
     expected = forward_backward(op, on(GPU, values))
@@ -243,6 +233,22 @@ def test_the_current_stream_is_used(shape: Shape) -> None:
     same(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_two_streams_at_once(backend: str, dtype: torch.dtype) -> None:
+    op = "conv3x3_relu_pool"
+    arguments = [on(GPU, random_arguments(op, Shape(4, 72, 72, 28, 28), dtype, i)) for i in (1, 2)]
+    expected = [forward_backward(op, given) for given in arguments]
+    torch.cuda.synchronize()
+    streams, found = [torch.cuda.Stream() for _ in arguments], []
+    for _ in range(8):
+        for stream, given in zip(streams, arguments, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(forward_backward(op, given))
+    torch.cuda.synchronize()
+    for i, results in enumerate(found):
+        same(results, expected[i % 2])
+
+
 def captured(step: Callable[[], object]) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -256,7 +262,7 @@ def captured(step: Callable[[], object]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def test_a_training_step_in_a_cuda_graph() -> None:
+def test_a_training_step_in_a_cuda_graph(backend: str) -> None:
     net = network(dropout=0.0)
     input = images(4).to(GPU)
     parameters = list(net.parameters())

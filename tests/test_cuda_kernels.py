@@ -5,19 +5,24 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from tests.cuda_toolkit import build_once, toolkit
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-EPILOGUES = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool")
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3, torch.float64: 1e-14}
+from tests.emulated import (
+    DTYPES,
+    EPILOGUES,
+    TOLERANCE,
+    Poisoned,
+    emulation,
+    exact,
+    layouts,
+    longs,
+    pointer,
+    pooled,
+    problem,
+    relative_error,
+)
 
 # N, C, H, W, K: odd, one pixel wide, K off and on the vector's multiple, K beyond one block's 64
 SHAPES = [(2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), (1, 3, 1, 5, 4)]
@@ -25,88 +30,10 @@ SHAPES = [(2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> ctypes.CDLL:
-    compiler = shutil.which("g++")
-    if compiler is None or toolkit() is None:
-        pytest.skip("needs g++ and the headers of a CUDA toolkit (cuda_bf16.h)")
-
-    def build(library: Path) -> None:
-        subprocess.run(
-            [compiler, "-std=c++20", "-O1", "-shared", "-fPIC", "-Wno-unknown-pragmas",
-             "-isystem", str(toolkit() / "include"), "-o", str(library),
-             str(Path(__file__).with_name("cuda_emulation.cpp"))],
-            check=True,
-        )  # fmt: skip
-
-    library = build_once(tmp_path_factory, "libemulation.so", build)
-    loaded = ctypes.CDLL(str(library))
+    loaded = emulation(tmp_path_factory, "cuda_emulation.cpp")
     loaded.window.restype = ctypes.c_double
     loaded.walk.restype = loaded.emulate_workspace.restype = ctypes.c_int64
     return loaded
-
-
-def longs(*values: int):
-    return (ctypes.c_int64 * len(values))(*values)
-
-
-def pointer(tensor: Tensor | None):
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
-
-
-class Poisoned:
-    """A channels_last tensor of NaN (or 77) between two guards that nobody may write."""
-
-    GUARD = 64
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype):
-        self.poison = 77 if dtype == torch.uint8 else math.nan
-        self.buffer = torch.full((math.prod(shape) + 2 * self.GUARD,), self.poison, dtype=dtype)
-        inner = self.buffer[self.GUARD : self.buffer.numel() - self.GUARD]
-        self.tensor = inner.view(shape)
-        if len(shape) == 4:
-            n, c, h, w = shape
-            self.tensor = inner.view(n, h, w, c).permute(0, 3, 1, 2)
-
-    def take(self) -> Tensor:
-        guards = torch.cat((self.buffer[: self.GUARD], self.buffer[-self.GUARD :])).double()
-        assert torch.equal(guards.nan_to_num(77), torch.full_like(guards, 77)), "wrote outside"
-        return self.tensor
-
-
-def layouts(tensor: Tensor) -> dict[str, Tensor]:
-    n, c, h, w = tensor.shape
-    spread = tensor.new_zeros(n, c, h, 2 * w)[..., ::2].copy_(tensor)
-    return {
-        "nchw": tensor.contiguous(),
-        "channels_last": tensor.contiguous(memory_format=torch.channels_last),
-        "strided": spread,
-    }
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    expected = expected.double()
-    error = (actual.double() - expected).norm()
-    return float(error / expected.norm()) if expected.norm() else float(error)
-
-
-def pooled(shape, epilogue: str) -> tuple[int, int, int, int]:
-    n, _, h, w, k = shape
-    return (n, k, h // 2, w // 2) if epilogue.endswith("pool") else (n, k, h, w)
-
-
-def exact(epilogue: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    output = torch.nn.functional.conv2d(input, weight, bias, padding=1)
-    if epilogue != "conv3x3":
-        output = output.relu()
-    return torch.nn.functional.max_pool2d(output, 2) if epilogue.endswith("pool") else output
-
-
-def problem(shape, dtype):
-    generator = torch.Generator().manual_seed(sum(shape))
-    n, c, h, w, k = shape
-    return [
-        torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
-        for size in ((n, c, h, w), (k, c, 3, 3), (k,))
-    ]
 
 
 def forward(emulated, epilogue, shape, input, weight, bias):

@@ -27,11 +27,20 @@ struct Pooling {
   int32_t channels, height, width;  // of the unpooled side
 };
 
+// The first layer's: C is 1 or 3.
 struct Convolution {
   Storage storage;
   int64_t n;
   int32_t channels, outputs, height, width;  // C, K, H, W
   View input, weight;
+};
+
+// Any number of channels; input (N, H, W, C) and weight (K, 3, 3, C) are dense.
+struct DenseConvolution {
+  Storage storage;
+  int32_t n, channels, outputs, height, width;
+  const void* input;
+  const void* weight;
 };
 
 // What a backward pass starts from, each dense and channels_last.
@@ -64,5 +73,33 @@ cudaError_t conv3x3_wgrad(const Convolution& problem, const Upstream& upstream, 
                           const int64_t (&weight_strides)[4], void* grad_bias, void* workspace,
                           cudaStream_t stream);
 int64_t conv3x3_wgrad_workspace(const Convolution& problem);
+
+// ------------------------------------------------------------------------------------------------
+// Any number of channels. T is the element type that DenseConvolution's storage names.
+
+// bias may be null, argmax too; output is dense and channels_last. With the weight that
+// rotate_weight makes, the gradient as its input, and C and K exchanged, kLinear is the data
+// gradient.
+template <Epilogue kEpilogue, typename T>
+cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, void* output,
+                        uint8_t* argmax, cudaStream_t stream);
+
+// gradient is what expand_gradient writes. The workspace holds igemm_wgrad_workspace(problem)
+// elements of fp32, or of fp64 for fp64.
+template <typename T>
+cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
+                        const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream);
+template <typename T>
+int64_t igemm_wgrad_workspace(const DenseConvolution& problem);
+
+// The gradient at the convolution's output (N, H, W, K), and its sum; either may be null. The
+// workspace holds expand_gradient_workspace(problem) elements, as above.
+cudaError_t expand_gradient(const DenseConvolution& problem, Epilogue epilogue,
+                            const Upstream& upstream, void* gradient, void* grad_bias,
+                            void* workspace, cudaStream_t stream);
+int64_t expand_gradient_workspace(const DenseConvolution& problem);
+
+// rotated is (C, 3, 3, K), dense.
+cudaError_t rotate_weight(const Convolution& problem, void* rotated, cudaStream_t stream);
 
 }  // namespace vgg_fast::cuda

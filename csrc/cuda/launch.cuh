@@ -13,6 +13,18 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaSt
   kernel<<<grid, threads, 0, stream>>>(arguments...);
   return cudaGetLastError();
 }
+
+// With `shared` bytes of dynamic shared memory, which dynamic_shared() gives the kernel.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_with_shared(int shared, void (*kernel)(Parameters...), dim3 grid, int threads,
+                               cudaStream_t stream, Arguments... arguments) {
+  // The limit is a property of the kernel on the current device; setting it again costs nothing.
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error != cudaSuccess) return error;
+  kernel<<<grid, threads, shared, stream>>>(arguments...);
+  return cudaGetLastError();
+}
 #endif
 
 }  // namespace vgg_fast::cuda

@@ -4,91 +4,18 @@
 //
 // Nothing here waits for the GPU, and every allocation and launch may be captured in a graph.
 
-#ifndef USE_CUDA
-#define USE_CUDA  // the shims' CUDA half
-#endif
-
-#include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <tuple>
 
-#include "../checks.h"
-#include "kernels.h"
+#include "tensors.h"
 
 namespace vgg_fast::cuda {
 namespace {
 
 using torch::stable::accelerator::DeviceGuard;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-// torch 2.11 has no such check in its stable headers.
-void require_launched(const char* op, cudaError_t error) {
-  require(error == cudaSuccess, "vgg_fast::", op,
-          ": CUDA didn't launch the kernel: ", cudaGetErrorString(error));
-}
-
-// check_input has let no other dtype in.
-Storage storage_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Storage::kFloat32;
-    case ScalarType::BFloat16:
-      return Storage::kBFloat16;
-    case ScalarType::Half:
-      return Storage::kFloat16;
-    default:
-      return Storage::kFloat64;
-  }
-}
-
-Tensor empty_1d(const Tensor& like, int64_t size, ScalarType dtype) {
-  return torch::stable::empty({size}, dtype, std::nullopt, like.device());
-}
-
-// Strides of dimensions with one element are meaningless, in PyTorch and here.
-bool is_channels_last(const Tensor& tensor) {
-  int64_t expected = 1;
-  for (const int64_t dim : {1, 3, 2, 0}) {
-    if (tensor.size(dim) != 1 && tensor.stride(dim) != expected) return false;
-    expected *= tensor.size(dim);
-  }
-  return true;
-}
-
-// NCHW and channels_last are read in place; anything else is copied first.
-Tensor readable(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : channels_last(tensor);
-}
-
-View view_of(const Tensor& tensor) {
-  View view{tensor.data_ptr(),
-            {tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)}};
-  if (is_channels_last(tensor)) {  // strides that hold for dimensions of one element too
-    const int64_t x = tensor.size(1), y = x * tensor.size(3);
-    view = {view.data, {y * tensor.size(2), 1, y, x}};
-  }
-  return view;
-}
-
-// The kernels' coordinates are 32 bits wide (their products 64), and a grid has 65535 rows.
-int32_t extent(const char* op, const char* name, int64_t size) {
-  constexpr int64_t kMost = int64_t{1} << 21;
-  require(size <= kMost, "vgg_fast::", op, ": the CUDA kernel takes a ", name, " of at most ",
-          kMost, ", but it is ", size, "; use the backend 'reference'");
-  return static_cast<int32_t>(size);
-}
 
 Pooling pooling_of(const char* op, const Tensor& tensor, int64_t height, int64_t width) {
   return {storage_of(tensor), tensor.size(0), extent(op, "channel count", tensor.size(1)),
@@ -140,19 +67,18 @@ Tensor max_pool2x2_backward_op(const Tensor& grad_output, const Tensor& argmax, 
 
 // ------------------------------------------------------------------------------------------------
 
-Convolution convolution_of(const char* op, const Tensor& input, const Tensor& weight) {
-  require(input.size(1) == 1 || input.size(1) == 3, "vgg_fast::", op,
-          ": the CUDA C++ kernel serves images of 1 or 3 channels, but the input has ",
-          input.size(1), "; use the backend 'auto' or 'triton'");
-  return {storage_of(input),
-          input.size(0),
-          extent(op, "channel count", input.size(1)),
-          extent(op, "count of output channels", weight.size(0)),
-          extent(op, "height", input.size(2)),
-          extent(op, "width", input.size(3)),
-          view_of(input),
-          {weight.data_ptr(),
-           {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)}}};
+template <Epilogue kEpilogue>
+cudaError_t fprop(const char* op, const Tensor& input, const Tensor& weight, const void* bias,
+                  void* output, uint8_t* argmax) {
+  const cudaStream_t stream = current_stream(input);
+  if (is_first_layer(input))
+    return conv3x3_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
+                                    stream);
+  const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
+  const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
+  return with_element_type(input, [&](auto element) {
+    return igemm_fprop<kEpilogue, decltype(element)>(problem, bias, output, argmax, stream);
+  });
 }
 
 template <Epilogue kEpilogue>
@@ -161,24 +87,126 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Tensor& input, const T
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   check_convolution(op, input, weight, bias);
   if (kPool) check_poolable(op, input);
-  const Convolution problem = convolution_of(op, input, weight);
   const DeviceGuard guard(input.get_device_index());
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) dense_bias = torch::stable::contiguous(*bias);
   const int64_t height = kPool ? input.size(2) / 2 : input.size(2);
   const int64_t width = kPool ? input.size(3) / 2 : input.size(3);
-  Tensor output = empty_channels_last(input, problem.outputs, height, width, input.scalar_type());
+  Tensor output = empty_channels_last(input, weight.size(0), height, width, input.scalar_type());
   Tensor argmax = kPool && return_argmax
-                      ? empty_channels_last(input, problem.outputs, height, width, ScalarType::Byte)
+                      ? empty_channels_last(input, weight.size(0), height, width, ScalarType::Byte)
                       : nothing(input, ScalarType::Byte);
   if (output.numel() != 0)
     require_launched(
-        op,
-        conv3x3_fprop<kEpilogue>(
-            problem, dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, output.data_ptr(),
-            kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
-            current_stream(input)));
+        op, fprop<kEpilogue>(
+                op, input, weight, dense_bias.has_value() ? dense_bias->data_ptr() : nullptr,
+                output.data_ptr(),
+                kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr));
   return {output, argmax};
+}
+
+// The gradients that a backward operator returns; those not asked for are empty.
+struct Wanted {
+  bool input, weight, bias;
+  Tensor grad_input, grad_weight, grad_bias;
+
+  Wanted(const Tensor& of_input, const Tensor& of_weight, bool input, bool weight, bool bias)
+      : input(input),
+        weight(weight),
+        bias(bias),
+        grad_input(input ? empty_channels_last(of_input, of_input.size(1), of_input.size(2),
+                                               of_input.size(3), of_input.scalar_type())
+                         : nothing(of_input, of_input.scalar_type())),
+        grad_weight(weight ? torch::stable::empty_like(of_weight)
+                           : nothing(of_weight, of_weight.scalar_type())),
+        grad_bias(bias ? empty_1d(of_weight, of_weight.size(0), of_weight.scalar_type())
+                       : nothing(of_weight, of_weight.scalar_type())) {}
+
+  void* bias_pointer() const { return bias ? grad_bias.data_ptr() : nullptr; }
+};
+
+void weight_strides_of(const Tensor& weight, int64_t (&strides)[4]) {
+  for (int64_t dim = 0; dim < 4; ++dim) strides[dim] = weight.stride(dim);
+}
+
+template <Epilogue kEpilogue>
+void first_layer_backward(const char* op, const Upstream& upstream, const Tensor& input,
+                          const Tensor& weight, const Wanted& wanted) {
+  const Convolution problem = convolution_of(op, input, weight);
+  const cudaStream_t stream = current_stream(input);
+  if (wanted.input && problem.n != 0)
+    require_launched(
+        op, conv3x3_dgrad<kEpilogue>(problem, upstream, wanted.grad_input.data_ptr(), stream));
+  if (!wanted.weight && !wanted.bias) return;
+  const Tensor workspace = empty_1d(input, conv3x3_wgrad_workspace(problem), accumulator_of(input));
+  int64_t strides[4] = {};
+  if (wanted.weight) weight_strides_of(wanted.grad_weight, strides);
+  require_launched(
+      op, conv3x3_wgrad<kEpilogue>(problem, upstream,
+                                   wanted.weight ? wanted.grad_weight.data_ptr() : nullptr, strides,
+                                   wanted.bias_pointer(), workspace.data_ptr(), stream));
+}
+
+// The data gradient: a convolution of the gradient with the rotated weight.
+void dgrad(const char* op, const void* gradient, const Tensor& input, const Tensor& weight,
+           const Tensor& grad_input) {
+  const Convolution problem = convolution_of(op, input, weight);
+  const Tensor rotated = empty_1d(weight, weight.numel(), weight.scalar_type());
+  const cudaStream_t stream = current_stream(input);
+  require_launched(op, rotate_weight(problem, rotated.data_ptr(), stream));
+  const DenseConvolution turned{problem.storage, extent(op, "batch", problem.n),
+                                problem.outputs, problem.channels,
+                                problem.height,  problem.width,
+                                gradient,        rotated.data_ptr()};
+  require_launched(op, with_element_type(input, [&](auto element) {
+                     return igemm_fprop<Epilogue::kLinear, decltype(element)>(
+                         turned, nullptr, grad_input.data_ptr(), nullptr, stream);
+                   }));
+}
+
+void wgrad(const char* op, const void* gradient, const Tensor& input, const Tensor& weight,
+           const Tensor& grad_weight) {
+  const Tensor dense_input = channels_last(input);
+  const DenseConvolution problem = dense_convolution_of(op, dense_input, weight);
+  int64_t strides[4];
+  weight_strides_of(grad_weight, strides);
+  require_launched(op, with_element_type(input, [&](auto element) {
+                     using T = decltype(element);
+                     const Tensor workspace =
+                         empty_1d(input, igemm_wgrad_workspace<T>(problem), accumulator_of(input));
+                     return igemm_wgrad<T>(problem, gradient, grad_weight.data_ptr(), strides,
+                                           workspace.data_ptr(), current_stream(input));
+                   }));
+}
+
+// `upstream.grad_output` is the gradient itself where no ReLU and no pool follow.
+template <Epilogue kEpilogue>
+void general_backward(const char* op, const Upstream& upstream, const Tensor& input,
+                      const Tensor& weight, Wanted& wanted) {
+  constexpr bool kExpand = kEpilogue != Epilogue::kLinear;
+  if (input.size(0) == 0) {  // sums over no images
+    if (wanted.weight) torch::stable::zero_(wanted.grad_weight);
+    if (wanted.bias) torch::stable::zero_(wanted.grad_bias);
+    return;
+  }
+  const DenseConvolution problem = dense_convolution_of(op, input, weight);
+  const bool multiply = wanted.input || wanted.weight;
+  const Tensor expanded = kExpand && multiply
+                              ? empty_channels_last(input, problem.outputs, problem.height,
+                                                    problem.width, input.scalar_type())
+                              : nothing(input, input.scalar_type());
+  void* gradient = kExpand && multiply ? expanded.data_ptr() : nullptr;
+  if (wanted.bias || gradient != nullptr) {
+    const Tensor workspace =
+        wanted.bias ? empty_1d(input, expand_gradient_workspace(problem), accumulator_of(input))
+                    : nothing(input, accumulator_of(input));
+    require_launched(op,
+                     expand_gradient(problem, kEpilogue, upstream, gradient, wanted.bias_pointer(),
+                                     workspace.data_ptr(), current_stream(input)));
+  }
+  const void* of_output = kExpand ? gradient : upstream.grad_output;
+  if (wanted.input) dgrad(op, of_output, input, weight, wanted.grad_input);
+  if (wanted.weight) wgrad(op, of_output, input, weight, wanted.grad_weight);
 }
 
 template <Epilogue kEpilogue>
@@ -187,11 +215,11 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
                             const std::optional<Tensor>& argmax, bool need_input, bool need_weight,
                             bool need_bias) {
   check_convolution(op, input, weight, std::nullopt);
-  const Convolution problem = convolution_of(op, input, weight);
   const int64_t scale = kEpilogue == Epilogue::kReluPool ? 2 : 1;
   const auto check = [&](const char* name, const Tensor& tensor) {
     check_saved(op, name, tensor,
-                {problem.n, problem.outputs, problem.height / scale, problem.width / scale}, input);
+                {input.size(0), weight.size(0), input.size(2) / scale, input.size(3) / scale},
+                input);
   };
   check("grad_output", grad_output);
   check_alike(op, "grad_output", grad_output, input);
@@ -205,7 +233,6 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
   }
 
   const DeviceGuard guard(input.get_device_index());
-  const cudaStream_t stream = current_stream(input);
   const Tensor gradient = channels_last(grad_output);
   std::optional<Tensor> mask, positions;
   Upstream upstream{gradient.data_ptr(), nullptr, nullptr};
@@ -217,29 +244,12 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
     positions = channels_last(*argmax);
     upstream.argmax = static_cast<const uint8_t*>(positions->data_ptr());
   }
-
-  const ScalarType dtype = input.scalar_type();
-  Tensor grad_input = need_input ? empty_channels_last(input, problem.channels, problem.height,
-                                                       problem.width, dtype)
-                                 : nothing(input, dtype);
-  Tensor grad_weight = need_weight ? torch::stable::empty_like(weight) : nothing(weight, dtype);
-  Tensor grad_bias = need_bias ? empty_1d(weight, problem.outputs, dtype) : nothing(weight, dtype);
-  if (need_input && problem.n != 0)
-    require_launched(op,
-                     conv3x3_dgrad<kEpilogue>(problem, upstream, grad_input.data_ptr(), stream));
-  if (need_weight || need_bias) {
-    const Tensor workspace =
-        empty_1d(input, conv3x3_wgrad_workspace(problem),
-                 problem.storage == Storage::kFloat64 ? ScalarType::Double : ScalarType::Float);
-    int64_t strides[4] = {};
-    if (need_weight)
-      for (int64_t dim = 0; dim < 4; ++dim) strides[dim] = grad_weight.stride(dim);
-    require_launched(op,
-                     conv3x3_wgrad<kEpilogue>(
-                         problem, upstream, need_weight ? grad_weight.data_ptr() : nullptr, strides,
-                         need_bias ? grad_bias.data_ptr() : nullptr, workspace.data_ptr(), stream));
-  }
-  return {grad_input, grad_weight, grad_bias};
+  Wanted wanted(input, weight, need_input, need_weight, need_bias);
+  if (is_first_layer(input))
+    first_layer_backward<kEpilogue>(op, upstream, input, weight, wanted);
+  else
+    general_backward<kEpilogue>(op, upstream, input, weight, wanted);
+  return {wanted.grad_input, wanted.grad_weight, wanted.grad_bias};
 }
 
 Tensor conv3x3_op(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {

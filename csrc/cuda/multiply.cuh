@@ -1,0 +1,129 @@
+// What a warp multiplies once a step of both tiles lies in shared memory: 16 * kGroups<T> rows by
+// 64 columns. 16-bit types go through the tensor cores; fp32 and fp64, which are exact or nothing,
+// through fused multiply-adds. The sums lie as mma.m16n8k16 leaves them either way.
+//
+//   multiply_lines     tiles of lines: rows x reduction and columns x reduction   (fprop, dgrad)
+//   multiply_columns   tiles of lines: reduction x rows and reduction x columns   (wgrad)
+
+#pragma once
+
+#include "instructions.cuh"
+#include "memory.cuh"
+#include "tile_map.cuh"
+
+namespace vgg_fast::cuda {
+
+inline constexpr int kStrip = 64;  // columns of a warp
+inline constexpr int kBlocks = kStrip / 8;
+
+// Sums in fp64 take two registers each.
+template <typename T>
+inline constexpr int kGroups = sizeof(T) == 8 ? 1 : 2;
+
+template <typename T>
+using Sums = Accumulator<T>[kGroups<T>][kBlocks][4];
+
+template <typename T>
+inline constexpr bool kTensorCores = sizeof(T) == 2;
+
+// `row` and `column` are the warp's first line of either tile.
+template <typename T>
+__device__ __forceinline__ void multiply_lines(const unsigned char* a, const unsigned char* b,
+                                               int row, int column, Sums<T>& sums) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (kTensorCores<T>) {
+    const int matrix = lane / 8, line = lane % 8;
+#pragma unroll
+    for (int step = 0; step < kChunks / 2; ++step) {
+      uint32_t rows[kGroups<T>][4];
+#pragma unroll
+      for (int group = 0; group < kGroups<T>; ++group)
+        load_matrices<false>(rows[group], a + chunk_offset(row + group * 16 + matrix % 2 * 8 + line,
+                                                           2 * step + matrix / 2));
+#pragma unroll
+      for (int block = 0; block < kBlocks; block += 2) {
+        uint32_t columns[4];
+        load_matrices<false>(columns, b + chunk_offset(column + block * 8 + matrix / 2 * 8 + line,
+                                                       2 * step + matrix % 2));
+#pragma unroll
+        for (int group = 0; group < kGroups<T>; ++group) {
+          multiply_add(sums[group][block], rows[group], columns[0], columns[1], T{});
+          multiply_add(sums[group][block + 1], rows[group], columns[2], columns[3], T{});
+        }
+      }
+    }
+  } else {
+    using Chunk = Vector<T, kVector<T>>;
+#pragma unroll 1
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      Chunk rows[kGroups<T>][2];
+#pragma unroll
+      for (int i = 0; i < 2 * kGroups<T>; ++i)
+        rows[i / 2][i % 2] = *reinterpret_cast<const Chunk*>(
+            a + chunk_offset(row + 8 * i + row_of_sum(lane, 0), chunk));
+#pragma unroll
+      for (int i = 0; i < 2 * kBlocks; ++i) {
+        const Chunk of_column = *reinterpret_cast<const Chunk*>(
+            b + chunk_offset(column + i / 2 * 8 + column_of_sum(lane, i % 2), chunk));
+#pragma unroll
+        for (int j = 0; j < 2 * kGroups<T>; ++j)
+#pragma unroll
+          for (int v = 0; v < kVector<T>; ++v)
+            sums[j / 2][i / 2][j % 2 * 2 + i % 2] +=
+                rows[j / 2][j % 2].values[v] * of_column.values[v];
+      }
+    }
+  }
+}
+
+// kLine<T> lines; `row` and `column` are the warp's first channel of either tile.
+template <typename T>
+__device__ __forceinline__ void multiply_columns(const unsigned char* a, const unsigned char* b,
+                                                 int row, int column, Sums<T>& sums) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (kTensorCores<T>) {
+    const int matrix = lane / 8, line = lane % 8;
+#pragma unroll
+    for (int step = 0; step < kLine<T> / 16; ++step) {
+      uint32_t rows[kGroups<T>][4];
+#pragma unroll
+      for (int group = 0; group < kGroups<T>; ++group)
+        load_matrices<true>(rows[group],
+                            a + chunk_offset(kLine<T>, step * 16 + matrix / 2 * 8 + line,
+                                             row / 8 + group * 2 + matrix % 2));
+#pragma unroll
+      for (int block = 0; block < kBlocks; block += 2) {
+        uint32_t columns[4];
+        load_matrices<true>(columns, b + chunk_offset(kLine<T>, step * 16 + matrix % 2 * 8 + line,
+                                                      column / 8 + block + matrix / 2));
+#pragma unroll
+        for (int group = 0; group < kGroups<T>; ++group) {
+          multiply_add(sums[group][block], rows[group], columns[0], columns[1], T{});
+          multiply_add(sums[group][block + 1], rows[group], columns[2], columns[3], T{});
+        }
+      }
+    }
+  } else {
+    constexpr int V = kVector<T>;
+#pragma unroll 1
+    for (int line = 0; line < kLine<T>; ++line) {
+      const auto element = [&](const unsigned char* tile, int channel) {
+        return reinterpret_cast<const T*>(tile +
+                                          chunk_offset(kLine<T>, line, channel / V))[channel % V];
+      };
+      T rows[kGroups<T>][2];
+#pragma unroll
+      for (int i = 0; i < 2 * kGroups<T>; ++i)
+        rows[i / 2][i % 2] = element(a, row + 8 * i + row_of_sum(lane, 0));
+#pragma unroll
+      for (int i = 0; i < 2 * kBlocks; ++i) {
+        const T of_column = element(b, column + i / 2 * 8 + column_of_sum(lane, i % 2));
+#pragma unroll
+        for (int j = 0; j < 2 * kGroups<T>; ++j)
+          sums[j / 2][i / 2][j % 2 * 2 + i % 2] += rows[j / 2][j % 2] * of_column;
+      }
+    }
+  }
+}
+
+}  // namespace vgg_fast::cuda

@@ -1,0 +1,107 @@
+// The launchers of the implicit matrix products, and the arithmetic of tile_map.cuh, for ctypes.
+
+#include "cuda_emulation_sm80.h"
+// The emulation has to come first.
+#include "../csrc/cuda/igemm_fprop.cuh"
+#include "../csrc/cuda/igemm_gradient.cu"
+#include "../csrc/cuda/igemm_wgrad.cuh"
+
+using namespace vgg_fast::cuda;
+
+namespace {
+
+// shape is N, C, H, W, K
+DenseConvolution dense(int storage, const int64_t* shape, const void* input, const void* weight) {
+  return {Storage(storage),
+          int32_t(shape[0]),
+          int32_t(shape[1]),
+          int32_t(shape[4]),
+          int32_t(shape[2]),
+          int32_t(shape[3]),
+          input,
+          weight};
+}
+
+}  // namespace
+
+extern "C" {
+
+int emulate_fprop(int epilogue, int storage, const int64_t* shape, const void* input,
+                  const void* weight, const void* bias, void* output, uint8_t* argmax) {
+  const DenseConvolution problem = dense(storage, shape, input, weight);
+  return with_element_type(problem.storage, [&](auto element) {
+    using T = decltype(element);
+    const auto run = epilogue == 0   ? igemm_fprop<Epilogue::kLinear, T>
+                     : epilogue == 1 ? igemm_fprop<Epilogue::kRelu, T>
+                                     : igemm_fprop<Epilogue::kReluPool, T>;
+    return run(problem, bias, output, argmax, nullptr);
+  });
+}
+
+int64_t emulate_expand_workspace(const int64_t* shape) {
+  return expand_gradient_workspace(dense(0, shape, nullptr, nullptr));
+}
+
+int emulate_expand(int epilogue, int storage, const int64_t* shape, const void* grad_output,
+                   const void* output, const uint8_t* argmax, void* gradient, void* grad_bias,
+                   void* workspace) {
+  return expand_gradient(dense(storage, shape, nullptr, nullptr), Epilogue(epilogue),
+                         {grad_output, output, argmax}, gradient, grad_bias, workspace, nullptr);
+}
+
+int emulate_rotate(int storage, const int64_t* shape, const void* weight, const int64_t* strides,
+                   void* rotated) {
+  Convolution problem{};
+  problem.storage = Storage(storage);
+  problem.channels = int32_t(shape[1]);
+  problem.outputs = int32_t(shape[4]);
+  problem.weight = {weight, {strides[0], strides[1], strides[2], strides[3]}};
+  return rotate_weight(problem, rotated, nullptr);
+}
+
+int64_t emulate_wgrad_workspace(int storage, const int64_t* shape) {
+  const DenseConvolution problem = dense(storage, shape, nullptr, nullptr);
+  int64_t elements = 0;
+  with_element_type(problem.storage, [&](auto element) {
+    elements = igemm_wgrad_workspace<decltype(element)>(problem);
+    return cudaSuccess;
+  });
+  return elements;
+}
+
+int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const void* input,
+                  void* grad_weight, const int64_t* strides, void* workspace) {
+  const DenseConvolution problem = dense(storage, shape, input, nullptr);
+  const int64_t to[4] = {strides[0], strides[1], strides[2], strides[3]};
+  return with_element_type(problem.storage, [&](auto element) {
+    return igemm_wgrad<decltype(element)>(problem, gradient, grad_weight, to, workspace, nullptr);
+  });
+}
+
+// ------------------------------------------------------------------------------------------------
+
+// n, y, x of every row of every group, one behind the other; returns the groups.
+int64_t map_rows(int64_t n, int height, int width, int pool, int32_t* pixels, int64_t most) {
+  const GroupMap map = group_map(n, height, width, pool != 0);
+  for (int64_t row = 0; row < std::min(most, map.groups * kGroup); ++row) {
+    const Pixel at = pixel_of_row(map, group_origin(map, row / kGroup), int(row % kGroup));
+    pixels[3 * row] = at.n;
+    pixels[3 * row + 1] = at.y;
+    pixels[3 * row + 2] = at.x;
+  }
+  return map.groups;
+}
+
+uint32_t inside(int32_t n, int32_t y, int32_t x, int32_t images, int32_t height, int32_t width) {
+  return taps_inside({n, y, x}, images, height, width);
+}
+
+int place_of_chunk(int lines, int line, int chunk) { return chunk_offset(lines, line, chunk); }
+int row_of(int lane, int i) { return row_of_sum(lane, i); }
+int column_of(int lane, int i) { return column_of_sum(lane, i); }
+int strip_of(int strip, int channels) {
+  const Strip at = strip_at(strip, channels);
+  return at.tap * 4096 + at.c;
+}
+
+}  // extern "C"
