@@ -85,8 +85,9 @@ def operators_cpu() -> Extension:
     )
 
 
-def operators_cuda() -> Extension:
+def operators_cuda(architectures: str) -> Extension:
     stable = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA"]
+    stable += ["-DVGG_FAST_HOPPER"] * ("9.0a" in architectures)
     includes = system(*include_paths(), str(TOOLKIT / "include"))
     # Linked statically, the CUDA runtime needn't be of the minor version that torch brings.
     static = next(TOOLKIT.glob("**/libcudart_static.a"), None)
@@ -185,7 +186,11 @@ def extensions() -> list[Extension]:
     print(f"vgg_fast: CUDA kernels are {built} ({decision.reason})", file=sys.stderr)
     if decision.build:
         os.environ["TORCH_CUDA_ARCH_LIST"] = decision.architectures
-        return [operators_cpu(), operators_cuda(), bindings(decision.architectures)]
+        return [
+            operators_cpu(),
+            operators_cuda(decision.architectures),
+            bindings(decision.architectures),
+        ]
     return [operators_cpu(), bindings("")]
 
 

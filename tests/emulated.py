@@ -103,3 +103,12 @@ def problem(shape, dtype):
         torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
         for size in ((n, c, h, w), (k, c, 3, 3), (k,))
     ]
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def dense_weight(weight: Tensor) -> Tensor:
+    """(K, 9, C), whatever the strides of a channels_last tensor with sizes of 1 are."""
+    return weight.permute(0, 2, 3, 1).contiguous()

@@ -11,13 +11,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.emulated import (
     DTYPES,
     EPILOGUES,
     TOLERANCE,
     Poisoned,
+    channels_last,
+    dense_weight,
     emulation,
     exact,
     layouts,
@@ -50,15 +51,6 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     for name in ("emulate_expand_workspace", "emulate_wgrad_workspace", "map_rows"):
         getattr(loaded, name).restype = ctypes.c_int64
     return loaded
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def dense_weight(weight: Tensor) -> Tensor:
-    """(K, 9, C), whatever the strides of a channels_last tensor with sizes of 1 are."""
-    return weight.permute(0, 2, 3, 1).contiguous()
 
 
 def forward(emulated, epilogue, shape, input, weight, bias):

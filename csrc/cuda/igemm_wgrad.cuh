@@ -220,6 +220,16 @@ int64_t igemm_wgrad_workspace(const DenseConvolution& problem) {
 }
 
 template <typename T>
+cudaError_t launch_wgrad_reduce(const DenseConvolution& problem, const Accumulator<T>* workspace,
+                                int32_t slices, void* grad_weight,
+                                const int64_t (&weight_strides)[4], cudaStream_t stream) {
+  return launch(igemm_wgrad_reduce_kernel<T>,
+                grid_for(int64_t{problem.outputs} * 9 * problem.channels, kGemmThreads),
+                kGemmThreads, stream, workspace, slices, problem.outputs, problem.channels,
+                Strided<T>(static_cast<T*>(grad_weight), weight_strides));
+}
+
+template <typename T>
 cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
                         const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream) {
   using Tile = WgradTile<T>;
@@ -243,10 +253,7 @@ cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, v
       launch_with_shared(Tile::kStages * Tile::kStageBytes, igemm_wgrad_kernel<T>, grid,
                          kGemmThreads, stream, gemm, partial);
   if (error != cudaSuccess) return error;
-  return launch(igemm_wgrad_reduce_kernel<T>,
-                grid_for(int64_t{problem.outputs} * 9 * problem.channels, kGemmThreads),
-                kGemmThreads, stream, partial, cut.slices, problem.outputs, problem.channels,
-                Strided<T>(static_cast<T*>(grad_weight), weight_strides));
+  return launch_wgrad_reduce<T>(problem, partial, cut.slices, grad_weight, weight_strides, stream);
 }
 
 }  // namespace vgg_fast::cuda

@@ -92,6 +92,18 @@ cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, v
 template <typename T>
 int64_t igemm_wgrad_workspace(const DenseConvolution& problem);
 
+// The same on Hopper's own instructions, in bf16 and fp16. Nothing is loaded that isn't 16 bytes:
+// the channels that are summed over (and for the weight's gradient K too) are a multiple of 8, and
+// tensors begin on 16 bytes; products.h asks for all that.
+template <Epilogue kEpilogue, typename T>
+cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, void* output,
+                         uint8_t* argmax, cudaStream_t stream);
+template <typename T>
+cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
+                         const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream);
+template <typename T>
+int64_t hopper_wgrad_workspace(const DenseConvolution& problem);
+
 // The gradient at the convolution's output (N, H, W, K), and its sum; either may be null. The
 // workspace holds expand_gradient_workspace(problem) elements, as above.
 cudaError_t expand_gradient(const DenseConvolution& problem, Epilogue epilogue,

@@ -25,6 +25,14 @@ cudaError_t launch_with_shared(int shared, void (*kernel)(Parameters...), dim3 g
   kernel<<<grid, threads, shared, stream>>>(arguments...);
   return cudaGetLastError();
 }
+
+// Of the current device.
+inline int multiprocessors() {
+  int device = 0, count = 1;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return count;
+}
 #endif
 
 }  // namespace vgg_fast::cuda

@@ -9,6 +9,7 @@
 #include <optional>
 #include <tuple>
 
+#include "products.h"
 #include "tensors.h"
 
 namespace vgg_fast::cuda {
@@ -77,7 +78,7 @@ cudaError_t fprop(const char* op, const Tensor& input, const Tensor& weight, con
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
   return with_element_type(input, [&](auto element) {
-    return igemm_fprop<kEpilogue, decltype(element)>(problem, bias, output, argmax, stream);
+    return fprop_product<kEpilogue, decltype(element)>(op, problem, bias, output, argmax, stream);
   });
 }
 
@@ -159,8 +160,8 @@ void dgrad(const char* op, const void* gradient, const Tensor& input, const Tens
                                 problem.height,  problem.width,
                                 gradient,        rotated.data_ptr()};
   require_launched(op, with_element_type(input, [&](auto element) {
-                     return igemm_fprop<Epilogue::kLinear, decltype(element)>(
-                         turned, nullptr, grad_input.data_ptr(), nullptr, stream);
+                     return fprop_product<Epilogue::kLinear, decltype(element)>(
+                         op, turned, nullptr, grad_input.data_ptr(), nullptr, stream);
                    }));
 }
 
@@ -170,12 +171,15 @@ void wgrad(const char* op, const void* gradient, const Tensor& input, const Tens
   const DenseConvolution problem = dense_convolution_of(op, dense_input, weight);
   int64_t strides[4];
   weight_strides_of(grad_weight, strides);
+  Tensor workspace = nothing(input, accumulator_of(input));
+  const auto allocate = [&](int64_t elements) {
+    workspace = empty_1d(input, elements, accumulator_of(input));
+    return workspace.data_ptr();
+  };
   require_launched(op, with_element_type(input, [&](auto element) {
-                     using T = decltype(element);
-                     const Tensor workspace =
-                         empty_1d(input, igemm_wgrad_workspace<T>(problem), accumulator_of(input));
-                     return igemm_wgrad<T>(problem, gradient, grad_weight.data_ptr(), strides,
-                                           workspace.data_ptr(), current_stream(input));
+                     return wgrad_product<decltype(element)>(op, problem, gradient,
+                                                             grad_weight.data_ptr(), strides,
+                                                             allocate, current_stream(input));
                    }));
 }
 

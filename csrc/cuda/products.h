@@ -1,0 +1,82 @@
+// Which kernel computes a matrix product: the plain one, which every GPU from sm_80 on runs, or
+// Hopper's. VGG_FAST_GPU=sm_90a asks for the latter: no GPU has run them yet.
+
+#pragma once
+
+#include <cstdlib>
+#include <string>
+#include <type_traits>
+
+#include "../checks.h"
+#include "kernels.h"
+#include "tile_map.cuh"
+
+namespace vgg_fast::cuda {
+
+#if defined(VGG_FAST_HOPPER)
+inline constexpr bool kHopperIsBuilt = true;
+#else
+inline constexpr bool kHopperIsBuilt = false;
+#endif
+
+// Throws if VGG_FAST_GPU names nothing, or Hopper's kernels where they can't run.
+inline bool hopper_is_chosen(const char* op) {
+  const char* wish = std::getenv("VGG_FAST_GPU");
+  const std::string name = wish == nullptr ? "" : wish;
+  require(name.empty() || name == "sm_80" || name == "sm_90a", "vgg_fast::", op,
+          ": VGG_FAST_GPU=", name, " names no kernels; set it to sm_80 or sm_90a, or unset it");
+  if (name != "sm_90a") return false;
+  require(kHopperIsBuilt, "vgg_fast::", op,
+          ": VGG_FAST_GPU=sm_90a, but the library isn't built for it; build it with "
+          "TORCH_CUDA_ARCH_LIST=9.0a, or unset VGG_FAST_GPU");
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  require(major == 9 && minor == 0, "vgg_fast::", op,
+          ": VGG_FAST_GPU=sm_90a, but this GPU's compute capability is ", major, ".", minor,
+          "; unset VGG_FAST_GPU");
+  return true;
+}
+
+// A tensor that the tensor memory accelerator reads begins, and steps, in multiples of 16 bytes.
+inline bool is_boxable(const void* data, int32_t channels) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && channels % 8 == 0;
+}
+
+inline bool hopper_serves_fprop(const DenseConvolution& problem) {
+  return is_boxable(problem.input, problem.channels) &&
+         is_boxable(problem.weight, problem.channels);
+}
+
+// A group that hangs over the image would multiply pixels inside by the zeros outside: not the same
+// where they are infinite.
+inline bool hopper_serves_wgrad(const DenseConvolution& problem, const void* gradient) {
+  const GroupMap map = group_map(problem.n, problem.height, problem.width, false);
+  return is_boxable(problem.input, problem.channels) && is_boxable(gradient, problem.outputs) &&
+         map.groups * kGroup == int64_t{problem.n} * problem.height * problem.width;
+}
+
+template <Epilogue kEpilogue, typename T>
+cudaError_t fprop_product(const char* op, const DenseConvolution& problem, const void* bias,
+                          void* output, uint8_t* argmax, cudaStream_t stream) {
+  if constexpr (sizeof(T) == 2)
+    if (hopper_is_chosen(op) && hopper_serves_fprop(problem))
+      return hopper_fprop<kEpilogue, T>(problem, bias, output, argmax, stream);
+  return igemm_fprop<kEpilogue, T>(problem, bias, output, argmax, stream);
+}
+
+// `allocate(elements)` gives the workspace.
+template <typename T, typename Allocate>
+cudaError_t wgrad_product(const char* op, const DenseConvolution& problem, const void* gradient,
+                          void* grad_weight, const int64_t (&weight_strides)[4],
+                          const Allocate& allocate, cudaStream_t stream) {
+  if constexpr (sizeof(T) == 2)
+    if (hopper_is_chosen(op) && hopper_serves_wgrad(problem, gradient))
+      return hopper_wgrad<T>(problem, gradient, grad_weight, weight_strides,
+                             allocate(hopper_wgrad_workspace<T>(problem)), stream);
+  return igemm_wgrad<T>(problem, gradient, grad_weight, weight_strides,
+                        allocate(igemm_wgrad_workspace<T>(problem)), stream);
+}
+
+}  // namespace vgg_fast::cuda

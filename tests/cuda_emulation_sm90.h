@@ -1,0 +1,203 @@
+// The instructions of csrc/cuda/hopper_instructions.cuh as plain functions, by the PTX manual:
+// barriers that count arrivals and bytes, boxes that arrive one at a time and in the wrong order,
+// and products that read shared memory as late as their wait allows.
+
+#pragma once
+
+#include <cuda.h>
+
+#include <map>
+
+#include "cuda_emulation_sm80.h"
+
+#undef __grid_constant__
+#define __grid_constant__
+
+#include "../csrc/cuda/tensor_map.h"
+#include "../csrc/cuda/tile_map.cuh"
+
+namespace emulation {
+
+// An mbarrier, in its own 8 bytes.
+struct PhaseBarrier {
+  uint8_t expected, pending;
+  uint16_t parity;
+  int32_t bytes;
+
+  void settle() {
+    if (pending != 0 || bytes != 0) return;
+    pending = expected;
+    parity ^= 1;
+  }
+};
+
+inline PhaseBarrier& phase_barrier(uint64_t* barrier) {
+  static_assert(sizeof(PhaseBarrier) == sizeof(uint64_t));
+  return *reinterpret_cast<PhaseBarrier*>(barrier);
+}
+
+// The accelerator's 128-byte swizzle, of an address in shared memory.
+inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+struct Load {
+  uint32_t to;
+  vgg_fast::cuda::BoxMap boxes;
+  int32_t at[4];
+
+  int bytes() const {
+    return static_cast<int>(2 * boxes.box[0] * boxes.box[1] * boxes.box[2] * boxes.box[3]);
+  }
+
+  uint16_t element(const int64_t (&place)[4]) const {
+    int64_t index = 0;
+    for (int i = 3; i >= 0; --i) {
+      if (place[i] < 0 || place[i] >= static_cast<int64_t>(boxes.sizes[i])) return 0;
+      index = index * static_cast<int64_t>(boxes.sizes[i]) + place[i];
+    }
+    return static_cast<const uint16_t*>(boxes.data)[index];
+  }
+
+  void arrive() const {
+    uint32_t address = to;
+    for (uint32_t n = 0; n < boxes.box[3]; ++n)
+      for (uint32_t y = 0; y < boxes.box[2]; ++y)
+        for (uint32_t x = 0; x < boxes.box[1]; ++x)
+          for (uint32_t c = 0; c < boxes.box[0]; ++c, address += 2) {
+            const int64_t place[4] = {at[0] + int64_t{c}, at[1] + int64_t{x}, at[2] + int64_t{y},
+                                      at[3] + int64_t{n}};
+            const uint16_t value = element(place);
+            std::memcpy(shared + swizzled(address), &value, 2);
+          }
+  }
+};
+inline std::map<uint64_t*, std::vector<Load>> in_flight;
+
+inline uint16_t element_of_tile(uint64_t tile, int line_or_row, int k, bool transposed) {
+  const auto field = [&](int bit) { return static_cast<uint32_t>(tile >> bit & 0x3fff) << 4; };
+  const uint32_t start = field(0), column = field(16), eight = field(32);
+  const int mn = line_or_row;
+  // Canonical layouts of 128-byte swizzle, reduction along a line and from line to line.
+  const uint32_t offset = transposed ? mn % 64 * 2 + mn / 64 * column + k % 8 * 128 + k / 8 * eight
+                                     : mn % 8 * 128 + mn / 8 * eight + k * 2;
+  uint16_t value;
+  std::memcpy(&value, shared + swizzled(start + offset), 2);
+  return value;
+}
+
+using Product = std::function<void()>;
+inline std::vector<Product> open_products[kMaxThreads];
+inline std::vector<std::vector<Product>> committed_products[kMaxThreads];
+
+}  // namespace emulation
+
+inline void __syncwarp() {
+  emulation::of_warp[emulation::current / emulation::kWarpSize].meet(emulation::kWarpSize);
+}
+
+namespace vgg_fast::cuda {
+
+inline int multiprocessors() { return 3; }
+
+inline uint32_t shared_address(const void* in_shared) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(in_shared) - emulation::shared);
+}
+
+// What the driver refuses is refused.
+inline cudaError_t make_tensor_map(const BoxMap& boxes, CUtensorMap* map) {
+  static_assert(sizeof(BoxMap) <= sizeof(CUtensorMap));
+  bool good = reinterpret_cast<uintptr_t>(boxes.data) % 16 == 0 && boxes.box[0] == 64;
+  uint64_t bytes = 2;
+  for (int i = 0; i < 4; ++i) {
+    if (i > 0) good = good && bytes % 16 == 0;
+    good = good && boxes.sizes[i] > 0 && boxes.box[i] > 0 && boxes.box[i] <= 256;
+    bytes *= boxes.sizes[i];
+  }
+  std::memcpy(static_cast<void*>(map), &boxes, sizeof(boxes));
+  return good ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+inline void init_barrier(uint64_t* barrier, int arrivals) {
+  const auto count = static_cast<uint8_t>(arrivals);
+  emulation::phase_barrier(barrier) = {count, count, 0, 0};
+  emulation::in_flight.erase(barrier);
+}
+
+inline void publish_barriers() {}
+
+inline void arrive(uint64_t* barrier) {
+  --emulation::phase_barrier(barrier).pending;
+  emulation::phase_barrier(barrier).settle();
+}
+
+inline void expect_bytes(uint64_t* barrier, int bytes) {
+  emulation::phase_barrier(barrier).bytes += bytes;
+  arrive(barrier);
+}
+
+inline void load_box(void* to, const CUtensorMap* map, uint64_t* barrier, int32_t c, int32_t x,
+                     int32_t y, int32_t n) {
+  emulation::Load load{shared_address(to), {}, {c, x, y, n}};
+  std::memcpy(&load.boxes, map, sizeof(load.boxes));
+  emulation::in_flight[barrier].push_back(load);
+}
+
+inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+  while (emulation::phase_barrier(barrier).parity == parity) {
+    auto& loads = emulation::in_flight[barrier];
+    if (!loads.empty()) {
+      loads.back().arrive();
+      emulation::phase_barrier(barrier).bytes -= loads.back().bytes();
+      loads.pop_back();
+      emulation::phase_barrier(barrier).settle();
+    }
+    emulation::wait();
+  }
+}
+
+template <int>
+void lower_registers() {}
+template <int>
+void raise_registers() {}
+inline void begin_products() {}
+
+inline void commit_products() {
+  auto& open = emulation::open_products[emulation::current];
+  emulation::committed_products[emulation::current].push_back(std::move(open));
+  open.clear();
+}
+
+template <int kPending>
+void wait_for_products() {
+  auto& committed = emulation::committed_products[emulation::current];
+  while (committed.size() > kPending) {
+    for (const auto& product : committed.front()) product();
+    committed.erase(committed.begin());
+  }
+}
+
+template <int kStrips>
+void keep_order(float (&)[kStrips][8][4]) {}
+
+// wgmma's results lie as mma's do: warp w of the warpgroup has rows 16 * w to 16 * w + 15.
+template <typename T, bool kTransposed, int kStrips>
+void multiply_tiles(float (&sums)[kStrips][8][4], uint64_t a, uint64_t b) {
+  const int thread = emulation::current;
+  emulation::open_products[thread].push_back([&sums, a, b, thread] {
+    const auto value = [](uint64_t tile, int row, int k) {
+      return emulation::half_of(emulation::element_of_tile(tile, row, k, kTransposed), 0, T{});
+    };
+    const int lane = thread % 32, first = thread % 128 / 32 * 16;
+    for (int k = 0; k < 16; ++k) {
+      const float rows[2] = {value(a, first + row_of_sum(lane, 0), k),
+                             value(a, first + row_of_sum(lane, 2), k)};
+      for (int block = 0; block < 8 * kStrips; ++block)
+        for (int i = 0; i < 2; ++i) {
+          const float column = value(b, block * 8 + column_of_sum(lane, i), k);
+          sums[block / 8][block % 8][i] += rows[0] * column;
+          sums[block / 8][block % 8][i + 2] += rows[1] * column;
+        }
+    }
+  });
+}
+
+}  // namespace vgg_fast::cuda

@@ -1,0 +1,86 @@
+// The launchers of Hopper's matrix products, and the arithmetic of their pipeline, for ctypes.
+
+#include "cuda_emulation_sm90.h"
+// The emulation has to come first.
+#include "../csrc/cuda/hopper_wgrad.cuh"
+
+using namespace vgg_fast::cuda;
+
+namespace {
+
+// shape is N, C, H, W, K
+DenseConvolution dense(int storage, const int64_t* shape, const void* input, const void* weight) {
+  return {Storage(storage),
+          int32_t(shape[0]),
+          int32_t(shape[1]),
+          int32_t(shape[4]),
+          int32_t(shape[2]),
+          int32_t(shape[3]),
+          input,
+          weight};
+}
+
+template <typename Body>
+int with_16_bits(int storage, const Body& body) {
+  return Storage(storage) == Storage::kBFloat16 ? body(__nv_bfloat16{}) : body(__half{});
+}
+
+}  // namespace
+
+extern "C" {
+
+int emulate_fprop(int epilogue, int storage, const int64_t* shape, const void* input,
+                  const void* weight, const void* bias, void* output, uint8_t* argmax) {
+  return with_16_bits(storage, [&](auto element) {
+    using T = decltype(element);
+    const auto run = epilogue == 0   ? hopper_fprop<Epilogue::kLinear, T>
+                     : epilogue == 1 ? hopper_fprop<Epilogue::kRelu, T>
+                                     : hopper_fprop<Epilogue::kReluPool, T>;
+    return run(dense(storage, shape, input, weight), bias, output, argmax, nullptr);
+  });
+}
+
+int64_t emulate_wgrad_workspace(int storage, const int64_t* shape) {
+  return hopper_wgrad_workspace<__half>(dense(storage, shape, nullptr, nullptr));
+}
+
+int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const void* input,
+                  void* grad_weight, const int64_t* strides, void* workspace) {
+  const int64_t to[4] = {strides[0], strides[1], strides[2], strides[3]};
+  return with_16_bits(storage, [&](auto element) {
+    return hopper_wgrad<decltype(element)>(dense(storage, shape, input, nullptr), gradient,
+                                           grad_weight, to, workspace, nullptr);
+  });
+}
+
+// ------------------------------------------------------------------------------------------------
+
+uint64_t describe(uint32_t address, uint32_t column, uint32_t eight) {
+  return describe_tile(address, column, eight);
+}
+
+// stage * 2 + parity after `steps` steps round a ring of `stages`.
+int walk_ring(int stages, int steps) {
+  Turn turn;
+  for (int i = 0; i < steps; ++i) turn.next(stages);
+  return turn.stage * 2 + static_cast<int>(turn.parity);
+}
+
+int stages_of_ring(int strips) {
+  return strips == 1   ? HopperRing<1>::kStages
+         : strips == 2 ? HopperRing<2>::kStages
+                       : HopperRing<4>::kStages;
+}
+
+// Where the emulated product looks for an element of a tile at `address`, in bytes.
+int place_in_tile(uint32_t address, int row, int k, int transposed) {
+  std::fill(emulation::shared, emulation::shared + emulation::kSharedBytes, 0);
+  for (uint32_t at = 0; at < 64 * 1024; at += 2) {
+    const auto value = static_cast<uint16_t>(at / 2);
+    std::memcpy(emulation::shared + at, &value, 2);
+  }
+  const uint64_t tile = describe_tile(address, kColumnBytes, kEightLines);
+  return 2 * emulation::element_of_tile(tile, row, k, transposed != 0);
+}
+
+}  // extern "C"

@@ -1,0 +1,146 @@
+"""Hopper's matrix products of csrc/cuda, run on the CPU by an emulation of their instructions.
+
+The tensor memory accelerator's boxes, mbarriers, and wgmma with its descriptors are plain functions
+there; producers and consumers take turns as fibers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import pytest
+import torch
+
+from tests.emulated import (
+    DTYPES,
+    EPILOGUES,
+    TOLERANCE,
+    Poisoned,
+    channels_last,
+    dense_weight,
+    emulation,
+    exact,
+    longs,
+    pointer,
+    pooled,
+    problem,
+    relative_error,
+)
+
+# N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
+# windows of one, two and four images; odd sizes; more tiles than multiprocessors
+SHAPES = [
+    (1, 8, 4, 6, 16),
+    (4, 16, 2, 14, 64),
+    (2, 72, 6, 4, 72),
+    (3, 24, 5, 7, 136),
+    (4, 8, 16, 16, 8),
+]
+# Those whose groups leave no row idle.
+EVEN = [(1, 8, 8, 6, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)]
+TYPES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory) -> ctypes.CDLL:
+    loaded = emulation(tmp_path_factory, "cuda_hopper_emulation.cpp")
+    loaded.emulate_wgrad_workspace.restype = ctypes.c_int64
+    loaded.describe.restype = ctypes.c_uint64
+    return loaded
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_fprop(emulated, epilogue, shape, dtype):
+    input, weight, bias = problem(shape, dtype)
+    output = Poisoned(pooled(shape, epilogue), dtype)
+    argmax = Poisoned(pooled(shape, epilogue), torch.uint8)
+    assert not emulated.emulate_fprop(
+        EPILOGUES.index(epilogue), DTYPES[dtype], longs(*shape), pointer(channels_last(input)),
+        pointer(dense_weight(weight)), pointer(bias), pointer(output.tensor),
+        pointer(argmax.tensor) if epilogue.endswith("pool") else None,
+    )  # fmt: skip
+    expected = exact(epilogue, input.double(), weight.double(), bias.double())
+    assert relative_error(output.take(), expected) <= TOLERANCE[dtype]
+    if epilogue.endswith("pool"):
+        assert int(argmax.take().max()) <= 3
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", EVEN)
+def test_wgrad(emulated, shape, dtype):
+    n, _, h, w, k = shape
+    input, weight, _ = problem(shape, dtype)
+    gradient = torch.randn(n, k, h, w, dtype=torch.float64).to(dtype)
+    elements = emulated.emulate_wgrad_workspace(DTYPES[dtype], longs(*shape))
+    found = []
+    for _ in range(2):
+        workspace = Poisoned((elements,), torch.float32)
+        grad_weight = torch.full_like(weight, math.nan)
+        assert not emulated.emulate_wgrad(
+            DTYPES[dtype], longs(*shape), pointer(channels_last(gradient)),
+            pointer(channels_last(input)), pointer(grad_weight), longs(*grad_weight.stride()),
+            pointer(workspace.tensor),
+        )  # fmt: skip
+        workspace.take()
+        found.append(grad_weight)
+    assert torch.equal(*found)
+    expected = torch.nn.grad.conv2d_weight(
+        input.double(), weight.shape, gradient.double(), padding=1
+    )
+    assert relative_error(found[0], expected) <= 2.5 * TOLERANCE[dtype]
+
+
+def test_channels_that_no_box_can_start_at_are_refused(emulated):
+    shape = (1, 12, 4, 4, 8)
+    input, weight, _ = problem(shape, torch.bfloat16)
+    output = Poisoned(pooled(shape, "conv3x3"), torch.bfloat16)
+    assert emulated.emulate_fprop(
+        0, DTYPES[torch.bfloat16], longs(*shape), pointer(channels_last(input)),
+        pointer(dense_weight(weight)), None, pointer(output.tensor), None,
+    )  # fmt: skip
+    assert bool(output.take().isnan().all())
+
+
+# ------------------------------------------------------------------------------- pipeline and tiles
+
+
+@pytest.mark.parametrize("strips", [1, 2, 4])
+def test_a_ring_has_stages_in_shared_memory(emulated, strips):
+    stages = emulated.stages_of_ring(strips)
+    assert stages >= 4 and stages * ((2 + strips) * 8192 + 16) <= 227 * 1024
+
+
+def test_the_parity_changes_with_every_round(emulated):
+    for stages in range(1, 9):
+        for steps in range(4 * stages):
+            at = emulated.walk_ring(stages, steps)
+            assert divmod(at, 2) == (steps % stages, steps // stages % 2)
+
+
+def test_a_descriptor_holds_its_fields(emulated):
+    # PTX, "Matrix-descriptor format": each without its last four bits, and 1 for 128-byte swizzle.
+    for address, column, eight in ((0, 8192, 1024), (1024, 16, 1024), (0x37FF0, 65536, 2048)):
+        word = emulated.describe(address, column, eight)
+        assert (word & 0x3FFF) << 4 == address
+        assert (word >> 16 & 0x3FFF) << 4 == column
+        assert (word >> 32 & 0x3FFF) << 4 == eight
+        assert word >> 62 == 1 and word >> 49 & 7 == 0
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["along a line", "from line to line"])
+def test_a_product_finds_what_the_accelerator_wrote(emulated, transposed):
+    # Element e of line l of a column of 64 lines lies in chunk (e / 8) ^ (l % 8) of that line.
+    for step in range(4):
+        start = step * (2048 if transposed else 32)
+        for row in (*range(64), 64, 100, 127):
+            for k in range(16):
+                if transposed:
+                    line, element, column = step * 16 + k, row % 64, row // 64 * 8192
+                else:
+                    line, element, column = row, step * 16 + k, 0
+                chunk = element // 8 ^ line % 8
+                expected = column + line * 128 + chunk * 16 + element % 8 * 2
+                assert emulated.place_in_tile(start, row, k, transposed) == expected
