@@ -168,6 +168,13 @@ class Build(BuildExtension):
         # bindings and operators compile some files with different flags: a folder for each.
         shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
         os.makedirs(self.build_temp, exist_ok=True)
+        for_gpus = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if "cuda" in extension.name else ""
+        print(
+            f"vgg_fast: compiling {extension.name}, {len(extension.sources)} files"
+            + (f" for {for_gpus}: a minute on two cores" if for_gpus else ""),
+            file=sys.stderr,
+        )
+        os.environ["NINJA_STATUS"] = f"{extension.name}: %f of %t compiled, %e s: "
         try:
             super().build_extension(extension)
         finally:

@@ -53,6 +53,14 @@ int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const
   });
 }
 
+int serves_fprop(const int64_t* shape, const void* input, const void* weight) {
+  return hopper_serves_fprop(dense(1, shape, input, weight));
+}
+
+int serves_wgrad(const int64_t* shape, const void* gradient, const void* input) {
+  return hopper_serves_wgrad(dense(1, shape, input, nullptr), gradient);
+}
+
 // ------------------------------------------------------------------------------------------------
 
 uint64_t describe(uint32_t address, uint32_t column, uint32_t eight) {

@@ -27,7 +27,7 @@ from tests.operators import (
 )
 from tests.poison import poisoned_memory
 from tests.seed import gradients_of, images, seed_network
-from vgg_fast import _extension, backends
+from vgg_fast import _bindings, _extension, backends
 from vgg_fast.models import VGG, vgg11
 
 pytestmark = pytest.mark.gpu
@@ -57,12 +57,24 @@ def ieee_fp32():
         setting.fp32_precision = value
 
 
-@pytest.fixture(params=["cpp", "triton"])
-def backend(request):
-    if request.param == "cpp" and _extension.cuda_library_problem():
-        pytest.skip(_extension.cuda_library_problem())
-    with backends.use(request.param):
-        yield request.param
+@pytest.fixture(params=["cpp-sm_80", "cpp-sm_90a", "triton"])
+def backend(request, monkeypatch):
+    """The backend's name; the C++ kernels come twice, plain and on Hopper's own instructions."""
+    name, _, kernels = request.param.partition("-")
+    if name == "cpp":
+        skip_if_not_built(kernels)
+        monkeypatch.setenv("VGG_FAST_GPU", kernels)
+    with backends.use(name):
+        yield name
+
+
+def skip_if_not_built(kernels: str) -> None:
+    if problem := _extension.cuda_library_problem():
+        pytest.skip(problem)
+    if kernels == "sm_90a" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs a GPU of compute capability 9.0")
+    if kernels == "sm_90a" and "9.0a" not in _bindings.build_facts()["cuda_architectures"]:
+        pytest.skip("built without sm_90a: TORCH_CUDA_ARCH_LIST=9.0a builds it")
 
 
 def on(device: torch.device | str, values: Arguments | Results):
@@ -166,6 +178,13 @@ def test_tf32_follows_torchs_switch() -> None:
     assert relative_error(OPS.conv3x3(*given), exact) <= 2e-6
     torch.backends.cudnn.conv.fp32_precision = "tf32"
     assert relative_error(OPS.conv3x3(*given), exact) <= 1e-3
+
+
+def test_a_name_of_no_kernels_is_refused_in_one_sentence(monkeypatch) -> None:
+    skip_if_not_built("sm_80")
+    monkeypatch.setenv("VGG_FAST_GPU", "sm_42")
+    with backends.use("cpp"), pytest.raises(RuntimeError, match="VGG_FAST_GPU=sm_42 names no"):
+        OPS.conv3x3(*(torch.ones(s, device=GPU).bfloat16() for s in ((1, 8, 4, 4), (8, 8, 3, 3))))
 
 
 # --------------------------------------------------------------------------- the dispatcher's rules
@@ -345,7 +364,7 @@ def enough_memory(gigabytes: int) -> None:
 
 
 @pytest.mark.parametrize("c", [3, 64])
-def test_more_than_2_to_the_31_outputs(c: int) -> None:
+def test_more_than_2_to_the_31_outputs(backend: str, c: int) -> None:
     enough_memory(24)
     images = torch.randn(9, c, 1920, 2048, device=GPU, dtype=torch.bfloat16)
     images = images.contiguous(memory_format=torch.channels_last)

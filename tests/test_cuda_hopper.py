@@ -7,6 +7,7 @@ there; producers and consumers take turns as fibers.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 
 import pytest
@@ -93,15 +94,46 @@ def test_wgrad(emulated, shape, dtype):
     assert relative_error(found[0], expected) <= 2.5 * TOLERANCE[dtype]
 
 
-def test_channels_that_no_box_can_start_at_are_refused(emulated):
+def test_what_no_box_can_start_at_is_left_to_the_plain_kernels(emulated):
     shape = (1, 12, 4, 4, 8)
     input, weight, _ = problem(shape, torch.bfloat16)
     output = Poisoned(pooled(shape, "conv3x3"), torch.bfloat16)
+    given = (longs(*shape), pointer(channels_last(input)), pointer(dense_weight(weight)))
+    assert not emulated.serves_fprop(*given)
     assert emulated.emulate_fprop(
-        0, DTYPES[torch.bfloat16], longs(*shape), pointer(channels_last(input)),
-        pointer(dense_weight(weight)), None, pointer(output.tensor), None,
-    )  # fmt: skip
+        0, DTYPES[torch.bfloat16], *given, None, pointer(output.tensor), None
+    )
     assert bool(output.take().isnan().all())
+    memory = torch.zeros(64, dtype=torch.bfloat16)
+    assert emulated.serves_fprop(longs(1, 8, 2, 2, 3), pointer(memory), pointer(memory))
+    assert not emulated.serves_fprop(longs(1, 8, 2, 2, 3), pointer(memory[1:]), pointer(memory))
+
+
+def test_groups_over_the_edge_are_left_to_the_plain_kernels(emulated):
+    memory = torch.zeros(8)
+    for n, h, w in itertools.product((1, 2, 3, 4, 8), range(1, 17), (1, 2, 3, 4)):
+        # Four windows fit when they stand in one, two or four images.
+        fits = any(n % (4 // down) == h % (2 * down) == w % 2 == 0 for down in (1, 2, 4))
+        given = (longs(n, 8, h, w, 16), pointer(memory), pointer(memory))
+        assert emulated.serves_wgrad(*given) == fits
+    assert not emulated.serves_wgrad(longs(4, 8, 8, 8, 12), pointer(memory), pointer(memory))
+    assert not emulated.serves_wgrad(longs(4, 12, 8, 8, 8), pointer(memory), pointer(memory))
+
+
+def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated):
+    shape = (4, 8, 4, 4, 8)
+    n, _, h, w, k = shape
+    input, weight, _ = problem(shape, torch.bfloat16)
+    input[0, 0, 0, 0] = math.inf
+    gradient = torch.rand(n, k, h, w).bfloat16() + 1
+    workspace = torch.empty(emulated.emulate_wgrad_workspace(1, longs(*shape)))
+    grad_weight = torch.full_like(weight, math.nan)
+    assert not emulated.emulate_wgrad(
+        1, longs(*shape), pointer(channels_last(gradient)), pointer(channels_last(input)),
+        pointer(grad_weight), longs(*grad_weight.stride()), pointer(workspace),
+    )  # fmt: skip
+    expected = torch.nn.grad.conv2d_weight(input.float(), weight.shape, gradient.float(), padding=1)
+    assert torch.equal(grad_weight.isinf(), expected.isinf()) and bool(expected.isinf().any())
 
 
 # ------------------------------------------------------------------------------- pipeline and tiles

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda_toolkit import toolkit
-from vgg_fast import _extension
+from tests.test_cuda_gpu import skip_if_not_built
 
 pytestmark = pytest.mark.gpu
 
@@ -22,10 +22,10 @@ def sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
+@pytest.mark.parametrize("kernels", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_the_kernels_are_clean(tool: str) -> None:
-    if _extension.cuda_library_problem():
-        pytest.skip(_extension.cuda_library_problem())
+def test_the_kernels_are_clean(tool: str, kernels: str) -> None:
+    skip_if_not_built(kernels)
     program = sanitizer()
     if program is None:
         pytest.skip("needs compute-sanitizer, which CUDA's toolkit has")
@@ -33,7 +33,7 @@ def test_the_kernels_are_clean(tool: str) -> None:
         [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "tests.sanitized"],
         cwd=Path(__file__).parents[1],
         # A cached block would hide a read behind the end of a tensor.
-        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "VGG_FAST_GPU": kernels},
         capture_output=True,
         text=True,
         check=False,

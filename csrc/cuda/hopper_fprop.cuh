@@ -1,7 +1,8 @@
 // igemm_fprop.cuh's product on Hopper: 128 pixels x 64, 128 or 256 output channels a tile.
 //
 //   rows      8 groups of 16 pixels. A group under a tap is one box of the input, 64 channels x 2 x
-//             2 down x 4 / down; what lies outside the image, or behind the channels, reads zero
+//             2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or behind the
+//             channels, reads zero
 //   columns   the box of the weight, 64 channels x 1 tap x the tile's output channels
 
 #pragma once
@@ -79,7 +80,7 @@ BoxMap group_boxes(const void* data, int64_t n, int64_t height, int64_t width, i
   const auto extent = [](int64_t size) { return static_cast<uint64_t>(size); };
   return {data,
           {extent(channels), extent(width), extent(height), extent(n)},
-          {kLine<T>, 2, 2u * map.down, static_cast<uint32_t>(kWindowsOfGroup / map.down)},
+          {kLine<T>, 2, 2u << map.shift, static_cast<uint32_t>(kWindowsOfGroup >> map.shift)},
           std::is_same_v<T, __nv_bfloat16>};
 }
 

@@ -63,45 +63,50 @@ class WgradLoader {
  public:
   __device__ __forceinline__ WgradLoader(const Wgrad<T>& problem, int32_t first_output,
                                          int32_t first_strip, int32_t first_step)
-      : problem_(problem), first_output_(first_output), first_strip_(first_strip) {
+      : problem_(problem), first_output_(first_output) {
 #pragma unroll
     for (int i = 0; i < kPixelsOfThread; ++i)
       at_[i] = cursor_at(int64_t{first_step} * Tile::kStepGroups + line(i) % Tile::kPixels / kGroup,
                          extents());
     step_ = cursor_at(Tile::kStepGroups, extents());
+#pragma unroll
+    for (int i = 0; i < kColumnLines; ++i) {
+      const Strip strip = strip_at(first_strip + channel(i) / kStrip, problem.channels);
+      const int32_t c = strip.c + channel(i) % kStrip;
+      columns_[i] = {
+          (int64_t{strip.tap / 3 - 1} * problem.width + strip.tap % 3 - 1) * problem.channels + c,
+          strip.tap < 9 ? 1u << strip.tap : 0u, problem.channels - c};
+    }
   }
 
   // Copies the next step's pixels.
   __device__ __forceinline__ void load(unsigned char* stage) {
-    Pixel pixels[kPixelsOfThread];
+    int64_t places[kPixelsOfThread];
     uint32_t taps[kPixelsOfThread];
 #pragma unroll
     for (int i = 0; i < kPixelsOfThread; ++i) {
-      pixels[i] = pixel_of_row(problem_.map, group_origin(problem_.map, at_[i]), line(i) % kGroup);
-      taps[i] = taps_inside(pixels[i], problem_.n, problem_.height, problem_.width);
+      const Pixel at =
+          pixel_of_row(problem_.map, group_origin(problem_.map, at_[i]), line(i) % kGroup);
+      places[i] = (int64_t{at.n} * problem_.height + at.y) * problem_.width + at.x;
+      taps[i] = taps_inside(at, problem_.n, problem_.height, problem_.width);
       advance(at_[i], step_, extents());
     }
     const int chunk = threadIdx.x % kChunks;
 #pragma unroll
     for (int i = 0; i < kRowLines; ++i) {
-      const Pixel& at = pixels[i % kPixelsOfThread];
       const int32_t k = first_output_ + channel(i);
       load_chunk(stage + chunk_offset(line(i), chunk),
-                 problem_.gradient + place(at, 0, 0) * problem_.outputs + k,
+                 problem_.gradient + places[i % kPixelsOfThread] * problem_.outputs + k,
                  taps[i % kPixelsOfThread] != 0 ? problem_.outputs - k : 0,
                  problem_.gradient_aligned);
     }
 #pragma unroll
-    for (int i = 0; i < kColumnLines; ++i) {
-      const Strip strip = strip_at(first_strip_ + channel(i) / kStrip, problem_.channels);
-      const Pixel& at = pixels[i % kPixelsOfThread];
-      const int32_t c = strip.c + channel(i) % kStrip;
-      const bool inside = strip.tap < 9 && (taps[i % kPixelsOfThread] >> strip.tap & 1);
+    for (int i = 0; i < kColumnLines; ++i)
       load_chunk(
           stage + Tile::kRowBytes + chunk_offset(line(i), chunk),
-          problem_.input + place(at, strip.tap / 3 - 1, strip.tap % 3 - 1) * problem_.channels + c,
-          inside ? problem_.channels - c : 0, problem_.input_aligned);
-    }
+          problem_.input + places[i % kPixelsOfThread] * problem_.channels + columns_[i].shift,
+          taps[i % kPixelsOfThread] & columns_[i].tap ? columns_[i].left : 0,
+          problem_.input_aligned);
   }
 
  private:
@@ -114,13 +119,18 @@ class WgradLoader {
            static_cast<int32_t>(threadIdx.x) % kChunks * kVector<T>;
   }
   __device__ __forceinline__ Extents extents() const { return {problem_.map.y, problem_.map.x, 1}; }
-  __device__ __forceinline__ int64_t place(const Pixel& at, int dy, int dx) const {
-    return (int64_t{at.n} * problem_.height + at.y + dy) * problem_.width + at.x + dx;
-  }
+
+  // A line of the input: how far it lies from the pixel, the bit of its tap, and the channels left.
+  struct Column {
+    int64_t shift;
+    uint32_t tap;
+    int32_t left;
+  };
 
   const Wgrad<T>& problem_;
   Cursor at_[kPixelsOfThread], step_;
-  int32_t first_output_, first_strip_;
+  Column columns_[kColumnLines];
+  int32_t first_output_;
 };
 
 // sums[.][.][i] and the next are neighbours in c.

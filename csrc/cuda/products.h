@@ -5,11 +5,10 @@
 
 #include <cstdlib>
 #include <string>
-#include <type_traits>
 
 #include "../checks.h"
 #include "kernels.h"
-#include "tile_map.cuh"
+#include "tensor_map.h"
 
 namespace vgg_fast::cuda {
 
@@ -37,24 +36,6 @@ inline bool hopper_is_chosen(const char* op) {
           ": VGG_FAST_GPU=sm_90a, but this GPU's compute capability is ", major, ".", minor,
           "; unset VGG_FAST_GPU");
   return true;
-}
-
-// A tensor that the tensor memory accelerator reads begins, and steps, in multiples of 16 bytes.
-inline bool is_boxable(const void* data, int32_t channels) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && channels % 8 == 0;
-}
-
-inline bool hopper_serves_fprop(const DenseConvolution& problem) {
-  return is_boxable(problem.input, problem.channels) &&
-         is_boxable(problem.weight, problem.channels);
-}
-
-// A group that hangs over the image would multiply pixels inside by the zeros outside: not the same
-// where they are infinite.
-inline bool hopper_serves_wgrad(const DenseConvolution& problem, const void* gradient) {
-  const GroupMap map = group_map(problem.n, problem.height, problem.width, false);
-  return is_boxable(problem.input, problem.channels) && is_boxable(gradient, problem.outputs) &&
-         map.groups * kGroup == int64_t{problem.n} * problem.height * problem.width;
 }
 
 template <Epilogue kEpilogue, typename T>

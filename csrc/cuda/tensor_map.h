@@ -1,4 +1,4 @@
-// Maps for the tensor memory accelerator, and whether Hopper's kernels are taken.
+// Maps for the tensor memory accelerator, and what it can't read.
 
 #pragma once
 
@@ -6,6 +6,9 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+
+#include "kernels.h"
+#include "tile_map.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -20,5 +23,23 @@ struct BoxMap {
 
 // Asks the driver, whose entry point is looked up at run time: nothing is linked to it.
 cudaError_t make_tensor_map(const BoxMap& boxes, CUtensorMap* map);
+
+// A tensor that the tensor memory accelerator reads begins, and steps, in multiples of 16 bytes.
+inline bool is_boxable(const void* data, int32_t channels) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && channels % 8 == 0;
+}
+
+inline bool hopper_serves_fprop(const DenseConvolution& problem) {
+  return is_boxable(problem.input, problem.channels) &&
+         is_boxable(problem.weight, problem.channels);
+}
+
+// A group that hangs over the image would multiply pixels inside by the zeros outside: not the same
+// where they are infinite.
+inline bool hopper_serves_wgrad(const DenseConvolution& problem, const void* gradient) {
+  const GroupMap map = group_map(problem.n, problem.height, problem.width, false);
+  return is_boxable(problem.input, problem.channels) && is_boxable(gradient, problem.outputs) &&
+         map.groups * kGroup == int64_t{problem.n} * problem.height * problem.width;
+}
 
 }  // namespace vgg_fast::cuda

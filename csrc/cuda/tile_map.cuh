@@ -1,8 +1,8 @@
 // How a convolution is cut for the tensor cores; for the GPU, and for the host that tests it:
 //
 //   window   2x2 pixels, so that a tile can pool
-//   group    4 windows, 16 pixels: the rows of one mma. `down` windows stand below each other, and
-//            4 / down images take part, so that 14 rows of windows leave no pixel idle
+//   group    4 windows, 16 pixels: the rows of one mma. 1 << shift windows stand below each other,
+//            and 4 >> shift images take part, so that 14 rows of pixels leave none idle
 //   row m    of a group: pixel m % 4 = 2 * dy + dx of window m / 4
 //   line     128 bytes of a tile in shared memory: the channels that one step multiplies
 //
@@ -18,8 +18,8 @@ inline constexpr int kGroup = 16;
 inline constexpr int kWindowsOfGroup = 4;
 
 struct GroupMap {
-  int32_t down;  // 1, 2 or 4
-  int32_t x, y;  // groups beside and below each other
+  int32_t shift;  // 0, 1 or 2
+  int32_t x, y;   // groups beside and below each other
   int64_t groups;
 };
 
@@ -34,17 +34,18 @@ inline GroupMap group_map(int64_t n, int32_t height, int32_t width, bool pool) {
   const int32_t rows = pool ? height / 2 : covering_patches(height);
   const int32_t columns = pool ? width / 2 : covering_patches(width);
   GroupMap best{};
-  for (const int32_t down : {4, 2, 1}) {
-    const auto y = static_cast<int32_t>(ceiling(rows, down));
-    const int64_t groups = ceiling(n, kWindowsOfGroup / down) * y * columns;
-    if (best.down == 0 || groups < best.groups) best = {down, columns, y, groups};
+  for (const int32_t shift : {2, 1, 0}) {
+    const auto y = static_cast<int32_t>(ceiling(rows, 1 << shift));
+    const int64_t groups = ceiling(n, kWindowsOfGroup >> shift) * y * columns;
+    if (shift == 2 || groups < best.groups) best = {shift, columns, y, groups};
   }
   return best;
 }
 
 // The first pixel of a group that an odometer over the map stands at.
 VGG_HOST_DEVICE Pixel group_origin(const GroupMap& map, const Cursor& at) {
-  return {static_cast<int32_t>(at.n) * (kWindowsOfGroup / map.down), at.y * map.down * 2, at.x * 2};
+  return {static_cast<int32_t>(at.n) * (kWindowsOfGroup >> map.shift), at.y * 2 << map.shift,
+          at.x * 2};
 }
 
 VGG_HOST_DEVICE Pixel group_origin(const GroupMap& map, int64_t group) {
@@ -53,8 +54,8 @@ VGG_HOST_DEVICE Pixel group_origin(const GroupMap& map, int64_t group) {
 
 VGG_HOST_DEVICE Pixel pixel_of_row(const GroupMap& map, const Pixel& origin, int row) {
   const int window = row / 4;
-  return {origin.n + window / map.down, origin.y + 2 * (window % map.down) + row / 2 % 2,
-          origin.x + row % 2};
+  const int below = window & ((1 << map.shift) - 1);
+  return {origin.n + (window >> map.shift), origin.y + 2 * below + row / 2 % 2, origin.x + row % 2};
 }
 
 // Bit r * 3 + s: the pixel under tap (r, s) lies inside the image. None does of a pixel outside.
