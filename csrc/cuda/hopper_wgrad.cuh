@@ -19,7 +19,7 @@ struct HopperWgrad {
 
   CUtensorMap gradient, input;
   GroupMap map;
-  int32_t n, channels, outputs;
+  int32_t channels, outputs;
   int32_t tiles, column_tiles, row_tiles, steps, steps_of_slice;
   float* workspace;  // [slice][k][tap][c]
 
@@ -40,14 +40,13 @@ struct HopperWgrad {
     const CUtensorMap* map;
     int lane;
     int32_t c, dy, dx;
-    bool idle;  // behind the last tap: zeros
     Cursor at, step;
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
       const Pixel origin = group_origin(product.map, at);
       if (lane < (kConsumers + kStrips) * kStepGroups)
         load_box(stage + lane / kStepGroups * kColumnBytes + lane % kStepGroups * kGroupBytes, map,
-                 full, c, origin.x + dx, origin.y + dy, idle ? product.n : origin.n);
+                 full, c, origin.x + dx, origin.y + dy, origin.n);
       advance(at, step, {product.map.y, product.map.x, 1});
     }
   };
@@ -62,7 +61,6 @@ struct HopperWgrad {
               first_output(tile) + column * kStrip,
               0,
               0,
-              false,
               cursor_at(first_step * kStepGroups + lane % kStepGroups, extents),
               cursor_at(kStepGroups, extents)};
     if (column >= kConsumers) {
@@ -71,7 +69,6 @@ struct HopperWgrad {
       of.c = strip.c;
       of.dy = strip.tap / 3 - 1;
       of.dx = strip.tap % 3 - 1;
-      of.idle = strip.tap >= 9;
     }
     return of;
   }
@@ -121,7 +118,6 @@ cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, 
   const HopperWgradCut cut = hopper_wgrad_cut<T>(problem);
   HopperWgrad<T> product{};
   product.map = group_map(problem.n, problem.height, problem.width, false);
-  product.n = problem.n;
   product.channels = problem.channels;
   product.outputs = problem.outputs;
   product.tiles = static_cast<int32_t>(cut.column_tiles * cut.row_tiles * cut.slices);

@@ -34,7 +34,7 @@ inline GroupMap group_map(int64_t n, int32_t height, int32_t width, bool pool) {
   const int32_t rows = pool ? height / 2 : covering_patches(height);
   const int32_t columns = pool ? width / 2 : covering_patches(width);
   GroupMap best{};
-  for (const int32_t shift : {2, 1, 0}) {
+  for (int32_t shift = 2; shift >= 0; --shift) {
     const auto y = static_cast<int32_t>(ceiling(rows, 1 << shift));
     const int64_t groups = ceiling(n, kWindowsOfGroup >> shift) * y * columns;
     if (shift == 2 || groups < best.groups) best = {shift, columns, y, groups};
