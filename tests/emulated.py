@@ -19,7 +19,7 @@ EPILOGUES = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3, torch.float64: 1e-14}
 
 
-def emulation(factory: pytest.TempPathFactory, source: str) -> ctypes.CDLL:
+def emulation(factory: pytest.TempPathFactory, source: str, *flags: str) -> Path:
     """``tests/source`` as a library; skips where g++ or the CUDA headers are missing."""
     compiler = shutil.which("g++")
     if compiler is None or toolkit() is None:
@@ -29,11 +29,11 @@ def emulation(factory: pytest.TempPathFactory, source: str) -> ctypes.CDLL:
         subprocess.run(
             [compiler, "-std=c++20", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
              "-Wno-unknown-pragmas", "-isystem", str(toolkit() / "include"), "-o", str(library),
-             str(Path(__file__).with_name(source))],
+             str(Path(__file__).with_name(source)), *flags],
             check=True,
         )  # fmt: skip
 
-    return ctypes.CDLL(str(build_once(factory, f"lib{Path(source).stem}.so", build)))
+    return build_once(factory, f"lib{Path(source).stem}.so", build)
 
 
 def longs(*values: int):

@@ -45,7 +45,7 @@ TYPES = [torch.bfloat16, torch.float16]
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> ctypes.CDLL:
-    loaded = emulation(tmp_path_factory, "cuda_hopper_emulation.cpp")
+    loaded = ctypes.CDLL(str(emulation(tmp_path_factory, "cuda_hopper_emulation.cpp")))
     loaded.emulate_wgrad_workspace.restype = ctypes.c_int64
     loaded.describe.restype = ctypes.c_uint64
     return loaded

@@ -47,7 +47,7 @@ CONVOLUTIONS = [(e, s) for e, s in IN_TURN if not e.endswith("pool") or min(s[2:
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> ctypes.CDLL:
-    loaded = emulation(tmp_path_factory, "cuda_igemm_emulation.cpp")
+    loaded = ctypes.CDLL(str(emulation(tmp_path_factory, "cuda_igemm_emulation.cpp")))
     for name in ("emulate_expand_workspace", "emulate_wgrad_workspace", "map_rows"):
         getattr(loaded, name).restype = ctypes.c_int64
     return loaded

@@ -30,7 +30,7 @@ SHAPES = [(2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> ctypes.CDLL:
-    loaded = emulation(tmp_path_factory, "cuda_emulation.cpp")
+    loaded = ctypes.CDLL(str(emulation(tmp_path_factory, "cuda_emulation.cpp")))
     loaded.window.restype = ctypes.c_double
     loaded.walk.restype = loaded.emulate_workspace.restype = ctypes.c_int64
     return loaded

@@ -1,0 +1,58 @@
+// The CUDA operators whole, registered for CPU tensors under the namespace vgg_fast_emulated: the
+// checks, outputs and workspaces of operators.cpp, over the emulation's kernels.
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include "cuda_emulation_sm90.h"
+// The emulation has to come before the kernels.
+#include "../csrc/cuda/conv3x3.cu"
+#include "../csrc/cuda/conv3x3_relu.cu"
+#include "../csrc/cuda/conv3x3_relu_pool.cu"
+#include "../csrc/cuda/hopper_wgrad.cuh"
+#include "../csrc/cuda/igemm_fprop.cuh"
+#include "../csrc/cuda/igemm_gradient.cu"
+#include "../csrc/cuda/max_pool2x2.cu"
+
+// An H100 to all appearances, unless a test says otherwise.
+static int capability = 9;
+
+extern "C" {
+
+__attribute__((visibility("default"))) void set_capability(int major) { capability = major; }
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability : 0;
+  return cudaSuccess;
+}
+
+const char* cudaGetErrorString(cudaError_t) { return "an error that the emulation gave"; }
+
+}  // extern "C"
+
+namespace torch::stable::accelerator {
+
+struct EmulatedGuard {
+  explicit EmulatedGuard(int) {}
+};
+
+}  // namespace torch::stable::accelerator
+
+static AOTITorchError emulated_stream(int32_t, void** stream) {
+  *stream = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}
+
+#define DeviceGuard EmulatedGuard
+#define aoti_torch_get_current_cuda_stream emulated_stream
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
+  _STABLE_TORCH_LIBRARY_IMPL(vgg_fast_emulated, CPU, m, C10_UID)
+
+#include "../csrc/cuda/operators.cpp"
