@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import setup_cuda
+from vgg_fast import _bindings, _extension
 
 
 @functools.cache
@@ -28,6 +30,16 @@ def cuobjdump() -> Path | None:
         folder = Path(triton.submodule_search_locations[0]) / "backends" / "nvidia" / "bin"
         found = shutil.which("cuobjdump", path=str(folder))
     return Path(found) if found else None
+
+
+def skip_if_not_built(kernels: str) -> None:
+    """Skip a test of the CUDA C++ kernels ``kernels`` ("sm_80", "sm_90a") where they can't run."""
+    if problem := _extension.cuda_library_problem():
+        pytest.skip(problem)
+    if kernels == "sm_90a" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs a GPU of compute capability 9.0")
+    if kernels == "sm_90a" and "9.0a" not in _bindings.build_facts()["cuda_architectures"]:
+        pytest.skip("built without sm_90a: TORCH_CUDA_ARCH_LIST=9.0a builds it")
 
 
 def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:

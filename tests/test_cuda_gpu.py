@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.cases import CONVOLUTIONS, LAYOUTS, SEED_LAYERS, Shape
+from tests.cuda_toolkit import skip_if_not_built
 from tests.numerics import assert_as_accurate, relative_error
 from tests.operators import (
     ALL,
@@ -27,7 +28,7 @@ from tests.operators import (
 )
 from tests.poison import poisoned_memory
 from tests.seed import gradients_of, images, seed_network
-from vgg_fast import _bindings, _extension, backends
+from vgg_fast import backends
 from vgg_fast.models import VGG, vgg11
 
 pytestmark = pytest.mark.gpu
@@ -66,15 +67,6 @@ def backend(request, monkeypatch):
         monkeypatch.setenv("VGG_FAST_GPU", kernels)
     with backends.use(name):
         yield name
-
-
-def skip_if_not_built(kernels: str) -> None:
-    if problem := _extension.cuda_library_problem():
-        pytest.skip(problem)
-    if kernels == "sm_90a" and torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("needs a GPU of compute capability 9.0")
-    if kernels == "sm_90a" and "9.0a" not in _bindings.build_facts()["cuda_architectures"]:
-        pytest.skip("built without sm_90a: TORCH_CUDA_ARCH_LIST=9.0a builds it")
 
 
 def on(device: torch.device | str, values: Arguments | Results):

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda_toolkit import toolkit
-from tests.test_cuda_gpu import skip_if_not_built
+from tests.cuda_toolkit import skip_if_not_built, toolkit
 
 pytestmark = pytest.mark.gpu
 

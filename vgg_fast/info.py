@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "VGG_FAST_ALGORITHM": "the CPU algorithm: " + ", ".join(cpu.ALGORITHMS),
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
     "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
+    "VGG_FAST_GPU": "the CUDA C++ kernels: sm_80, or sm_90a for Hopper's own, in bf16 and fp16",
     "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
     "TORCH_CUDA_ARCH_LIST": "build: the GPUs to compile for",
     "CUDA_HOME": "build: the CUDA toolkit",
