@@ -1,184 +1,133 @@
-"""Every Triton kernel compiles for Ampere and Hopper, ahead of time and without a GPU.
+"""Every row of the shipped tile table compiles for its GPUs, ahead of time and without one.
 
-No register is spilled, which ``cuobjdump`` (inside the triton package) reports as a stack or local
-memory, and the matrix products use the tensor cores of the target.
+No register is spilled, shared memory suffices, and the instructions are the ones that the design
+counts on: wgmma and the tensor memory accelerator on Hopper, mma.sync and cp.async on Ampere.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
+pytest.importorskip("triton", reason="there is no Triton for this platform")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
-from vgg_fast.triton import (  # noqa: E402
-    conv3x3_relu,
-    fprop,
-    launch,
-    max_pool2x2,
-    reduce,
-    tiles,
-    wgrad,
-)
+from tests.ahead_of_time import SHARED_MEMORY, Compiled, compile_ahead
+from tests.tile_rows import row_name
+from vgg_fast.triton import expand, launch, max_pool2x2, reduce, tiles
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(launch.INTERPRETED, reason="TRITON_INTERPRET is set: nothing is compiled"),
 ]
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-TARGETS = (80, 90)
+if not launch.INTERPRETED:
+    from tests.triton_launches import Launch, launches
+
+targets = pytest.mark.parametrize("target", [80, 90])
+rows = pytest.mark.parametrize("row", tiles.shipped(), ids=row_name)
 
 
-class Mode(NamedTuple):
-    """A row of the tile tables, the element type that it is compiled for, and its alignment."""
-
-    row: str
-    dtype: str
-    aligned: bool  # channels are multiples of 16, which Triton compiles another kernel for
-
-
-MODES = (
-    Mode("half", "bf16", True),
-    Mode("half", "fp16", True),
-    Mode("half_narrow", "bf16", False),
-    Mode("half_narrow", "fp16", False),
-    Mode("half_narrow", "fp16", True),
-    Mode("tf32", "fp32", True),
-    Mode("tf32_narrow", "fp32", False),
-    Mode("float32", "fp32", True),
-    Mode("float32", "fp32", False),
-    Mode("float64", "fp64", False),
-    Mode("float64", "fp64", True),
-)
-
-targets = pytest.mark.parametrize("target", TARGETS)
-modes = pytest.mark.parametrize("mode", MODES, ids=lambda m: "-".join(map(str, m)))
+@rows
+def test_a_row_of_the_table(row: tiles.Row) -> None:
+    reached = list(launches(row))
+    assert reached, f"no call reaches {row}"
+    for launched in reached:
+        compiled = launched.compile(row.family)
+        assert compiled.spilled == 0, f"{launched.constants}: {compiled.spilled} bytes spilled"
+        assert compiled.shared <= shared_memory(row), launched.constants
+        assert_uses_what_it_should(row, launched, compiled)
 
 
-def compile_kernel(
-    kernel, types: dict[str, str], target: int, aligned=(), options=None, **constants
-):
-    """The kernel for a GPU of compute capability ``target``.
-
-    Args:
-        types: Triton's name for the type of each argument that isn't constant; pointers are taken
-            to be 16-byte aligned.
-        aligned: the integers that are multiples of 16.
-    """
-    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    multiples = [name for name, type in types.items() if type[0] == "*" or name in aligned]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs=constants,
-        attrs={(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in multiples},
-    )
-    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options or {})
+def shared_memory(row: tiles.Row) -> int:
+    # The rows of sm_80 serve every GPU but Hopper, the small ones too.
+    return SHARED_MEMORY[86 if row.family == "sm_80" else 90]
 
 
-def assert_no_spills(compiled, tmp_path: Path) -> None:
-    cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(compiled.asm["cubin"])
-    report = subprocess.run(
-        [os.fspath(CUOBJDUMP), "--dump-resource-usage", os.fspath(cubin)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
-    assert usage, report
-    assert int(usage[2]) == 0 and int(usage[3]) == 0, usage[0]
-
-
-def assert_uses_tensor_cores(compiled, mode: Mode, target: int) -> None:
-    ptx = compiled.asm["ptx"]
-    if mode.row == "float32":
+def assert_uses_what_it_should(row: tiles.Row, launched: Launch, compiled: Compiled) -> None:
+    ptx, hopper = compiled.ptx, row.family == "sm_90"
+    if row.kind == "float32":
         assert "mma" not in ptx  # IEEE fp32
-    elif mode.row == "float64" or target < 90:
-        assert "mma.sync" in ptx
-    else:
-        assert "wgmma.mma_async" in ptx
+        return
+    # wgmma multiplies 64 rows at a time, and not fp64.
+    wgmma = hopper and row.kind != "float64" and row.tile.block_k >= 64
+    assert ("wgmma.mma_async" in ptx) == wgmma
+    assert ("mma.sync" in ptx) == (not wgmma)
+    assert ("cp.async.bulk.tensor" in ptx) == row.tile.descriptors
+    if row.tile.descriptors and row.kind == "half":
+        # Both operands go from shared memory to the tensor cores, and the next product is issued
+        # before the last one is done.
+        assert "ttg.local_load" not in compiled.ttgir
+        assert re.search(r"wgmma.wait_group.sync.aligned [123]", ptx)
+    if row.tile.descriptors:
+        stages = compiled.ttgir.count("ttng.async_tma_copy_global_to_local")
+        assert stages >= 2 * row.tile.num_stages
+    if not row.tile.descriptors and row.multiple == 16:
+        assert len(re.findall(r"cp\.async\.c[ag]", ptx)) >= row.tile.num_stages
 
 
-def tile_of(table: dict[str, tiles.Tile], mode: Mode) -> dict:
-    tile = table[mode.row]
-    accumulator = "float64" if mode.dtype == "fp64" else "float32"
-    return {
-        "options": {"num_warps": tile.num_warps, "num_stages": tile.num_stages},
-        "ACCUMULATOR": getattr(triton.language, accumulator),
-        "PRECISION": "tf32" if mode.row.startswith("tf32") else "ieee",
-        "PATCH_H": tile.patch_h,
-        "PATCH_W": tile.patch_w,
-        "BLOCK_K": tile.block_k,
-        "BLOCK_C": tile.block_c,
-    }
+def test_every_layer_of_vgg_is_served_without_a_last_resort() -> None:
+    for family in ("sm_80", "sm_90"):
+        for kind in ("half", "tf32"):
+            for c, k, size in ((64, 64, 224), (64, 128, 112), (256, 512, 28), (512, 512, 14)):
+                for kernel in ("fprop", "dgrad", "wgrad"):
+                    call = tiles.Call(kernel, kind, 256, size, size, c, k)
+                    row = tiles.find(tiles.shipped(), family, call)
+                    assert row and row.multiple > 1, call
+                    hopper = family == "sm_90" and (kind == "half" or kernel != "wgrad")
+                    assert row.tile.descriptors == hopper
 
 
-def test_every_row_of_the_tables_is_compiled_here() -> None:
-    assert {mode.row for mode in MODES} == set(tiles.FPROP) == set(tiles.WGRAD)
+def test_any_call_finds_a_row() -> None:
+    for family in ("sm_80", "sm_90"):
+        for kernel in tiles.KERNELS:
+            for kind in tiles.KINDS:
+                direct = kernel.startswith("direct")
+                if direct and kind == "float64":
+                    continue
+                c = 3 if direct else 5
+                for aligned in (False, True):
+                    call = tiles.Call(kernel, kind, 1, 3, 3, c, 7, False, aligned)
+                    assert tiles.find(tiles.shipped(), family, call), call
 
 
-@targets
-@modes
-@pytest.mark.parametrize("pool", [False, True], ids=["plain", "pool"])
-def test_fprop(pool: bool, mode: Mode, target: int, tmp_path: Path) -> None:
-    sizes = ("H", "W", "C", "K", "patches_y", "patches_x", "bias_channels", "argmax_channels")
-    types = dict.fromkeys(("input", "weight", "bias", "output"), f"*{mode.dtype}")
-    types |= dict.fromkeys(sizes, "i32") | {"floor": "fp32"}
-    constants = tile_of(tiles.FPROP, mode) | {"POOL": pool}
-    if pool:
-        types["argmax"] = "*u8"
-    else:
-        constants["argmax"] = None
-    aligned = ("C", "K", "bias_channels", "argmax_channels") if mode.aligned else ()
-    compiled = compile_kernel(fprop.fprop_kernel, types, target, aligned, **constants)
-    assert_no_spills(compiled, tmp_path)
-    assert_uses_tensor_cores(compiled, mode, target)
+def test_rows_are_read_as_they_were_written() -> None:
+    for row in tiles.shipped():
+        assert tiles.Row.load(row.dump()) == row
+    with pytest.raises(ValueError, match="has no colour"):
+        tiles.Row.load({"colour": "red"})
 
 
-@targets
-@modes
-def test_wgrad(mode: Mode, target: int, tmp_path: Path) -> None:
-    accumulator = "*fp64" if mode.dtype == "fp64" else "*fp32"
-    types = dict.fromkeys(("grad", "input"), f"*{mode.dtype}") | {"workspace": accumulator}
-    sizes = ("H", "W", "C", "K", "patches", "patches_y", "patches_x", "patches_per_split")
-    types |= dict.fromkeys(sizes, "i32")
-    aligned = ("C", "K") if mode.aligned else ()
-    compiled = compile_kernel(
-        wgrad.wgrad_kernel, types, target, aligned, **tile_of(tiles.WGRAD, mode)
-    )
-    assert_no_spills(compiled, tmp_path)
-    assert_uses_tensor_cores(compiled, mode, target)
+def test_pointers_and_eight_warps_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 warps at most"):
+        tiles.Tile(128, 128, 32, num_warps=8, num_stages=3)
 
 
 @targets
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
-def test_the_kernels_without_a_matrix_product(dtype: str, target: int, tmp_path: Path) -> None:
-    value = f"*{dtype}"
-    sums = "*fp64" if dtype == "fp64" else "*fp32"
-    size = {"H": "i32", "W": "i32", "C": "i32"}
+@pytest.mark.parametrize("k", [64, 5])
+def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
+    value, sums = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
+    size = {"H": 28, "W": 28, "C": k}
     pool = {"input": value, "output": value, **size}
     unpool = {"grad_output": value, "argmax": "*u8", "grad_input": value, **size}
-    split = {"workspace": sums, "output": value, "count": "i32", "splits": "i32"}
-    rows = {"grad": value, "workspace": sums, "rows": "i32", "K": "i32", "steps_per_split": "i32"}
-    mask = {"grad_output": value, "output": value, "grad": value, "count": "i64"}
-    block = max_pool2x2.BLOCK
-    for kernel, types, constants in (
-        (max_pool2x2.pool_kernel, pool, {"argmax": None, "BLOCK": block}),
-        (max_pool2x2.pool_kernel, pool | {"argmax": "*u8"}, {"BLOCK": block}),
-        (max_pool2x2.unpool_kernel, unpool, {"output": None, "BLOCK": block}),
-        (max_pool2x2.unpool_kernel, unpool | {"output": value}, {"BLOCK": block}),
-        (reduce.sum_splits_kernel, split, {"BLOCK": reduce.BLOCK}),
-        (reduce.sum_rows_kernel, rows, {"ROWS": reduce.ROWS, "COLUMNS": reduce.COLUMNS}),
-        (conv3x3_relu.mask_kernel, mask, {"BLOCK": conv3x3_relu.BLOCK}),
+    whole = {"grad_output": value, "sums": sums, "rows": 9, "H": 28, "W": 28, "K": k, "steps": 7}
+    relu = whole | {"output": value, "grad": value}
+    tile = {"ROWS": 32, "COLUMNS": 64}
+    block = {"BLOCK": max_pool2x2.BLOCK}
+    split = {"workspace": sums, "output": value, "count": 9 * k * k, "splits": 33}
+    for kernel, arguments, constants in (
+        (max_pool2x2.pool_kernel, pool, block),
+        (max_pool2x2.pool_kernel, pool | {"argmax": "*u8"}, block),
+        (max_pool2x2.unpool_kernel, unpool, block),
+        (expand.expand_kernel, whole, tile | {"RELU": False, "POOL": False}),
+        (expand.expand_kernel, relu, tile | {"RELU": True, "POOL": False}),
+        (
+            expand.expand_kernel,
+            relu | {"argmax": "*u8"},
+            tile | {"ROWS": 8, "RELU": True, "POOL": True},
+        ),
+        (reduce.sum_splits_kernel, split, {"SPLITS": 32, "BLOCK": 64}),
+        (reduce.sum_splits_kernel, split, {"SPLITS": 1, "BLOCK": 2048}),
     ):
-        assert_no_spills(compile_kernel(kernel, types, target, **constants), tmp_path)
+        assert compile_ahead(kernel, arguments, constants, target).spilled == 0

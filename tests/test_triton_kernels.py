@@ -40,7 +40,9 @@ def python(*arguments: str, interpret: bool) -> subprocess.CompletedProcess[str]
         "TestConvolutions and not relu",
         "TestConvolutions and relu and not pool",
         "TestConvolutions and relu and pool",
-        "not TestConvolutions",
+        "TestDescriptors",
+        "TestTable",
+        "not TestConvolutions and not TestDescriptors and not TestTable",
     ],
 )
 def test_interpreted(tests: str) -> None:

@@ -1,44 +1,58 @@
-"""The gradients of a convolution from the gradient of its sums, as the three epilogues share them.
+"""The gradients of a convolution from that of its output, as the three operators share them.
 
-    grad_input  = fprop(grad, rotated weight)
-    grad_weight = wgrad(grad, input)
-    grad_bias   = Σ grad
+    grad = grad_output, un-pooled and masked by the ReLU     expand.py, with the bias gradient
+    grad_input  = dgrad(grad, weight)                        fprop.py
+    grad_weight = wgrad(grad, input)                         wgrad.py
 
-``grad`` is already masked by the ReLU and un-pooled: each operator expands it once.
+The first layer's weight gradient undoes pooling and ReLU by itself: direct.py.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from vgg_fast.ops._shared import channels_last, nothing
+from vgg_fast.ops._shared import nothing
 from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
-from vgg_fast.triton.fprop import fprop
-from vgg_fast.triton.reduce import bias_gradient
+from vgg_fast.triton import direct
+from vgg_fast.triton.expand import expand
+from vgg_fast.triton.fprop import dgrad
 from vgg_fast.triton.wgrad import wgrad
 
 
 def gradients(
-    grad: Tensor,
+    grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
+    output: Tensor | None = None,
+    argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients that are needed; tensors without elements in place of the others."""
+    """The gradients that are needed; tensors without elements in place of the others.
+
+    Args:
+        grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
+    """
+    grad_input, grad_weight, grad_bias = nothing(input), nothing(weight), nothing(weight)
+    first = direct.serves(input)
+    if first and (need_weight or need_bias):
+        # Both come from one pass, and from the same one whichever is wanted: the same bits.
+        grad_weight, grad_bias = direct.direct_wgrad(grad_output, input, weight, output, argmax)
+    if need_input or not first:
+        grad, sums = expand(grad_output, weight, *input.shape[2:], output, argmax)
+        if need_input:
+            grad_input = dgrad(grad, input, weight)
+        if not first:
+            grad_weight, grad_bias = (
+                wgrad(grad, input, weight) if need_weight else grad_weight,
+                sums,
+            )
     return (
-        dgrad(grad, input, weight) if need_input else nothing(input),
-        wgrad(grad, input, weight) if need_weight else nothing(weight),
-        bias_gradient(grad) if need_bias else nothing(weight),
+        grad_input,
+        grad_weight if need_weight else nothing(weight),
+        grad_bias if need_bias else nothing(weight),
     )
-
-
-def dgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-    """grad_input[n, y, x, c] = Σ_{r, s, k} grad[n, y+r-1, x+s-1, k] · weight[k, 2-r, 2-s, c]"""
-    result = channels_last(input, *input.shape[1:])
-    fprop(grad, weight.transpose(0, 1).flip(2, 3), None, result)
-    return result
 
 
 def check_backward(op: str, input: Tensor, weight: Tensor, shape: tuple, **maps: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from vgg_fast.ops._shared import channels_last
 from vgg_fast.ops.checks import check_convolution
 from vgg_fast.triton.backward import check_backward, gradients
-from vgg_fast.triton.fprop import fprop
+from vgg_fast.triton.forward import forward
 from vgg_fast.triton.launch import INTERPRETED
 
 __all__ = ["INTERPRETED", "conv3x3", "conv3x3_backward"]
@@ -17,7 +17,7 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """Equivalent to: ``F.conv2d(input, weight, bias, padding=1)``"""
     check_convolution("conv3x3", input, weight, bias)
     output = channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
-    fprop(input, weight, bias, output)
+    forward(input, weight, bias, output)
     return output
 
 

@@ -1,6 +1,6 @@
 """``vgg_fast::conv3x3_relu_pool`` in Triton: convolution, bias, ReLU and 2×2 maximum in one kernel.
 
-    forward:  output, argmax = max over 2×2 of relu(convolution + bias), in the epilogue of fprop.py
+    forward:  output, argmax = max over 2×2 of relu(convolution + bias), in epilogue.py
     backward: grad = grad_output at argmax where not output <= 0, else 0; the rest is backward.py's
 
 The maximum is taken before rounding to 16 bits, as in the C++ kernels.
@@ -14,9 +14,8 @@ from torch import Tensor
 from vgg_fast.ops._shared import channels_last, nothing
 from vgg_fast.ops.checks import check_argmax, check_convolution, check_poolable, check_saved
 from vgg_fast.triton.backward import check_backward, gradients
-from vgg_fast.triton.fprop import fprop
+from vgg_fast.triton.forward import forward
 from vgg_fast.triton.launch import INTERPRETED
-from vgg_fast.triton.max_pool2x2 import unpool
 
 __all__ = ["INTERPRETED", "conv3x3_relu_pool", "conv3x3_relu_pool_backward"]
 
@@ -30,7 +29,7 @@ def conv3x3_relu_pool(
     pooled = (weight.shape[0], input.shape[2] // 2, input.shape[3] // 2)
     output = channels_last(input, *pooled)
     argmax = channels_last(input, *pooled, torch.uint8) if return_argmax else None
-    fprop(input, weight, bias, output, argmax, relu=True, pool=True)
+    forward(input, weight, bias, output, argmax, relu=True, pool=True)
     return output, nothing(input, torch.uint8) if argmax is None else argmax
 
 
@@ -51,5 +50,4 @@ def conv3x3_relu_pool_backward(
     check_backward(op, input, weight, shape, grad_output=grad_output, output=output)
     check_saved(op, "argmax", argmax, shape, input)
     check_argmax(op, argmax)
-    grad = unpool(grad_output, argmax, h, w, output)
-    return gradients(grad, input, weight, need_input, need_weight, need_bias)
+    return gradients(grad_output, input, weight, need_input, need_weight, need_bias, output, argmax)

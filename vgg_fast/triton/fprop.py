@@ -1,128 +1,132 @@
 """3×3 convolution as an implicit matrix product, with its epilogue, in one kernel.
 
-    sums[n, y, x, k] = Σ_{r, s, c} input[n, y+r-1, x+s-1, c] · weight[k, r, s, c]
+    sums[k, m] = Σ_{r, s, c} weight[k, r, s, c] · input[pixel m shifted by (r-1, s-1), c]
     output = epilogue(sums + bias)
 
-    for each of the 9 taps:  (patch of pixels, shifted by the tap) × (the tap's C × K weights)
-    epilogue in registers:   + bias → ReLU → 2×2 maximum and its position → one store
+    for each tile, for each tap and BLOCK_C channels:
+        (K × C weights of the tap) × (patch of pixels, shifted by the tap), transposed
 
-The data gradient is the same kernel: the gradient's map and the rotated weights.
+Two ways to load. Tensor descriptors (Hopper): one box of the tensor memory accelerator for each
+operand, zeros outside of the map, shared memory to tensor cores without a register between.
+Pointers (Ampere, and channels that no descriptor takes): cp.async where rows are 16-byte aligned.
+
+The data gradient is the same kernel on the rotated weight, which descriptors of 16-bit values read
+as it is (``ROTATED``: ``weight`` is (C, 3, 3, K)); else it is copied first.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.triton import tiles
-from vgg_fast.triton.launch import channels_last, check_extents, on_device_of
-from vgg_fast.triton.patch import dot, load_pixels, patch_origin
-from vgg_fast.triton.window import narrow, window_max
+from vgg_fast.ops import _shared
+from vgg_fast.triton import tiles, tuning
+from vgg_fast.triton.epilogue import store_tile
+from vgg_fast.triton.launch import channels_last, check_extents, launch, multiprocessors
+from vgg_fast.triton.patch import (
+    describe_map,
+    dot,
+    first_pixel,
+    images_fit,
+    patch_for,
+    patch_origin,
+    patch_pixels,
+)
 
 
 @triton.jit
 def fprop_kernel(
-    input,
-    weight,
-    bias,
-    output,
-    argmax,
-    H,
-    W,
-    C,
-    K,
-    patches_y,
-    patches_x,
-    bias_channels,
-    argmax_channels,
-    floor,
-    POOL: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
-    PRECISION: tl.constexpr,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    image, y0, x0 = patch_origin(tl.program_id(0), patches_y, patches_x, PATCH_H, PATCH_W)
-    m = tl.arange(0, PATCH_H * PATCH_W)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-
-    sums = tl.zeros((PATCH_H * PATCH_W, BLOCK_K), ACCUMULATOR)
-    for c0 in range(0, C, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        # Static taps: one loop over (r, s, c) was miscompiled with 8 warps.
-        for r in tl.static_range(3):
-            for s in tl.static_range(3):
-                y = y0 + m // PATCH_W + (r - 1)
-                x = x0 + m % PATCH_W + (s - 1)
-                pixels = load_pixels(input, image, y0, y, x, c, H, W, C)
-                weights = tl.load(
-                    weight + (((k * 9 + (3 * r + s)) * C)[None, :] + c[:, None]),
-                    mask=(c < C)[:, None] & (k < K)[None, :],
+    input, weight, bias, output, argmax,
+    N, H, W, C, K, tiles, patches_y, patches_x, bias_channels, argmax_channels, floor,
+    POOL: tl.constexpr, ROTATED: tl.constexpr, DESCRIPTORS: tl.constexpr, FLATTEN: tl.constexpr,
+    ACCUMULATOR: tl.constexpr, PRECISION: tl.constexpr,
+    PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    PIXELS: tl.constexpr = PATCH_N * PATCH_H * PATCH_W
+    blocks_k = tl.cdiv(K, BLOCK_K)
+    steps = 9 * tl.cdiv(C, BLOCK_C)
+    if DESCRIPTORS:
+        pixels_of = describe_map(input, N, H, W, C, PATCH_N, PATCH_H, PATCH_W, BLOCK_C)
+        weights_of = _describe_weight(weight, C, K, ROTATED, BLOCK_K, BLOCK_C)
+    # A program that takes several tiles makes its descriptors once, which costs it a microsecond.
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
+        # Neighbours share their pixels, which are many; all weights stay in the L2 cache.
+        k0 = tile % blocks_k * BLOCK_K
+        n0, y0, x0 = patch_origin(tile // blocks_k, patches_y, patches_x, PATCH_N, PATCH_H, PATCH_W)
+        k = k0 + tl.arange(0, BLOCK_K)
+        sums = tl.zeros((BLOCK_K, PIXELS), ACCUMULATOR)
+        # The tap is a scalar of the step: no vector is divided into (r, s, c), and no tile of the
+        # weights holds two taps.
+        if DESCRIPTORS:
+            for step in range(steps):
+                tap = step % 9
+                c0 = step // 9 * BLOCK_C
+                box = pixels_of.load([n0, y0 + tap // 3 - 1, x0 + tap % 3 - 1, c0])
+                pixels = box.reshape(PIXELS, BLOCK_C)
+                if ROTATED:
+                    weights = weights_of.load([c0, (8 - tap) * K + k0]).T
+                else:
+                    weights = weights_of.load([k0, tap * C + c0])
+                sums = dot(weights, pixels.T, sums, PRECISION)
+        else:
+            n, y, x = patch_pixels(n0, y0, x0, PATCH_N, PATCH_H, PATCH_W)
+            offsets = (((n - n0) * H + (y - y0)) * W + x) * C
+            patch = input + first_pixel(n0, y0, H, W, C)
+            for step in range(steps):
+                tap = step % 9
+                c0 = step // 9 * BLOCK_C
+                r = tap // 3 - 1
+                s = tap % 3 - 1
+                c = c0 + tl.arange(0, BLOCK_C)
+                inside = (n < N) & (y + r >= 0) & (y + r < H) & (x + s >= 0) & (x + s < W)
+                pixels = tl.load(
+                    patch + (r * W + s) * C + (offsets[:, None] + c[None, :]),
+                    mask=inside[:, None] & (c < C)[None, :],
                     other=0.0,
                 )
-                sums = dot(pixels, weights, sums, PRECISION)
-
-    # What is absent at run time has no channels; one compiled kernel serves with and without.
-    sums += tl.load(bias + k, mask=k < bias_channels, other=0.0).to(ACCUMULATOR)[None, :]
-    sums = tl.where(sums < floor, floor, sums)
-    if POOL:
-        _store_pooled(
-            sums, output, argmax, argmax_channels, image, y0, x0, k, H, W, K,
-            PATCH_H, PATCH_W, BLOCK_K,
+                weights = tl.load(
+                    weight + tap * C + ((9 * C * k)[:, None] + c[None, :]),
+                    mask=(k < K)[:, None] & (c < C)[None, :],
+                    other=0.0,
+                )
+                sums = dot(weights, pixels.T, sums, PRECISION)
+        store_tile(
+            sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K,
+            bias_channels, argmax_channels, floor, POOL, PATCH_N, PATCH_H, PATCH_W,
         )  # fmt: skip
-    else:
-        y = y0 + m // PATCH_W
-        x = x0 + m % PATCH_W
-        output += (image.to(tl.int64) * H + y0) * W * K
-        pixel = ((y - y0) * W + x) * K
-        tl.store(
-            output + (pixel[:, None] + k[None, :]),
-            narrow(sums, output.dtype.element_ty),
-            mask=((y < H) & (x < W))[:, None] & (k < K)[None, :],
-        )
 
 
 @triton.jit
-def _store_pooled(
-    sums,
-    output,
-    argmax,
-    argmax_channels,
-    image,
-    y0,
-    x0,
-    k,
-    H,
-    W,
-    K,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+def _describe_weight(
+    weight, C, K, ROTATED: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    windows = tl.reshape(sums, (PATCH_H // 2, 2, PATCH_W // 2, 2, BLOCK_K))
-    left, right = tl.split(tl.permute(windows, (0, 2, 4, 1, 3)))
-    v00, v10 = tl.split(left)
-    v01, v11 = tl.split(right)
-    best, position = window_max(v00, v01, v10, v11)
+    # Two dimensions, (k, tap and c): the left operand of a product would go through registers if
+    # its box had to be reshaped.
+    if ROTATED:
+        return tl.make_tensor_descriptor(
+            weight, [C, 9 * K], [tl.cast(9 * K, tl.int64), 1], [BLOCK_C, BLOCK_K]
+        )
+    else:
+        return tl.make_tensor_descriptor(
+            weight, [K, 9 * C], [tl.cast(9 * C, tl.int64), 1], [BLOCK_K, BLOCK_C]
+        )
 
-    WINDOWS: tl.constexpr = PATCH_H * PATCH_W // 4
-    m = tl.arange(0, WINDOWS)
-    y = y0 // 2 + m // (PATCH_W // 2)
-    x = x0 // 2 + m % (PATCH_W // 2)
-    first = (image.to(tl.int64) * (H // 2) + y0 // 2) * (W // 2) * K
-    offsets = (((y - y0 // 2) * (W // 2) + x) * K)[:, None] + k[None, :]
-    # An odd last row or column is in no window.
-    mask = ((y < H // 2) & (x < W // 2))[:, None] & (k < K)[None, :]
-    best = tl.reshape(best, (WINDOWS, BLOCK_K))
-    tl.store(output + first + offsets, narrow(best, output.dtype.element_ty), mask=mask)
-    position = tl.reshape(position, (WINDOWS, BLOCK_K))
-    tl.store(argmax + first + offsets, position, mask=mask & (k < argmax_channels)[None, :])
+
+class Plan(NamedTuple):
+    """How one shape is launched; looked up once, then remembered."""
+
+    programs: int
+    extents: tuple[int, ...]
+    constants: dict[str, Any]
+    rotates: bool
+    """The kernel reads an unrotated weight of a data gradient."""
 
 
 def fprop(
@@ -144,37 +148,101 @@ def fprop(
     """
     if output.numel() == 0:
         return
+    input, weight = channels_last(input), channels_last(weight)
+    plan = _plan_for("fprop", input, weight, weight.shape[0], pool)
+    run(plan, input, weight, bias, output, argmax, relu)
+
+
+def dgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+    """grad_input[n, y, x, c] = Σ_{r, s, k} grad[n, y+r-1, x+s-1, k] · weight[k, 2-r, 2-s, c]"""
+    result = _shared.channels_last(input, *input.shape[1:])
+    if result.numel() > 0:
+        grad, weight = channels_last(grad), channels_last(weight)
+        plan = _plan_for("dgrad", grad, weight, input.shape[1], False)
+        if not plan.rotates:
+            weight = rotated(weight)
+        run(plan, grad, weight, None, result, None, False)
+    return result
+
+
+def rotated(weight: Tensor) -> Tensor:
+    """The weight of a data gradient, seen as a convolution: taps turned, channels exchanged."""
+    return channels_last(weight.transpose(0, 1).flip(2, 3))
+
+
+def _plan_for(kernel: str, input: Tensor, weight: Tensor, k: int, pool: bool) -> Plan:
     n, c, h, w = input.shape
-    k = weight.shape[0]
-    check_extents(n, h, w, max(c, k))
-    precision = tiles.precision(input.dtype)
-    tile = tiles.FPROP[tiles.kind(input.dtype, c, precision)]
+    call = tiles.Call(
+        kernel, tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k, pool,
+        aligned=(input.data_ptr() | weight.data_ptr()) % 16 == 0,
+    )  # fmt: skip
+    return plan(call, tuning.tile_for(call, input.device), input.device)
+
+
+@functools.cache
+def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
+    """How ``tile`` computes ``call``.
+
+    Raises:
+        RuntimeError: the map is larger than the kernel can index.
+    """
+    check_extents(call.n, call.h, call.w, max(call.c, call.k))
     # With pooling, an odd last row or column needs no patch of its own.
-    patches_y = triton.cdiv(h // 2 * 2 if pool else h, tile.patch_h)
-    patches_x = triton.cdiv(w // 2 * 2 if pool else w, tile.patch_w)
-    with on_device_of(input):
-        fprop_kernel[(n * patches_y * patches_x, triton.cdiv(k, tile.block_k))](
-            channels_last(input),
-            channels_last(weight),
+    h, w = (call.h // 2 * 2, call.w // 2 * 2) if call.pool else (call.h, call.w)
+    patch = patch_for(call.n, h, w, tile.pixels, images_fit(call.h, call.w, max(call.c, call.k)))
+    patches_n, patches_y, patches_x = patch.count(call.n, h, w)
+    blocks = patches_n * patches_y * patches_x * triton.cdiv(call.k, tile.block_k)
+    rotates = call.kernel == "dgrad" and tile.descriptors and call.kind == "half"
+    constants = {
+        "POOL": call.pool,
+        "ROTATED": rotates,
+        "DESCRIPTORS": tile.descriptors,
+        "FLATTEN": tile.flatten,
+        "ACCUMULATOR": tl.float64 if call.kind == "float64" else tl.float32,
+        "PRECISION": "tf32" if call.kind == "tf32" else "ieee",
+        "PATCH_N": patch.n,
+        "PATCH_H": patch.h,
+        "PATCH_W": patch.w,
+        "BLOCK_K": tile.block_k,
+        "BLOCK_C": tile.block_c,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
+    programs = min(blocks, tile.programs * multiprocessors(device) or blocks)
+    extents = (call.n, call.h, call.w, call.c, call.k, blocks, patches_y, patches_x)
+    return Plan(programs, extents, constants, rotates)
+
+
+def run(
+    plan: Plan,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    argmax: Tensor | None,
+    relu: bool,
+) -> None:
+    """Launch a plan; all tensors are channels_last, and fit it."""
+    k = plan.extents[4]
+    if plan.constants["POOL"] and argmax is None:
+        argmax, argmax_channels = input.new_empty(1, dtype=torch.uint8), 0
+    else:
+        argmax_channels = 0 if argmax is None else k
+    launch(
+        fprop_kernel,
+        plan.programs,
+        input,
+        (
+            input,
+            weight,
             weight if bias is None else bias.contiguous(),
             output,
-            input.new_empty(1, dtype=torch.uint8) if pool and argmax is None else argmax,
-            h,
-            w,
-            c,
-            k,
-            patches_y,
-            patches_x,
+            argmax,
+            *plan.extents,
             0 if bias is None else k,
-            0 if argmax is None else k,
+            argmax_channels,
             0.0 if relu else -math.inf,
-            POOL=pool,
-            ACCUMULATOR=tl.float64 if input.dtype == torch.float64 else tl.float32,
-            PRECISION=precision,
-            PATCH_H=tile.patch_h,
-            PATCH_W=tile.patch_w,
-            BLOCK_K=tile.block_k,
-            BLOCK_C=tile.block_c,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
+        ),
+        plan.constants,
+        descriptors=plan.constants["DESCRIPTORS"],
+    )

@@ -1,8 +1,11 @@
-"""What every launcher needs: the device guard, the layout, and whether kernels are interpreted."""
+"""What every launcher needs: device, layout, limits, the descriptors' memory, the interpreter."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
+from typing import Any
 
 import torch
 import triton
@@ -11,6 +14,9 @@ from torch import Tensor
 # Whether the kernels run under Triton's interpreter, which takes CPU tensors. Triton reads the
 # variable when a kernel is defined, so it has to be set before the first import.
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+
+# The family of GPUs that interpreted kernels are laid out for: tests set it.
+interpreted_family = "sm_80"
 
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
@@ -21,6 +27,67 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
 def channels_last(tensor: Tensor) -> Tensor:
     """``tensor`` itself if its memory is (N, H, W, C) already, else a copy that is."""
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def family(device: torch.device) -> str:
+    """Which rows of the tile table serve a GPU: ``"sm_90"`` for Hopper, ``"sm_80"`` for others.
+
+    The rows of ``sm_80`` run on every GPU from Ampere on: they need 99 KB of shared memory at most,
+    and neither wgmma nor the tensor memory accelerator.
+    """
+    if device.type != "cuda":
+        return interpreted_family
+    return "sm_90" if _properties(device.index).major == 9 else "sm_80"
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many of them the GPU has; under the interpreter few, so that programs take many tiles."""
+    return _properties(device.index).multi_processor_count if device.type == "cuda" else 2
+
+
+def name(device: torch.device) -> str:
+    """The GPU's name, as its driver gives it."""
+    return _properties(device.index).name if device.type == "cuda" else "the interpreter"
+
+
+@functools.cache
+def _properties(index: int) -> Any:
+    return torch.cuda.get_device_properties(index)
+
+
+def launch(
+    kernel: Any,
+    grid: int | tuple[int, ...],
+    like: Tensor,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    descriptors: bool = False,
+) -> None:
+    """Launch ``kernel`` on the current stream of the device that holds ``like``.
+
+    Args:
+        descriptors: the kernel makes tensor descriptors, in device memory that Triton asks an
+            allocator for. The allocator is a context variable: a thread of PyTorch's backward pass
+            has none, and a user's own must not be replaced.
+    """
+    grid = grid if isinstance(grid, tuple) else (grid,)
+
+    def start() -> None:
+        if descriptors:
+            triton.set_allocator(_allocate)
+        kernel[grid](*arguments, **constants)
+
+    with on_device_of(like):
+        if descriptors:
+            contextvars.copy_context().run(start)
+        else:
+            start()
+
+
+def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:
+    # PyTorch aligns to 512 bytes, and frees in the order of the current stream, which is the
+    # launch's too.
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def check_extents(n: int, h: int, w: int, channels: int) -> None:

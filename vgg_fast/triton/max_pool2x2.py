@@ -16,7 +16,7 @@ from torch import Tensor
 from vgg_fast.ops import _shared
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
 from vgg_fast.triton.launch import INTERPRETED, channels_last, check_extents, on_device_of
-from vgg_fast.triton.window import mask_gradient, widen, window_max
+from vgg_fast.triton.window import widen, window_max
 
 __all__ = ["INTERPRETED", "max_pool2x2", "max_pool2x2_backward"]
 
@@ -46,7 +46,7 @@ def pool_kernel(input, output, argmax, H, W, C, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def unpool_kernel(grad_output, argmax, output, grad_input, H, W, C, BLOCK: tl.constexpr):
+def unpool_kernel(grad_output, argmax, grad_input, H, W, C, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     image = row // H
     y = row % H
@@ -58,8 +58,6 @@ def unpool_kernel(grad_output, argmax, output, grad_input, H, W, C, BLOCK: tl.co
     gradient = tl.load(grad_output + offsets, mask=pooled, other=0.0)
     position = tl.load(argmax + offsets, mask=pooled, other=0)
     gradient = tl.where(position == 2 * (y % 2) + x % 2, gradient, 0.0)
-    if output is not None:
-        gradient = mask_gradient(gradient, tl.load(output + offsets, mask=pooled, other=0.0))
     tl.store(grad_input + row.to(tl.int64) * (W * C) + i, gradient, mask=i < W * C)
 
 
@@ -94,13 +92,6 @@ def max_pool2x2_backward(grad_output: Tensor, argmax: Tensor, height: int, width
             f"{height}x{width}"
         )
     check_argmax(op, argmax)
-    return unpool(grad_output, argmax, height, width)
-
-
-def unpool(
-    grad_output: Tensor, argmax: Tensor, height: int, width: int, output: Tensor | None = None
-) -> Tensor:
-    """``grad_output`` at its window's argmax, 0 elsewhere, and where the pooled ``output`` is 0."""
     n, c = grad_output.shape[:2]
     grad_input = _shared.channels_last(grad_output, c, height, width)
     if n > 0:
@@ -109,7 +100,6 @@ def unpool(
             unpool_kernel[(n * height, triton.cdiv(width * c, BLOCK))](
                 channels_last(grad_output),
                 channels_last(argmax),
-                None if output is None else channels_last(output),
                 grad_input,
                 height,
                 width,

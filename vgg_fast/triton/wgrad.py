@@ -2,71 +2,125 @@
 
 grad_weight[k, r, s, c] = Σ_{n, y, x} grad[n, y, x, k] · input[n, y+r-1, x+s-1, c]
 
-grid (K blocks × C blocks × 9 taps) × splits: each split sums its own range of patches into a
+grid (K blocks × C blocks × taps) × splits: each split sums its own range of pixels into a
 workspace (splits, K, 3, 3, C) in the accumulator's precision, which reduce.py adds up in order.
 No atomics, so the same call gives the same bits.
+
+Two ways to load. Tensor descriptors (Hopper): a step is one pixel of many images, so that its box
+is a matrix as it is, and the left operand needs no registers. Pointers: a step is a patch.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.triton import tiles
-from vgg_fast.triton.launch import channels_last, check_extents, on_device_of
-from vgg_fast.triton.patch import dot, load_pixels, patch_origin
+from vgg_fast.triton import tiles, tuning
+from vgg_fast.triton.launch import channels_last, check_extents, launch
+from vgg_fast.triton.patch import (
+    dot,
+    images_fit,
+    load_pixels,
+    patch_for,
+    patch_origin,
+    patch_pixels,
+)
 from vgg_fast.triton.reduce import accumulator_of, sum_splits
 
-# Programs to aim at: some waves of an H100's 132 multiprocessors, whatever the GPU, so that the
-# order of the sums, and with it the result, depends on the shape alone.
-_PROGRAMS = 1024
-# Fewer patches than these would cost more in the workspace than they gain.
-_PATCHES_PER_SPLIT = 8
+# An H100's, whatever the GPU, so that the order of the sums depends on the shape alone.
+_MULTIPROCESSORS = 132
+# Fewer steps than these would cost more in the workspace than they gain.
+_STEPS_PER_SPLIT = 8
 
 
 @triton.jit
 def wgrad_kernel(
-    grad,
-    input,
-    workspace,
-    H,
-    W,
-    C,
-    K,
-    patches,
-    patches_y,
-    patches_x,
-    patches_per_split,
-    ACCUMULATOR: tl.constexpr,
-    PRECISION: tl.constexpr,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, input, workspace, N, H, W, C, K, steps, patches_y, patches_x, steps_per_split,
+    ACCUMULATOR: tl.constexpr, PRECISION: tl.constexpr,
+    PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     tap = tl.program_id(0) % 9
-    block = tl.program_id(0) // 9
-    blocks_c = tl.cdiv(C, BLOCK_C)
-    k = block // blocks_c * BLOCK_K + tl.arange(0, BLOCK_K)
-    c = block % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    k, c = _block(tl.program_id(0) // 9, C, BLOCK_K, BLOCK_C)
     split = tl.program_id(1)
-    m = tl.arange(0, PATCH_H * PATCH_W)
-
     sums = tl.zeros((BLOCK_K, BLOCK_C), ACCUMULATOR)
-    first = split * patches_per_split
-    for patch in range(first, tl.minimum(first + patches_per_split, patches)):
-        image, y0, x0 = patch_origin(patch, patches_y, patches_x, PATCH_H, PATCH_W)
-        y = y0 + m // PATCH_W
-        x = x0 + m % PATCH_W
-        gradients = load_pixels(grad, image, y0, y, x, k, H, W, K)
+    first = split * steps_per_split
+    for patch in range(first, tl.minimum(first + steps_per_split, steps)):
+        n0, y0, x0 = patch_origin(patch, patches_y, patches_x, PATCH_N, PATCH_H, PATCH_W)
+        n, y, x = patch_pixels(n0, y0, x0, PATCH_N, PATCH_H, PATCH_W)
+        gradients = load_pixels(grad, n0, y0, n, y, x, k, N, H, W, K)
         # Beyond the map's edge a gradient is 0, but 0 times a NaN of the next tap would not be.
         y = tl.where(y < H, y + (tap // 3 - 1), -1)
         x = tl.where(x < W, x + (tap % 3 - 1), -1)
-        pixels = load_pixels(input, image, y0, y, x, c, H, W, C)
-        sums = dot(tl.trans(gradients), pixels, sums, PRECISION)
+        pixels = load_pixels(input, n0, y0, n, y, x, c, N, H, W, C)
+        sums = dot(gradients.T, pixels, sums, PRECISION)
+    _store(sums, workspace, split, k, tap, c, K, C)
 
+
+@triton.jit
+def wgrad_of_images_kernel(
+    grad, input, workspace, N, H, W, C, K, steps, steps_per_split,
+    TAPS: tl.constexpr, IMAGES: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    gradients_of = _describe_images(grad, N, H, W, K, IMAGES, BLOCK_K)
+    pixels_of = _describe_images(input, N, H, W, C, IMAGES, BLOCK_C)
+    tap = tl.program_id(0) % (9 // TAPS) * TAPS
+    block = tl.program_id(0) // (9 // TAPS)
+    k, c = _block(block, C, BLOCK_K, BLOCK_C)
+    k0 = block // tl.cdiv(C, BLOCK_C) * BLOCK_K
+    c0 = block % tl.cdiv(C, BLOCK_C) * BLOCK_C
+    split = tl.program_id(1)
+    sums = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    sums_1 = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    sums_2 = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    first = split * steps_per_split
+    groups = tl.cdiv(N, IMAGES)
+    for step in range(first, tl.minimum(first + steps_per_split, steps)):
+        n0 = step % groups * IMAGES
+        y = step // groups // W
+        x = step // groups % W
+        gradients = gradients_of.load([y, x, n0, k0]).reshape(IMAGES, BLOCK_K).T
+        y += tap // 3 - 1
+        x += tap % 3 - 1
+        pixels = pixels_of.load([y, x, n0, c0]).reshape(IMAGES, BLOCK_C)
+        sums = dot(gradients, pixels, sums, "ieee")
+        if TAPS == 3:
+            pixels = pixels_of.load([y, x + 1, n0, c0]).reshape(IMAGES, BLOCK_C)
+            sums_1 = dot(gradients, pixels, sums_1, "ieee")
+            pixels = pixels_of.load([y, x + 2, n0, c0]).reshape(IMAGES, BLOCK_C)
+            sums_2 = dot(gradients, pixels, sums_2, "ieee")
+    _store(sums, workspace, split, k, tap, c, K, C)
+    if TAPS == 3:
+        _store(sums_1, workspace, split, k, tap + 1, c, K, C)
+        _store(sums_2, workspace, split, k, tap + 2, c, K, C)
+
+
+@triton.jit
+def _describe_images(map, N, H, W, C, IMAGES: tl.constexpr, BLOCK: tl.constexpr):
+    # Images next to channels, pixels outside: a box of one pixel is a matrix (images, channels).
+    row = tl.cast(W, tl.int64) * C
+    return tl.make_tensor_descriptor(
+        map,
+        shape=[H, W, N, C],
+        strides=[row, tl.cast(C, tl.int64), row * H, 1],
+        block_shape=[1, 1, IMAGES, BLOCK],
+    )
+
+
+@triton.jit
+def _block(block, C, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
+    blocks_c = tl.cdiv(C, BLOCK_C)
+    k = block // blocks_c * BLOCK_K + tl.arange(0, BLOCK_K)
+    return k, block % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
+
+
+@triton.jit
+def _store(sums, workspace, split, k, tap, c, K, C):
     weights = ((split.to(tl.int64) * K + k) * 9 + tap) * C
     tl.store(
         workspace + weights[:, None] + c[None, :],
@@ -75,42 +129,96 @@ def wgrad_kernel(
     )
 
 
+class Plan(NamedTuple):
+    """How one shape is launched; looked up once, then remembered."""
+
+    kernel: Any
+    grid: tuple[int, int]
+    extents: tuple[int, ...]
+    constants: dict[str, Any]
+    descriptors: bool
+
+
 def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     """The gradient of ``weight``, in its layout, from the convolution's gradient ``grad``."""
     n, c, h, w = input.shape
     k = weight.shape[0]
-    result = torch.empty_like(weight)
     if n == 0:
-        return result.zero_()
+        return torch.zeros_like(weight)
+    grad, input = channels_last(grad), channels_last(input)
+    call = tiles.Call(
+        "wgrad", tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k,
+        aligned=(input.data_ptr() | grad.data_ptr()) % 16 == 0,
+    )  # fmt: skip
+    return run(grad, input, weight, plan(call, tuning.tile_for(call, input.device)))
+
+
+def run(grad: Tensor, input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """Launch a plan; the maps are channels_last, and fit it."""
+    k, c = weight.shape[:2]
+    result = torch.empty_like(weight)
+    workspace = input.new_empty((plan.grid[1], k, 3, 3, c), dtype=accumulator_of(input))
+    launch(
+        plan.kernel,
+        plan.grid,
+        input,
+        (grad, input, workspace, *plan.extents),
+        plan.constants,
+        descriptors=plan.descriptors,
+    )
+    sum_splits(workspace, result.permute(0, 2, 3, 1))
+    return result
+
+
+@functools.cache
+def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
+    """How ``tile`` computes ``call``.
+
+    Raises:
+        RuntimeError: the map is larger than the kernel can index.
+    """
+    n, h, w, c, k = call.n, call.h, call.w, call.c, call.k
     check_extents(n, h, w, max(c, k))
-    precision = tiles.precision(input.dtype)
-    tile = tiles.WGRAD[tiles.kind(input.dtype, c, precision)]
-    patches_y, patches_x = triton.cdiv(h, tile.patch_h), triton.cdiv(w, tile.patch_w)
-    patches = n * patches_y * patches_x
-    programs = 9 * triton.cdiv(k, tile.block_k) * triton.cdiv(c, tile.block_c)
-    per_split = max(_PATCHES_PER_SPLIT, triton.cdiv(patches, triton.cdiv(_PROGRAMS, programs)))
-    splits = triton.cdiv(patches, per_split)
-    workspace = input.new_empty((splits, k, 3, 3, c), dtype=accumulator_of(input))
-    with on_device_of(input):
-        wgrad_kernel[(programs, splits)](
-            channels_last(grad),
-            channels_last(input),
-            workspace,
-            h,
-            w,
-            c,
-            k,
-            patches,
-            patches_y,
-            patches_x,
-            per_split,
-            ACCUMULATOR=tl.float64 if input.dtype == torch.float64 else tl.float32,
-            PRECISION=precision,
-            PATCH_H=tile.patch_h,
-            PATCH_W=tile.patch_w,
-            BLOCK_K=tile.block_k,
-            BLOCK_C=tile.block_c,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
-    return result.copy_(sum_splits(workspace, weight.dtype).permute(0, 3, 1, 2))
+    programs = 9 // tile.taps * triton.cdiv(k, tile.block_k) * triton.cdiv(c, tile.block_c)
+    constants = {
+        "BLOCK_K": tile.block_k,
+        "BLOCK_C": tile.block_c,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
+    if tile.descriptors:
+        steps = triton.cdiv(n, tile.pixels) * h * w
+        splits, per_split = _split(programs, steps)
+        constants |= {"TAPS": tile.taps, "IMAGES": tile.pixels}
+        extents = (n, h, w, c, k, steps, per_split)
+        return Plan(wgrad_of_images_kernel, (programs, splits), extents, constants, True)
+    patch = patch_for(n, h, w, tile.pixels, images_fit(h, w, max(c, k)))
+    patches_n, patches_y, patches_x = patch.count(n, h, w)
+    steps = patches_n * patches_y * patches_x
+    splits, per_split = _split(programs, steps)
+    constants |= {
+        "ACCUMULATOR": tl.float64 if call.kind == "float64" else tl.float32,
+        "PRECISION": "tf32" if call.kind == "tf32" else "ieee",
+        "PATCH_N": patch.n,
+        "PATCH_H": patch.h,
+        "PATCH_W": patch.w,
+    }
+    extents = (n, h, w, c, k, steps, patches_y, patches_x, per_split)
+    return Plan(wgrad_kernel, (programs, splits), extents, constants, False)
+
+
+def _split(programs: int, steps: int) -> tuple[int, int]:
+    """How many splits, and the steps of each: what ends first on an H100's multiprocessors.
+
+    Each split costs a program one more tile of its sums, written and read again, which takes about
+    as long as eight steps of the product.
+    """
+
+    def cost(splits: int) -> int:
+        waves = -(-programs * splits // _MULTIPROCESSORS)
+        return waves * (-(-steps // splits) + _STEPS_PER_SPLIT)
+
+    most = max(1, min(steps // _STEPS_PER_SPLIT, 4 * _MULTIPROCESSORS // programs + 1))
+    splits = min(range(1, most + 1), key=cost)
+    per_split = -(-steps // splits)
+    return -(-steps // per_split), per_split

@@ -1,0 +1,57 @@
+"""The rows of Triton's tile table: which calls reach them, and whether their tiles are right."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.cases import TOLERANCES
+from tests.numerics import relative_error
+from vgg_fast.triton import tiles, trial, tuning
+
+CHANNELS = (1, 3, 16, 32, 48, 64, 128, 256, 7)
+# TF32 rounds each operand to 10 bits, and fp32 sums of bf16 products round but the result.
+TF32_ERROR = 1e-3
+
+
+def row_name(row: tiles.Row) -> str:
+    return f"{tiles.shipped().index(row)}-{row.family}-{row.kernel}-{row.kind}"
+
+
+def calls(row: tiles.Row, batch: int, sizes: tuple[tuple[int, int], ...]) -> list[tiles.Call]:
+    """Calls that this row of the shipped table serves: maps of these sizes, one C and K."""
+    first = row.kernel.startswith("direct")
+    pools = [False, True] if row.kernel == "fprop" or first else [False]
+    for c in CHANNELS[:2] if first else CHANNELS[2:]:
+        for k in CHANNELS:
+            found = [
+                tiles.Call(row.kernel, row.kind, batch, h, w, c, k, pool)
+                for pool in pools
+                for h, w in sizes
+            ]
+            served = [c for c in found if tiles.find(tiles.shipped(), row.family, c) is row]
+            if served:
+                return served
+    return []
+
+
+def check_tile(row: tiles.Row, device: torch.device, size: tuple[int, int]) -> None:
+    """The row's tile gives PyTorch's fp64 result: relative L2 error, and that of each element."""
+    reached = calls(row, row.batch[0], (size,))
+    assert reached, f"no call reaches {row}"
+    for call in reached:
+        dtype = tuning.TYPES[call.kind]
+        ready = trial.prepare(call, row.tile, dtype, device)
+        ready.run()
+        result, exact = ready.result(), ready.by_torch(torch.float64, False)
+        tolerance = TOLERANCES[dtype]
+        # Operands of TF32 are rounded, but not under the interpreter.
+        rounded = TF32_ERROR if call.kind == "tf32" and device.type == "cuda" else 0.0
+        bound = max(tolerance.weight_gradient, rounded)
+        assert relative_error(result, exact) <= bound, call
+        terms = ready.by_torch(torch.float32, True).double()
+        slack = max(tolerance.weight_element, rounded) * terms
+        allowed = slack + tolerance.rounding * (exact.abs() + slack)
+        worst = ((result.double() - exact).abs() - allowed).max()
+        assert float(worst) <= 0, (
+            f"{call}: an element misses by {float(worst):.1e} more than it may"
+        )

@@ -1,0 +1,57 @@
+"""What happens to a tile of sums before it is stored: bias, ReLU, 2×2 maximum and its position.
+
+    sums (BLOCK_K channels, pixels of a patch)  →  + bias → ReLU → [maximum of windows] → one store
+
+Channels are the rows. In a tensor core's accumulators each thread holds neighbours along the
+columns, so a window's four pixels meet in one thread's registers, and need no exchange.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from vgg_fast.triton.patch import first_pixel, patch_pixels
+from vgg_fast.triton.window import narrow, window_max
+
+
+@triton.jit
+def store_tile(
+    sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K, bias_channels, argmax_channels, floor,
+    POOL: tl.constexpr, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
+):  # fmt: skip
+    # What is absent at run time has no channels; one compiled kernel serves with and without.
+    sums += tl.load(bias + k, mask=k < bias_channels, other=0.0).to(sums.dtype)[:, None]
+    sums = tl.where(sums < floor, floor, sums)
+    if POOL:
+        best, position = _windows(sums, PATCH_N, PATCH_H, PATCH_W)
+        # An odd last row or column is in no window.
+        n, y, x = patch_pixels(n0, y0 // 2, x0 // 2, PATCH_N, PATCH_H // 2, PATCH_W // 2)
+        H = H // 2
+        W = W // 2
+        y0 = y0 // 2
+    else:
+        best = sums
+        n, y, x = patch_pixels(n0, y0, x0, PATCH_N, PATCH_H, PATCH_W)
+    offsets = ((((n - n0) * H + (y - y0)) * W + x) * K)[:, None] + k[None, :]
+    mask = ((n < N) & (y < H) & (x < W))[:, None] & (k < K)[None, :]
+    first = first_pixel(n0, y0, H, W, K)
+    tl.store(output + first + offsets, tl.trans(narrow(best, output.dtype.element_ty)), mask=mask)
+    if POOL:
+        tl.store(
+            argmax + first + offsets,
+            tl.trans(position),
+            mask=mask & (k < argmax_channels)[None, :],
+        )
+
+
+@triton.jit
+def _windows(sums, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr):
+    BLOCK_K: tl.constexpr = sums.shape[0]
+    pixels = tl.reshape(sums, (BLOCK_K, PATCH_N * PATCH_H // 2, 2, PATCH_W // 2, 2))
+    upper, lower = tl.split(tl.permute(pixels, (0, 1, 3, 4, 2)))
+    v00, v01 = tl.split(upper)
+    v10, v11 = tl.split(lower)
+    best, position = window_max(v00, v01, v10, v11)
+    WINDOWS: tl.constexpr = PATCH_N * PATCH_H * PATCH_W // 4
+    return tl.reshape(best, (BLOCK_K, WINDOWS)), tl.reshape(position, (BLOCK_K, WINDOWS))

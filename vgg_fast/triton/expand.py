@@ -1,0 +1,133 @@
+"""From the gradient of an operator's output to that of its sums, and the bias gradient on the way.
+
+    relu:       grad[n, y, x, k] = grad_output[n, y, x, k] where not output <= 0, else 0
+    relu, pool: grad[n, y, x, k] = grad_output[n, y/2, x/2, k] where argmax is (y%2, x%2), and
+                                   not output <= 0; else 0
+    no ReLU:    only the sums
+    grad_bias[k] = Σ_{n, y, x} grad[n, y, x, k], in splits, then reduce.py
+
+Each byte is read once and written once: a pooled value is read by the program that writes all four
+pixels of its window. The data gradient's product reads the map nine times, and takes it expanded.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vgg_fast.ops import _shared
+from vgg_fast.triton.launch import channels_last, check_extents, launch
+from vgg_fast.triton.reduce import accumulator_of, sum_splits
+from vgg_fast.triton.window import mask_gradient
+
+ELEMENTS = 2048  # of a tile: ROWS × COLUMNS
+MOST_COLUMNS = 64
+# Some waves of programs on an H100's 132 multiprocessors, whatever the GPU, so that the order of
+# the sums, and with it the result, depends on the shape alone.
+_PROGRAMS = 2112
+
+
+@triton.jit
+def expand_kernel(
+    grad_output, output, argmax, grad, sums, rows, H, W, K, steps,
+    RELU: tl.constexpr, POOL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    k = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    split = tl.program_id(1)
+    row = split.to(tl.int64) * steps * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros((ROWS, COLUMNS), sums.dtype.element_ty)
+    for _ in range(steps):
+        if POOL:
+            gradient = _expand_windows(grad_output, output, argmax, grad, row, k, rows, H, W, K)
+        else:
+            mask = (row < rows)[:, None] & (k < K)[None, :]
+            offsets = (row * K)[:, None] + k[None, :]
+            gradient = tl.load(grad_output + offsets, mask=mask, other=0.0)
+            if RELU:
+                values = tl.load(output + offsets, mask=mask, other=0.0)
+                gradient = mask_gradient(gradient, values)
+                tl.store(grad + offsets, gradient, mask=mask)
+        total += gradient.to(total.dtype)
+        row += ROWS
+    tl.store(sums + split * K + k, tl.sum(total, axis=0), mask=k < K)
+
+
+@triton.jit
+def _expand_windows(grad_output, output, argmax, grad, row, k, rows, H, W, K):
+    # An odd last row or column makes windows that were not pooled: their pixels get 0.
+    windows_x = (W + 1) // 2
+    windows_y = (H + 1) // 2
+    present = (row < rows)[:, None] & (k < K)[None, :]
+    # A division of 64 bits is a call. Only the rows that aren't there pass 2^31.
+    window = row.to(tl.int32)
+    image = (window // (windows_y * windows_x)).to(tl.int64)
+    y = window // windows_x % windows_y
+    x = window % windows_x
+    pooled = present & ((y < H // 2) & (x < W // 2))[:, None]
+    offsets = (((image * (H // 2) + y) * (W // 2) + x) * K)[:, None] + k[None, :]
+    gradient = tl.load(grad_output + offsets, mask=pooled, other=0.0)
+    values = tl.load(output + offsets, mask=pooled, other=0.0)
+    gradient = mask_gradient(gradient, values)
+    winner = tl.load(argmax + offsets, mask=pooled, other=0)
+    for position in tl.static_range(4):
+        row_y = 2 * y + position // 2
+        row_x = 2 * x + position % 2
+        tl.store(
+            grad + ((((image * H + row_y) * W + row_x) * K)[:, None] + k[None, :]),
+            tl.where(winner == position, gradient, 0.0),
+            mask=present & ((row_y < H) & (row_x < W))[:, None],
+        )
+    return gradient
+
+
+def expand(
+    grad_output: Tensor,
+    bias_like: Tensor,
+    height: int,
+    width: int,
+    output: Tensor | None = None,
+    argmax: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the sums (N, K, height, width), channels_last, and its sum over all pixels.
+
+    Args:
+        grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
+            Without ``output`` it is itself the gradient of the sums.
+        bias_like: of the dtype that the bias gradient (K) has.
+    """
+    n, k = grad_output.shape[:2]
+    relu, pool = output is not None, argmax is not None
+    grad_output = channels_last(grad_output)
+    grad = _shared.channels_last(grad_output, k, height, width) if relu else grad_output
+    grad_bias = bias_like.new_empty((k,))
+    if n == 0:
+        return grad, grad_bias.zero_()
+    check_extents(n, height, width, k)
+    rows = n * (-(-height // 2) * -(-width // 2) if pool else height * width)
+    columns = min(MOST_COLUMNS, triton.next_power_of_2(k))
+    tile_rows = ELEMENTS // columns // (4 if pool else 1)
+    blocks = triton.cdiv(k, columns)
+    tiles = triton.cdiv(rows, tile_rows)
+    steps = triton.cdiv(tiles, triton.cdiv(_PROGRAMS, blocks))
+    splits = triton.cdiv(tiles, steps)
+    sums = grad_output.new_empty((splits, k), dtype=accumulator_of(grad_output))
+    launch(
+        expand_kernel,
+        (blocks, splits),
+        grad,
+        (
+            grad_output,
+            None if output is None else channels_last(output),
+            None if argmax is None else channels_last(argmax),
+            grad if relu else None,
+            sums,
+            rows,
+            height,
+            width,
+            k,
+            steps,
+        ),
+        {"RELU": relu, "POOL": pool, "ROWS": tile_rows, "COLUMNS": columns},
+    )
+    return grad, sum_splits(sums, grad_bias)

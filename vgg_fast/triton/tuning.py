@@ -1,0 +1,270 @@
+"""Which tile serves a call on this machine: measured here, from the shipped table, or tuned now.
+
+A call that the shipped table serves only with a last resort is tuned when it comes for the first
+time, within the seconds that ``VGG_FAST_AUTOTUNE`` grants a process (20; 0 tunes nothing, and makes
+a run predictable). Winners stay on disk, so the next process finds them.
+
+Triton's own autotuner tunes what one launch leaves open; here the launch itself, its grid and its
+patches of pixels, follows from the tile. What it times with, ``do_bench``, is Triton's. Tuning runs
+on tensors of its own, never on the caller's, and no tile is taken whose result isn't the table's.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from vgg_fast.triton import launch, table_file, tiles
+from vgg_fast.triton.tiles import Call, Row, Tile
+
+SECONDS = 20.0  # that a process spends on tuning at most, unless VGG_FAST_AUTOTUNE says otherwise
+QUIET = 2.0  # seconds after which tuning says what takes so long
+BYTES = 1 << 28  # of the largest tensor that tuning makes; larger batches are tuned as a part
+TYPES = {
+    "half": torch.bfloat16,
+    "tf32": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+_lock = threading.RLock()
+_spent = 0.0
+_chosen: dict[tuple[Call, torch.device], Tile] = {}
+
+
+class Timing(NamedTuple):
+    """What became of one tile."""
+
+    tile: Tile
+    milliseconds: float
+    problem: str = ""
+
+
+def tile_for(call: Call, device: torch.device) -> Tile:
+    """The tile that ``call`` takes on ``device``; looked up once, then remembered."""
+    found = _chosen.get((call, device))
+    return found or _choose(call, device)
+
+
+def _choose(call: Call, device: torch.device) -> Tile:
+    with _lock:
+        row = row_for(call, device)
+        if row.last_resort and may_tune(device):
+            if torch.cuda.is_current_stream_capturing():
+                return row.tile  # nothing can be timed here; the next call may
+            row = tune(call, device, seconds_left())[0]
+            remember([row], device)
+        _chosen[call, device] = row.tile
+        return row.tile
+
+
+def row_for(call: Call, device: torch.device) -> Row:
+    """The row that serves ``call``: of this machine's measurements, else of the shipped table."""
+    family = launch.family(device)
+    row = tiles.find(measured_here(device), family, call)
+    row = row or tiles.find(tiles.shipped(), family, call)
+    assert row, f"the tile table has no row for {call}"  # its last rows fit everything
+    return row
+
+
+def may_tune(device: torch.device) -> bool:
+    """Whether tuning is possible, and allowed for some seconds more."""
+    return device.type == "cuda" and seconds_left() > 0
+
+
+def seconds_left() -> float:
+    """What is left of ``VGG_FAST_AUTOTUNE``.
+
+    Raises:
+        ValueError: it isn't a number.
+    """
+    text = os.environ.get("VGG_FAST_AUTOTUNE", "").strip()
+    try:
+        return (float(text) if text else SECONDS) - _spent
+    except ValueError:
+        raise ValueError(
+            f"VGG_FAST_AUTOTUNE={text!r} is no number: give the seconds that a process may spend "
+            "on tuning, 0 for none"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------ tuning
+
+
+def tune(
+    call: Call,
+    device: torch.device,
+    seconds: float,
+    measure: Callable[[Call, Tile, torch.device], tuple[float, Tensor]] | None = None,
+) -> tuple[Row, list[Timing]]:
+    """Time the candidates until ``seconds`` are over; the winner's row, and all timings.
+
+    Args:
+        measure: gives the milliseconds of a call with a tile, and its result.
+    """
+    global _spent
+    started = time.monotonic()
+    measure = measure or _measure
+    family = launch.family(device)
+    found = candidates(call, family)
+    part = _small_enough(call)
+    timings: list[Timing] = []
+    expected: Tensor | None = None
+    said = False
+    for tile in found:
+        elapsed = time.monotonic() - started
+        if timings and elapsed > seconds:
+            break
+        if elapsed > QUIET and not said:
+            said = True
+            _say(f"tuning {_name(call)}: {len(found)} tiles, up to {seconds:.0f} s ...")
+        try:
+            milliseconds, result = measure(part, tile, device)
+        except Exception as error:  # too large for this GPU, say: no winner, and no reason to stop
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            timings.append(Timing(tile, float("inf"), reason))
+            continue
+        expected = result if expected is None else expected
+        error_of_it = _difference(result, expected)
+        wrong = "" if error_of_it < 1e-2 else f"its result differs by {error_of_it:.1e}"
+        timings.append(Timing(tile, float("inf") if wrong else milliseconds, wrong))
+    elapsed = time.monotonic() - started
+    _spent += elapsed
+    if said:
+        _say(f"{len(timings)} tiles in {elapsed:.0f} s; VGG_FAST_AUTOTUNE=0 turns this off")
+    best = min(timings, key=lambda timing: timing.milliseconds)
+    return measured_row(call, family, best.tile, _origin(device, best)), timings
+
+
+def candidates(call: Call, family: str) -> list[Tile]:
+    """The tiles that can compute ``call``: the table's own first, then the others of its kind."""
+    row = tiles.find(tiles.shipped(), family, call)
+    rows = [
+        r
+        for r in tiles.shipped()
+        if (r.family, r.kernel, r.kind) == (family, call.kernel, call.kind)
+    ]
+    found = [row.tile] if row else []
+    for tile in (r.tile for r in rows):
+        for variant in (tile, *_variants(tile)):
+            if variant not in found and _possible(variant, call):
+                found.append(variant)
+    return found
+
+
+def _variants(tile: Tile) -> Iterator[Tile]:
+    for stages in (tile.num_stages - 1, tile.num_stages + 1):
+        if 1 <= stages <= 5:
+            yield replace(tile, num_stages=stages)
+    if tile.descriptors and tile.programs:
+        yield replace(tile, flatten=not tile.flatten)
+        yield replace(tile, programs=3 - tile.programs, flatten=False)
+    yield replace(tile, pixels=tile.pixels // 2)
+    if tile.pixels < 256:
+        yield replace(tile, pixels=tile.pixels * 2)
+
+
+def _possible(tile: Tile, call: Call) -> bool:
+    if not tile.descriptors:
+        return tile.pixels >= 16
+    whole = call.c % tile.block_c == 0 if call.kernel != "wgrad" else tile.pixels <= 2 * call.n
+    return whole and call.aligned and call.c % 16 == 0 and call.k % 16 == 0 and tile.pixels >= 32
+
+
+def measured_row(call: Call, family: str, tile: Tile, origin: str) -> Row:
+    """The row of the table for calls like this one, of batches within a factor of two."""
+    low = 1 << (call.n.bit_length() - 1) if call.n else 0
+    side = max(call.h, call.w)
+    return Row(
+        family, call.kernel, call.kind, tile, origin,
+        c=(call.c, call.c), k=(call.k, call.k), side=(side, side), batch=(low, max(1, 2 * low - 1)),
+        pool=call.pool if call.kernel in ("fprop", "direct", "direct_wgrad") else None,
+    )  # fmt: skip
+
+
+def _small_enough(call: Call) -> Call:
+    largest = 4 * call.h * call.w * max(call.c, call.k)
+    return call._replace(n=max(1, min(call.n, BYTES // largest)))
+
+
+def _measure(call: Call, tile: Tile, device: torch.device) -> tuple[float, Tensor]:
+    from vgg_fast.triton import trial
+
+    ready = trial.prepare(call, tile, TYPES[call.kind], device)
+    ready.run()
+    result = ready.result().clone()
+    return float(triton.testing.do_bench(ready.run, warmup=5, rep=20)), result
+
+
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    expected = expected.double()
+    error = float((actual.double() - expected).norm() / expected.norm())
+    return error if error == error else float("inf")
+
+
+def _origin(device: torch.device, best: Timing) -> str:
+    return (
+        f"measured on {launch.name(device)} with triton {triton.__version__}: "
+        f"{best.milliseconds:.4f} ms"
+    )
+
+
+def _name(call: Call) -> str:
+    return f"{call.kernel} of {call.n}x{call.c}x{call.h}x{call.w} to {call.k} ({call.kind})"
+
+
+def _say(text: str) -> None:
+    print(f"vgg_fast: {text}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------- the disk
+
+
+@functools.cache
+def measured_here(device: torch.device) -> tuple[Row, ...]:
+    """The rows that were measured on this GPU with this Triton; none if there is no such file."""
+    if device.type != "cuda":
+        return ()
+    try:
+        return tiles.read(cache_file(device))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _say(f"{cache_file(device)} can't be read, and is passed over: {error}")
+        return ()
+
+
+def remember(rows: list[Row], device: torch.device) -> None:
+    """Keep measured rows for this process, and for the next if the disk can be written."""
+    with _lock:
+        every = table_file.merged(rows, measured_here(device))
+        try:
+            table_file.write(cache_file(device), every)
+        except OSError as error:
+            _say(f"the winner isn't kept: {error}")
+        forget()
+
+
+def forget() -> None:
+    """Look everything up anew: the file of measured rows, and each call's tile."""
+    measured_here.cache_clear()
+    _chosen.clear()
+
+
+def cache_file(device: torch.device) -> Path:
+    """Where a GPU's measured rows are: in ``$XDG_CACHE_HOME/vgg_fast`` or ``~/.cache/vgg_fast``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    gpu = re.sub(r"\W+", "-", launch.name(device)).strip("-").lower()
+    return base / "vgg_fast" / f"tiles-{gpu}-triton-{triton.__version__}.json"
