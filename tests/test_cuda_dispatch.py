@@ -1,47 +1,73 @@
-"""Which calls "auto" gives to the CUDA C++ kernels; the others are Triton's. Needs no GPU."""
+"""Which calls the shipped table gives to the CUDA C++ kernels: the others are Triton's.
+
+Needs no GPU.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tests.cases import CONVOLUTIONS
-from vgg_fast import backends
+from tests.cases import CONVOLUTIONS, OPERATORS
+from vgg_fast import backends, choices
 from vgg_fast.ops import registry
 
 
-def calls(op: str, c: int, k: int):
+def calls(op: str, c: int, k: int, dtype: torch.dtype = torch.float32):
     """The forward operator's arguments and the backward's, as far as the choice looks at them."""
-    input, weight = torch.empty(2, c, 8, 8, device="meta"), torch.empty(k, c, 3, 3, device="meta")
-    return ((op, (input, weight)), (f"{op}_backward", (torch.empty(2, k, 8, 8), input, weight)))
+    shapes = ((2, c, 8, 8), (k, c, 3, 3), (2, k, 8, 8))
+    input, weight, grad = (torch.empty(shape, device="meta", dtype=dtype) for shape in shapes)
+    return ((op, (input, weight)), (f"{op}_backward", (grad, input, weight)))
 
 
+@pytest.fixture(autouse=True)
+def _built_for_a_gpu_that_is_not_here(monkeypatch):
+    """Both libraries serve every call, on a GPU of the newest family."""
+    choices._order.cache_clear()
+    monkeypatch.setattr(choices, "_family", lambda index: "sm_90")
+    monkeypatch.delenv("VGG_FAST_CHOICES", raising=False)
+    for op in OPERATORS:
+        for name in (op, f"{op}_backward"):
+            monkeypatch.setitem(registry._native, (name, "CUDA"), kernel)
+    monkeypatch.setattr(registry, "_triton_kernel", lambda name, key: (kernel, ""))
+    yield
+    choices._order.cache_clear()
+
+
+def kernel(*args):
+    return args
+
+
+def chosen(name: str, key: str, arguments: tuple) -> str:
+    return registry.kernel_for(name, key, *arguments)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("op", CONVOLUTIONS)
-@pytest.mark.parametrize(("c", "k", "theirs"), [(1, 64, True), (3, 5, True), (64, 3, False)])
-def test_the_first_layer_is_theirs_forward_and_backward(op, c, k, theirs) -> None:
-    for name, arguments in calls(op, c, k):
-        assert registry._cpp_is_chosen(name, "CUDA", arguments) == theirs
+@pytest.mark.parametrize(
+    ("c", "k", "backend"), [(1, 64, "cpp"), (3, 5, "cpp"), (64, 3, "triton"), (64, 64, "triton")]
+)
+def test_the_first_layer_is_theirs_forward_and_backward(op, c, k, backend, dtype) -> None:
+    for name, arguments in calls(op, c, k, dtype):
+        assert chosen(name, "CUDA", arguments) == backend
 
 
 def test_every_pooling_is_theirs() -> None:
     maps = torch.empty(2, 64, 8, 8, device="meta")
-    assert registry._cpp_is_chosen("max_pool2x2", "CUDA", (maps,))
-    assert registry._cpp_is_chosen("max_pool2x2_backward", "CUDA", (maps, maps, 16, 16))
+    assert chosen("max_pool2x2", "CUDA", (maps, True)) == "cpp"
+    assert chosen("max_pool2x2_backward", "CUDA", (maps, maps, 16, 16)) == "cpp"
 
 
 @pytest.mark.parametrize("op", CONVOLUTIONS)
-def test_cpu_tensors_are_always_theirs(op) -> None:
+def test_cpu_tensors_are_always_theirs(op, monkeypatch) -> None:
     for name, arguments in calls(op, 64, 64):
-        assert registry._cpp_is_chosen(name, "CPU", arguments)
+        monkeypatch.setitem(registry._native, (name, "CPU"), kernel)
+        assert chosen(name, "CPU", arguments) == "cpp"
 
 
 @pytest.mark.parametrize("op", CONVOLUTIONS)
-def test_forced_they_serve_every_layer(op, monkeypatch) -> None:
-    def kernel(*args):
-        return args
-
+def test_forced_they_serve_every_layer(op) -> None:
     for name, arguments in calls(op, 64, 64):
-        monkeypatch.setitem(registry._native, (name, "CUDA"), kernel)
         with backends.use("cpp"):
             assert registry.kernel_for(name, "CUDA", *arguments) == ("cpp", kernel)
 

@@ -1,7 +1,8 @@
 """Which kernel runs an operator: ``"auto"``, ``"cpp"``, ``"triton"`` or ``"reference"``.
 
-``auto`` takes the fastest that this machine has: the C++ kernels on CPU; on a GPU the CUDA C++
-kernel where there is one for the shape, else Triton; elsewhere the plain-PyTorch reference.
+``auto`` takes the fastest that this machine has: the C++ kernels on CPU; on a GPU what the table of
+choices.py says for the shape, of Triton, CUDA C++ and PyTorch with cuDNN (``reference``); elsewhere
+the plain-PyTorch reference.
 
 The choice holds for the whole process, as ``torch.backends`` does: a backward pass runs in threads
 of PyTorch's own, and has to meet the same kernels as the forward pass did.

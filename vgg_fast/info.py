@@ -1,7 +1,8 @@
 """What is built, what this machine can run, and which kernel each layer gets.
 
 ``python -m vgg_fast.info`` prints it as tables, ``python -m vgg_fast.info --json`` as JSON: paste
-either into a bug report. ``--plan N C H W K`` shows how the CPU kernels compute one convolution.
+either into a bug report. ``--plan N C H W K`` shows how the CPU kernels compute one convolution,
+``--gpu sm_90`` what every layer of the seed network gets on such a GPU, which needn't be here.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from vgg_fast import _extension, backends, cpu
+from vgg_fast import _extension, backends, choices, cpu
 from vgg_fast.layers import Conv3x3ReLUPool
 from vgg_fast.models import PRESETS, VGG
 from vgg_fast.ops import registry
@@ -30,6 +32,8 @@ ENVIRONMENT = {
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
     "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
     "VGG_FAST_GPU": "the CUDA C++ kernels: sm_80, or sm_90a for Hopper's own, in bf16 and fp16",
+    "VGG_FAST_AUTOTUNE": "seconds that a process tunes Triton kernels at most, 20; 0: never",
+    "VGG_FAST_CHOICES": "a file of rows that stand before those of choices.json",
     "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
     "TORCH_CUDA_ARCH_LIST": "build: the GPUs to compile for",
     "CUDA_HOME": "build: the CUDA toolkit",
@@ -50,8 +54,15 @@ class Options:
     """Only print how the CPU kernels compute a convolution of N images of C channels and H × W
     pixels to K channels: N C H W K."""
 
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    """Of the plan."""
+    gpu: Literal["sm_80", "sm_90"] | None = None
+    """Only print which backend and which of Triton's tiles the seed network's layers get on a GPU
+    of compute capability 9.0, or on another from 8.0 on."""
+
+    batch: int = 256
+    """Of the table for a GPU."""
+
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
+    """Of the plan, float32 if not given, or of the table for a GPU, bfloat16 if not given."""
 
     threads: int | None = None
     """Of the plan; as many as torch uses if not given."""
@@ -144,23 +155,65 @@ def _layers() -> list[dict[str, Any]]:
     """The kernel of each fused layer of the seed network, forward and backward."""
     registry.route_cpu_through_python()  # so that the registry answers for CPU tensors too
     keys = ["CPU"] + ["CUDA"] * torch.cuda.is_available()
-    options = PRESETS["seed"]
-    size = options["image_size"]
     rows: list[dict[str, Any]] = []
-    net = VGG(**options, device="meta")
-    for name, layer in net.named_modules():
-        operator = _operator_of(layer)
-        if operator is None:
-            continue
-        channels, outputs = layer.in_channels, layer.out_channels
+    for name, operator, channels, outputs, size in _seed_layers():
         row: dict[str, Any] = {"layer": name, "operator": operator}
         row["shape"] = f"{channels}→{outputs} at {size}²"
-        row["kernels"] = {key: _kernels(operator, key, channels, size) for key in keys}
+        row["kernels"] = {key: _kernels(operator, key, channels, outputs, size) for key in keys}
         plans = cpu.plan(1, channels, size, size, outputs)
         row["cpu algorithms"] = {work: plan["algorithm"] for work, plan in plans.items()}
         rows.append(row)
+    return rows
+
+
+def _seed_layers() -> Iterator[tuple[str, str, int, int, int]]:
+    """Name, operator, input channels, output channels and side of each fused layer."""
+    options = PRESETS["seed"]
+    size = options["image_size"]
+    for name, layer in VGG(**options, device="meta").named_modules():
+        operator = _operator_of(layer)
+        if operator is None:
+            continue
+        yield name, operator, layer.in_channels, layer.out_channels, size
         if isinstance(layer, Conv3x3ReLUPool):
             size //= 2
+
+
+def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
+    """The backend and the tile of each layer of the seed network on a GPU of ``family``.
+
+    fp32 is multiplied as torch's switches say. Each row says how its backend and tile were found.
+    """
+    from vgg_fast.triton import tiles
+
+    kind = tiles.kind(dtype, tiles.precision(dtype))
+    rows = []
+    for layer, operator, c, k, size in _seed_layers():
+        first = c <= 3 and kind != "float64"
+        for work in ("forward", "backward"):
+            name = operator if work == "forward" else f"{operator}_backward"
+            choice = choices.for_layer(choices.Layer(name, kind, batch, c, size, size, k), family)
+            backend = KERNELS[choice.backend] if choice else KERNELS["reference"]
+            kernels = {
+                "forward": ("direct",) if first else ("fprop",),
+                "backward": ("direct_wgrad",) if first else ("dgrad", "wgrad"),
+            }[work]
+            for kernel in kernels:
+                channels = (k, c) if kernel == "dgrad" else (c, k)
+                pool = operator.endswith("pool") and kernel in ("fprop", "direct", "direct_wgrad")
+                call = tiles.Call(kernel, kind, batch, size, size, *channels, pool)
+                row = tiles.find(tiles.shipped(), family, call)
+                rows.append(
+                    {
+                        "layer": layer,
+                        "shape": f"{c}→{k} at {size}²",
+                        "kernel": kernel,
+                        "backend": backend,
+                        "backend's origin": choice.origin if choice else "",
+                        "Triton's tile": str(row.tile) if row else "",
+                        "tile's origin": row.origin if row else "",
+                    }
+                )
     return rows
 
 
@@ -169,11 +222,12 @@ def _operator_of(layer: torch.nn.Module) -> str | None:
     return names.get(type(layer).__name__)
 
 
-def _kernels(operator: str, key: str, channels: int, size: int) -> dict[str, str]:
+def _kernels(operator: str, key: str, channels: int, outputs: int, size: int) -> dict[str, str]:
     image = torch.empty(1, channels, size, size, device="meta")
+    weight = torch.empty(outputs, channels, 3, 3, device="meta")
     return {
-        "forward": _kernel(operator, key, image),
-        "backward": _kernel(f"{operator}_backward", key, image, image),
+        "forward": _kernel(operator, key, image, weight),
+        "backward": _kernel(f"{operator}_backward", key, image, image, weight),
     }
 
 
@@ -236,22 +290,45 @@ def _print_plan(plans: dict[str, dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def _print_rows(rows: list[dict[str, str]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    origins = [name for name in rows[0] if name.endswith("origin")]
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        if column not in origins:
+            table.add_column(column)
+    for row in rows:
+        table.add_row(*(value for name, value in row.items() if name not in origins))
+    console = Console()
+    console.print(table, markup=False)
+    for origin in origins:
+        for text in dict.fromkeys(row[origin] for row in rows):
+            console.print(f"{origin}: {text}", markup=False)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command ``python -m vgg_fast.info``."""
     import tyro
 
     options = tyro.cli(Options, prog="python -m vgg_fast.info", args=arguments)
-    if options.plan is not None:
+    if options.gpu is not None:
+        table = on_gpu(options.gpu, options.batch, getattr(torch, options.dtype or "bfloat16"))
+        facts: dict[str, Any] = {"gpu": table}
+    elif options.plan is not None:
         try:
-            dtype = getattr(torch, options.dtype)
+            dtype = getattr(torch, options.dtype or "float32")
             plans = cpu.plan(*options.plan, dtype=dtype, threads=options.threads)
         except ValueError as error:
             raise SystemExit(f"python -m vgg_fast.info: {error}") from error
-        facts: dict[str, Any] = {"plan": plans}
+        facts = {"plan": plans}
     else:
         facts = collect()
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
+    elif options.gpu is not None:
+        _print_rows(facts["gpu"], f"Seed network on {options.gpu}, {options.batch} images")
     elif options.plan is not None:
         _print_plan(facts["plan"])
     else:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgg_fast import backends
+from vgg_fast import backends, choices
 
 _library = torch.library.Library("vgg_fast", "IMPL")
 _references: dict[str, Callable] = {}
@@ -81,22 +81,37 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
         RuntimeError: the backend in force can't run this call on this machine.
     """
     chosen = backends.get()
+    if chosen == "auto":
+        return _fastest(name, key, args)
     native = _native.get((name, key))
-    if chosen == "cpp" and native is None:
-        raise RuntimeError(
-            f"vgg_fast::{name}: no C++ kernel is built for {key}; python -m vgg_fast.info shows "
-            "what is. Use the backend 'auto'"
-        )
-    if native is not None and (
-        chosen == "cpp" or (chosen == "auto" and _cpp_is_chosen(name, key, args))
-    ):
+    if chosen == "cpp":
+        if native is None:
+            raise RuntimeError(
+                f"vgg_fast::{name}: no C++ kernel is built for {key}; python -m vgg_fast.info "
+                "shows what is. Use the backend 'auto'"
+            )
         return "cpp", native
-    if chosen == "triton" or (chosen == "auto" and key == "CUDA"):
+    if chosen == "triton":
         kernel, why_not = _triton_kernel(name, key)
-        if kernel is not None:
-            return "triton", kernel
-        if chosen == "triton":
+        if kernel is None:
             raise RuntimeError(f"vgg_fast::{name}: the backend 'triton' can't run: {why_not}")
+        return "triton", kernel
+    return "reference", _references[name]
+
+
+def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
+    native = _native.get((name, key))
+    if key == "CPU" and native is not None:
+        return "cpp", native
+    for row in choices.order(name, args) if key == "CUDA" else ():
+        if row.backend == "cpp" and native is not None:
+            return "cpp", native
+        if row.backend == "triton":
+            kernel, _ = _triton_kernel(name, key)
+            if kernel is not None:
+                return "triton", kernel
+        if row.backend == "reference":
+            break
     return "reference", _references[name]
 
 
@@ -115,15 +130,6 @@ def _route_through_python(name: str, key: str) -> None:
         warnings.filterwarnings("ignore", "Warning only once for all operators")
         warnings.filterwarnings("ignore", ".*[Oo]verriding a previously registered kernel")
         _library.impl(name, choose, key, allow_override=True)
-
-
-def _cpp_is_chosen(name: str, key: str, args: tuple) -> bool:
-    # On a GPU the pooling operator and the first layer (1 or 3 channels). The C++ kernels serve
-    # every other layer too, but none has been timed against Triton's on a GPU yet.
-    if key == "CPU" or name.startswith("max_pool2x2"):
-        return True
-    input = args[1] if name.endswith("_backward") else args[0]  # behind grad_output
-    return input.dim() == 4 and input.shape[1] in (1, 3)
 
 
 def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:

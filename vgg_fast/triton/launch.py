@@ -11,6 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
+from vgg_fast.triton.tiles import family_of
+
 # Whether the kernels run under Triton's interpreter, which takes CPU tensors. Triton reads the
 # variable when a kernel is defined, so it has to be set before the first import.
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
@@ -30,14 +32,11 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 
 def family(device: torch.device) -> str:
-    """Which rows of the tile table serve a GPU: ``"sm_90"`` for Hopper, ``"sm_80"`` for others.
-
-    The rows of ``sm_80`` run on every GPU from Ampere on: they need 99 KB of shared memory at most,
-    and neither wgmma nor the tensor memory accelerator.
-    """
+    """Which rows of the tile table serve ``device``."""
     if device.type != "cuda":
         return interpreted_family
-    return "sm_90" if _properties(device.index).major == 9 else "sm_80"
+    properties = _properties(device.index)
+    return family_of((properties.major, properties.minor))
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -45,11 +45,25 @@ class Tile:
     taps: int = 1
     """Taps that a program of wgrad sums at a time: 1 or 3."""
 
+    def __str__(self) -> str:
+        """``128 × 256 by 64, 8 warps, 3 stages, descriptors``, say: block_k × pixels by block_c."""
+        names = [name for name in ("descriptors", "flatten") if getattr(self, name)]
+        taps = ["3 taps"] if self.taps == 3 else []
+        return ", ".join(
+            [
+                f"{self.block_k} × {self.pixels} by {self.block_c}",
+                f"{self.num_warps} warps",
+                f"{self.num_stages} stages",
+                *names,
+                *taps,
+            ]
+        )
+
     def __post_init__(self) -> None:
         # A loop over taps and channels whose loads are pointers was miscompiled with 8 warps
         # (pytorch#177823); with 4 it is right. The FMA units' kernel has never been concerned.
         if not self.descriptors and self.num_warps > 4:
-            raise ValueError(f"{self} loads by pointers, and may have 4 warps at most")
+            raise ValueError(f"a tile of {self} loads by pointers, and may have 4 warps at most")
 
 
 class Call(NamedTuple):
@@ -96,10 +110,10 @@ class Row:
             and (call.aligned or not self.tile.descriptors)
             and call.c % self.multiple == 0
             and call.k % self.multiple == 0
-            and _within(call.c, self.c)
-            and _within(call.k, self.k)
-            and _within(max(call.h, call.w), self.side)
-            and _within(call.n, self.batch)
+            and within(call.c, self.c)
+            and within(call.k, self.k)
+            and within(max(call.h, call.w), self.side)
+            and within(call.n, self.batch)
         )
 
     @staticmethod
@@ -140,8 +154,18 @@ def find(rows: Iterable[Row], family: str, call: Call) -> Row | None:
     return next((row for row in rows if row.serves(family, call)), None)
 
 
-def _within(value: int, limits: tuple[int, int | None]) -> bool:
+def within(value: int, limits: tuple[int, int | None]) -> bool:
+    """Whether ``value`` is between these limits, both included; None is no limit."""
     return limits[0] <= value and (limits[1] is None or value <= limits[1])
+
+
+def family_of(capability: tuple[int, int]) -> str:
+    """Which rows serve a GPU of this compute capability: ``"sm_90"``'s are Hopper's.
+
+    The rows of ``"sm_80"`` run on every GPU from Ampere on: they need 99 KB of shared memory at
+    most, and neither wgmma nor the tensor memory accelerator.
+    """
+    return "sm_90" if capability[0] == 9 else "sm_80"
 
 
 def precision(dtype: torch.dtype) -> str:
