@@ -85,11 +85,9 @@ smoke: $(INSTALLED) $(BENCH_TOOLS)  ## one quick pass through the benchmarks
 counts: $(INSTALLED)  ## renew the instruction counts of the CPU kernels, with valgrind
 	$(RUN) -m benchmarks.counts --renew $(ARGS)
 
-# Only the files with tests for a GPU: such a machine needn't have what the others import.
-gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, then its benchmark (8 minutes)
+gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, tuning, figures and roofline (9 minutes)
 	@$(RUN) -c "$$GPU_CHECK"
-	$(RUN) -m pytest -m gpu $(ARGS) $(shell grep -l 'mark\.gpu' tests/test_*.py)
-	$(RUN) -m benchmarks.gpu
+	$(RUN) -m benchmarks.gpu $(ARGS)
 
 info: $(INSTALLED)  ## what is built, and what this machine can run
 	$(RUN) -m vgg_fast.info $(ARGS)

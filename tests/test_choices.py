@@ -126,9 +126,7 @@ def test_a_wrong_file_is_named(chosen_by, row: dict, problem: str) -> None:
 
 def test_a_missing_file_is_named(monkeypatch) -> None:
     monkeypatch.setenv("VGG_FAST_CHOICES", "/nowhere/choices.json")
-    with pytest.raises(
-        ValueError, match=r"VGG_FAST_CHOICES='/nowhere/choices\.json' can't be used"
-    ):
+    with pytest.raises(ValueError, match=r"VGG_FAST_CHOICES='/nowhere/.* can't be used"):
         first("conv3x3")
 
 

@@ -24,7 +24,7 @@ def calls(op: str, c: int, k: int, dtype: torch.dtype = torch.float32):
 def _built_for_a_gpu_that_is_not_here(monkeypatch):
     """Both libraries serve every call, on a GPU of the newest family."""
     choices._order.cache_clear()
-    monkeypatch.setattr(choices, "_family", lambda index: "sm_90")
+    monkeypatch.setattr(choices, "family", lambda index: "sm_90")
     monkeypatch.delenv("VGG_FAST_CHOICES", raising=False)
     for op in OPERATORS:
         for name in (op, f"{op}_backward"):

@@ -1,13 +1,22 @@
-"""benchmarks/gpu.py, as far as a machine without a GPU can run it."""
+"""benchmarks/gpu, as far as a machine without a GPU can run it."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks.gpu import adopt, clock, figures, peers, record, roofline, steps
+from tests.cases import SEED_LAYERS
+from vgg_fast import choices
+from vgg_fast.triton import table_file, tiles
+
+main = importlib.import_module("benchmarks.gpu.__main__")
+QUICK = ["--device=cpu", "--preset=fast", "--batch=1", "--rounds=2", "--milliseconds=1"]
 
 
 class FakeClock:
@@ -21,15 +30,47 @@ class FakeClock:
         return self.log[-1][0]
 
 
+def invented_record() -> dict:
+    """What a run on a GPU would have written, with round numbers in place of measured ones."""
+    layers = list(dict.fromkeys(SEED_LAYERS))
+    groups = {}
+    for layer in layers:
+        ms = figures.operations(layer, 256) / 1e9 / 600  # 600 TFLOP/s
+        groups[figures.layer_name(layer, 256, False)] = {
+            "peers": {
+                "fused": {"median_ms": ms, "times_fused": 1.0},
+                peers.ALONE: {"median_ms": 1.1 * ms, "times_fused": 1.1},
+            },
+            "problems": {},
+        }
+    for name, times in ((figures.BLOCK, 5.0), (figures.FORWARD, 1.6), (figures.TRAINING, 1.3)):
+        groups[f"{name}, batch 256"] = {
+            "peers": {"fused": {"median_ms": 1.0}, "compile": {"times_fused": times}},
+            "problems": {},
+        }
+    return {
+        "device": "Invented GPU",
+        "batch": 256,
+        "groups": groups,
+        "layers": [list(layer) for layer in layers],
+        "ceilings": {"product_tflops": 800.0, "copy_tbs": 4.0},
+        "peak_bytes": {"fused": 40, "eager channels_last": 100},
+        "steps": {},
+    }
+
+
+# ------------------------------------------------------------------------------------------ timing
+
+
 def test_peers_take_turns_and_run_equally_long() -> None:
-    clock = FakeClock()
-    times = gpu.interleaved({"fused": lambda: 2.0, "eager": lambda: 5.0}, clock, 3, 10)
+    fake = FakeClock()
+    times = clock.interleaved({"fused": lambda: 2.0, "eager": lambda: 5.0}, fake, 3, 10)
     assert times == {"fused": [2.0] * 3, "eager": [5.0] * 3}
-    assert clock.log == [(2.0, 1), (5.0, 1), *[(2.0, 5), (5.0, 2)] * 3]
+    assert fake.log == [(2.0, 1), (5.0, 1), *[(2.0, 5), (5.0, 2)] * 3]
 
 
 def test_summary_gives_medians_spread_and_ratios() -> None:
-    found = gpu.summary({"fused": [1.0, 2.0, 9.0], "eager": [3.0, 4.0, 5.0]})
+    found = clock.summary({"fused": [1.0, 2.0, 9.0], "eager": [3.0, 4.0, 5.0]})
     assert found["eager"] == {
         "median_ms": 4.0,
         "fastest_ms": 3.0,
@@ -40,27 +81,188 @@ def test_summary_gives_medians_spread_and_ratios() -> None:
 
 def test_a_peer_that_computes_something_else_is_named() -> None:
     ones = torch.ones(4)
-    found = gpu.disagreements({"fused": ones, "eager": [ones * 1.001], "compile": ones * 2})
+    found = clock.disagreements({"fused": ones, "eager": [ones * 1.001], "compile": ones * 2})
     assert list(found) == ["compile"] and "differs from fused by 1.0e+00" in found["compile"]
 
 
-def test_the_whole_program_on_a_cpu(tmp_path, capsys) -> None:
-    # Sixty seconds are too few to compile anything.
-    options = ["--device=cpu", "--preset=fast", "--batch=1", "--rounds=2", "--milliseconds=1"]
-    file = gpu.main([*options, "--layers=1", "--seconds=60", f"--output={tmp_path}"])
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    record = json.loads(file.read_text())
-    assert len(record["groups"]) == 4
-    printed = capsys.readouterr().out
-    for name, group in record["groups"].items():
-        assert group["problems"] == {"compile": "left out: the time was up"}
-        assert {"fused", "eager channels_last"} <= set(group["peers"])
+# ------------------------------------------------------------------------------------ whole program
+
+
+def test_the_whole_program_on_a_cpu(tmp_path, capfd) -> None:
+    options = [*QUICK, "--layers=1", "--seconds=200", f"--output={tmp_path}"]
+    some = ["--only=ceilings", "--only=layers", "--only=memory", "--only=more"]
+    file = main.main([*options, *some])
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".svg"]
+    found = json.loads(file.read_text())
+    assert {step["outcome"] for step in found["steps"].values()} == {"done"}
+    assert list(found["steps"]) == ["ceilings", "layers", "memory", "more"]
+    assert found["torch"] == torch.__version__ and found["ceilings"]["product_tflops"] > 0
+    assert len(found["groups"]) == 4
+    printed = capfd.readouterr().out
+    for name, group in found["groups"].items():
+        assert {"fused", "eager channels_last"} <= set(group["peers"]) and not group["problems"]
         assert group["peers"]["fused"]["times_fused"] == 1
         assert name in printed
-    assert record["torch"] == torch.__version__
+    # What a CPU takes says nothing about a GPU.
+    assert all(line["found"] is None for line in found["figures"].values())
+    assert printed.count(figures.NOT_YET) == len(figures.FIGURES)
+
+
+def test_a_step_that_fails_loses_no_other(tmp_path, monkeypatch) -> None:
+    def run_step(name, options, part, seconds):
+        if name == "layers":
+            return {"outcome": "ended with -11", "seconds": 1.0}
+        record.write(part, {"groups": {name: {"peers": {}, "problems": {}}}})
+        return {"outcome": "done", "seconds": 1.0}
+
+    monkeypatch.setattr(main, "run_step", run_step)
+    with pytest.raises(SystemExit, match="step layers: ended with -11"):
+        main.main([*QUICK, f"--output={tmp_path}"])
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())
+    assert set(found["groups"]) == set(steps.STEPS) - {"layers"}
+
+
+def test_a_step_that_hangs_is_ended(tmp_path, monkeypatch) -> None:
+    def hang(command, timeout, **options):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    ended = main.run_step("layers", main.parse(QUICK), tmp_path / "part.json", 5)
+    assert ended["outcome"] == "stopped: the time was up"
+
+
+def test_steps_that_no_time_is_left_for_are_named(tmp_path) -> None:
+    with pytest.raises(SystemExit, match="step ceilings: left out: the time was up"):
+        main.main([*QUICK, "--seconds=5", f"--output={tmp_path}"])
+
+
+def test_nothing_is_compiled_when_the_time_is_nearly_up(tmp_path) -> None:
+    steps.run("block", main.parse(QUICK), tmp_path / "part.json", 20)
+    (group,) = record.read(tmp_path / "part.json")["groups"].values()
+    assert group["problems"] == {"compile": "left out: the time was up"}
+    assert {"fused", "eager channels_last"} == set(group["peers"])
+
+
+def test_a_peer_that_fails_is_a_finding(tmp_path, capsys) -> None:
+    step = steps.Step(main.parse(QUICK), tmp_path / "part.json", 10)
+
+    def broken():
+        raise RuntimeError("an illegal instruction\nand more")
+
+    step.group("layer", True, {"fused": lambda: lambda: torch.ones(2), "cpp": broken})
+    (group,) = record.read(tmp_path / "part.json")["groups"].values()
+    assert list(group["peers"]) == ["fused"]
+    assert group["problems"]["cpp"] == "failed: RuntimeError: an illegal instruction"
+    assert "illegal instruction" in capsys.readouterr().out
+
+
+def test_the_steps_fit_into_nine_minutes() -> None:
+    assert sum(seconds for seconds, _ in steps.STEPS.values()) <= 540
+    assert main.SECONDS + 10 <= 540
 
 
 def test_without_a_gpu_it_says_so(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="torch sees no NVIDIA GPU"):
-        gpu.main([])
+        main.main([])
+
+
+def test_the_gpu_tests_are_counted(tmp_path, monkeypatch) -> None:
+    """Here they are all skipped; a failing one would be in the same report."""
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs one\n")
+    (tmp_path / "tests" / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.gpu\n"
+        "@pytest.mark.parametrize('right', [True, True, False])\n"
+        "def test_it(right):\n    assert right\n"
+    )
+    (tmp_path / "tests" / "test_other.py").write_text("raise ImportError\n")
+    steps.run("tests", main.parse(QUICK), tmp_path / "part.json", 60)
+    assert record.read(tmp_path / "part.json")["tests"] == {
+        "outcome": "pytest ended with 1", "tests": 3, "failures": 1, "errors": 0, "skipped": 0,
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+def test_figures_are_read_off_the_record() -> None:
+    found = figures.lines(invented_record())
+    assert [line["found"] for line in found.values()] == pytest.approx(
+        [0.75, 1.1, 5.0, 1.6, 1.3, 0.4]
+    )
+    assert [line["reached"] for line in found.values()] == [True, True, True, True, False, True]
+    printed = figures.text(invented_record())
+    assert printed.count("not reached") == 1 and figures.NOT_YET not in printed
+
+
+def test_what_was_not_measured_is_said() -> None:
+    text = figures.text({"groups": {}, "batch": 256})
+    assert text.count(figures.NOT_YET) == len(figures.FIGURES) and "reached" not in text
+
+
+def test_operations_and_bytes_of_a_layer() -> None:
+    first, second = SEED_LAYERS[0], SEED_LAYERS[2]
+    assert figures.operations(first, 1) == 2 * 9 * 64 * 224 * 224
+    # 224² values, 576 weights, and 64 · 112² outputs of two bytes with one of argmax.
+    assert figures.traffic(first, 1) == 2 * (224**2 + 576) + 3 * 64 * 112**2
+    assert figures.traffic(second, 1) == 2 * (56**2 * (128 + 256) + 9 * 128 * 256)
+
+
+def test_the_roofline_is_drawn(tmp_path) -> None:
+    assert roofline.draw(invented_record(), tmp_path / "roofline.svg") == ""
+    picture = (tmp_path / "roofline.svg").read_text()
+    assert picture.startswith("<?xml") and len(roofline.points(invented_record())) == 8
+
+
+def test_no_roofline_without_matplotlib_or_measurements(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "roofline.svg"
+    assert "no ceilings" in roofline.draw({"device": "GPU"}, file)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "matplotlib can't be imported" in roofline.draw(invented_record(), file)
+    assert not file.exists()
+
+
+# ----------------------------------------------------------------------------------------- winners
+
+
+def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
+    step = steps.Step(main.parse([*QUICK[:2], "--batch=256"]), tmp_path / "part.json", 10)
+    layer = SEED_LAYERS[2]
+    times = {"forward": (3.0, 2.0, 4.0), "forward and backward": (9.0, 10.0, 9.5)}
+    step.found["groups"] = {
+        figures.layer_name(layer, 256, what != "forward"): {
+            "peers": {b: {"median_ms": t} for b, t in zip(choices.BACKENDS, ms, strict=True)}
+        }
+        for what, ms in times.items()
+    }
+    ahead, back = steps._winners(step, layer)
+    assert (ahead.backend, ahead.operator) == ("cpp", "conv3x3_relu")
+    assert (back.backend, back.operator) == ("reference", "conv3x3_relu_backward")
+    assert "cpp 8.000 ms, reference 5.500 ms, triton 6.000 ms" in back.origin
+    assert (back.c, back.k, back.side, back.batch) == ((128, 128), (256, 256), (56, 56), (256, 511))
+
+
+def test_adopted_winners_stand_before_the_shipped_rows(tmp_path) -> None:
+    tile_table, choice_table = tmp_path / "tiles.json", tmp_path / "choices.json"
+    table_file.write(tile_table, tiles.shipped())
+    choice_table.write_text(choices.SHIPPED.read_text())
+    tile = tiles.Tile(128, 64, 64, 4, 3, descriptors=True)
+    row = tiles.Row("sm_90", "fprop", "half", tile, "measured", c=(64, 64), k=(64, 64), pool=True)
+    choice = choices.Row("reference", "measured", kind="float32", c=(64, 64))
+    file = tmp_path / "record.json"
+    record.write(file, {"tiles": [row.dump()], "choices": [choice.dump()]})
+    for _ in range(2):  # the second time, the first one's rows give way
+        assert adopt.adopt(file, tile_table, choice_table) == (1, 1)
+        choices.read.cache_clear()
+        assert tiles.read(tile_table) == (row, *tiles.shipped())
+        assert choices.read(choice_table) == (choice, *choices.read(choices.SHIPPED))
+
+
+def test_a_record_without_winners_is_refused(tmp_path) -> None:
+    record.write(tmp_path / "record.json", {"groups": {}})
+    with pytest.raises(ValueError, match="holds no tiles and no choices"):
+        adopt.adopt(tmp_path / "record.json", tmp_path / "tiles.json", tmp_path / "choices.json")

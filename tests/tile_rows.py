@@ -35,23 +35,27 @@ def calls(row: tiles.Row, batch: int, sizes: tuple[tuple[int, int], ...]) -> lis
 
 
 def check_tile(row: tiles.Row, device: torch.device, size: tuple[int, int]) -> None:
-    """The row's tile gives PyTorch's fp64 result: relative L2 error, and that of each element."""
+    """The row's tile gives PyTorch's fp64 result for calls of this size that reach the row."""
     reached = calls(row, row.batch[0], (size,))
     assert reached, f"no call reaches {row}"
     for call in reached:
-        dtype = tuning.TYPES[call.kind]
-        ready = trial.prepare(call, row.tile, dtype, device)
-        ready.run()
-        result, exact = ready.result(), ready.by_torch(torch.float64, False)
-        tolerance = TOLERANCES[dtype]
-        # Operands of TF32 are rounded, but not under the interpreter.
-        rounded = TF32_ERROR if call.kind == "tf32" and device.type == "cuda" else 0.0
-        bound = max(tolerance.weight_gradient, rounded)
-        assert relative_error(result, exact) <= bound, call
-        terms = ready.by_torch(torch.float32, True).double()
-        slack = max(tolerance.weight_element, rounded) * terms
-        allowed = slack + tolerance.rounding * (exact.abs() + slack)
-        worst = ((result.double() - exact).abs() - allowed).max()
-        assert float(worst) <= 0, (
-            f"{call}: an element misses by {float(worst):.1e} more than it may"
-        )
+        check_call(call, row.tile, tuning.TYPES[call.kind], device)
+
+
+def check_call(
+    call: tiles.Call, tile: tiles.Tile, dtype: torch.dtype, device: torch.device
+) -> None:
+    """``tile`` gives PyTorch's fp64 result: the relative L2 error, and that of each element."""
+    ready = trial.prepare(call, tile, dtype, device)
+    ready.run()
+    result, exact = ready.result(), ready.by_torch(torch.float64, False)
+    tolerance = TOLERANCES[dtype]
+    # Operands of TF32 are rounded, but not under the interpreter.
+    rounded = TF32_ERROR if call.kind == "tf32" and device.type == "cuda" else 0.0
+    bound = max(tolerance.weight_gradient, rounded)
+    assert relative_error(result, exact) <= bound, call
+    terms = ready.by_torch(torch.float32, True).double()
+    slack = max(tolerance.weight_element, rounded) * terms
+    allowed = slack + tolerance.rounding * (exact.abs() + slack)
+    worst = float(((result.double() - exact).abs() - allowed).max())
+    assert worst <= 0, f"{call}: an element misses by {worst:.1e} more than it may"

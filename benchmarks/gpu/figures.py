@@ -1,0 +1,123 @@
+"""The figures to reach, each a ratio of two things measured in one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.gpu.peers import ALONE, COMPILE
+from tests.cases import SeedLayer
+
+NOT_YET = "not measured yet"
+BLOCK, FORWARD, TRAINING = "first block", "network forward", "network training step"
+
+
+class Figure(NamedTuple):
+    """``ratio`` reads it off a record, None if that holds too little."""
+
+    name: str
+    at_least: float | None
+    at_most: float | None
+    ratio: Callable[[dict[str, Any]], float | None]
+
+    def line(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The figure as the record keeps it."""
+        found = None if record.get("device_type") == "cpu" else self.ratio(record)
+        wanted = {"at least": self.at_least} if self.at_least else {"at most": self.at_most}
+        if found is None:
+            return {**wanted, "found": None, "reached": None}
+        reached = found >= self.at_least if self.at_least else found <= (self.at_most or 0)
+        return {**wanted, "found": found, "reached": bool(reached)}
+
+
+def layer_name(layer: SeedLayer, batch: int, train: bool) -> str:
+    what = "forward and backward" if train else "forward"
+    return f"{layer.op} {layer} {what}, batch {batch}"
+
+
+def operations(layer: SeedLayer, batch: int) -> float:
+    """Multiply-adds of one pass, counted as two."""
+    return 2.0 * 9 * layer.c * layer.k * layer.size**2 * batch
+
+
+def traffic(layer: SeedLayer, batch: int, size_of_value: int = 2) -> float:
+    """Bytes that a forward pass has to move at least: input, weight, output and argmax."""
+    pixels = batch * layer.size**2
+    pool = layer.op == "conv3x3_relu_pool"
+    outputs = pixels * layer.k // (4 if pool else 1)
+    return size_of_value * (pixels * layer.c + 9.0 * layer.c * layer.k + outputs) + pool * outputs
+
+
+def _of_product(record: dict[str, Any]) -> float | None:
+    """The slowest layer of 256 channels and more, as a part of the product's rate."""
+    product = record.get("ceilings", {}).get("product_tflops")
+    rates = [rate for layer, rate in rates_of_layers(record) if layer.c >= 256]
+    return min(rates) / product if product and rates else None
+
+
+def rates_of_layers(record: dict[str, Any]) -> list[tuple[SeedLayer, float]]:
+    """The layers whose forward pass was measured, and their TFLOP/s."""
+    found = []
+    for layer in record.get("layers", []):
+        one = SeedLayer(*layer)
+        group = record["groups"].get(layer_name(one, record["batch"], False), {})
+        if "fused" in group.get("peers", {}):
+            milliseconds = group["peers"]["fused"]["median_ms"]
+            found.append((one, operations(one, record["batch"]) / milliseconds / 1e9))
+    return found
+
+
+def _of_convolution_alone(record: dict[str, Any]) -> float | None:
+    ratios = [
+        group["peers"][ALONE]["times_fused"]
+        for group in record.get("groups", {}).values()
+        if ALONE in group["peers"] and "fused" in group["peers"]
+    ]
+    return statistics.geometric_mean(ratios) if ratios else None
+
+
+def _of_compile(start: str) -> Callable[[dict[str, Any]], float | None]:
+    def ratio(record: dict[str, Any]) -> float | None:
+        for name, group in record.get("groups", {}).items():
+            peers = group["peers"]
+            if name == f"{start}, batch {record.get('batch')}" and {"fused", COMPILE} <= set(peers):
+                return peers[COMPILE]["times_fused"]
+        return None
+
+    return ratio
+
+
+def _of_memory(record: dict[str, Any]) -> float | None:
+    peak = record.get("peak_bytes", {})
+    if not peak.get("fused") or not peak.get("eager channels_last"):
+        return None
+    return peak["fused"] / peak["eager channels_last"]
+
+
+FIGURES = (
+    Figure("convolution + ReLU, C ≥ 256, of the matrix product's rate", 0.70, None, _of_product),
+    Figure("cuDNN's convolution alone, times fused", 1.0, None, _of_convolution_alone),
+    Figure(
+        "first block, forward and backward: compile, times fused", 4.0, None, _of_compile(BLOCK)
+    ),
+    Figure("network forward: compile, times fused", 1.5, None, _of_compile(FORWARD)),
+    Figure("network training step: compile, times fused", 1.4, None, _of_compile(TRAINING)),
+    Figure("peak memory of a training step, of eager channels_last", None, 0.5, _of_memory),
+)
+
+
+def lines(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All figures, as the record keeps them."""
+    return {figure.name: figure.line(record) for figure in FIGURES}
+
+
+def text(record: dict[str, Any]) -> str:
+    """All figures, for people."""
+    rows = []
+    for name, line in lines(record).items():
+        wanted = next(f"{word} {line[word]:g}" for word in ("at least", "at most") if word in line)
+        found = NOT_YET if line["found"] is None else f"{line['found']:.2f}"
+        verdict = {None: "", True: "reached", False: "not reached"}[line["reached"]]
+        rows.append(f"{name:62} {wanted:14} {found:>18}  {verdict}")
+    return "\n".join(rows)

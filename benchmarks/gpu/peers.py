@@ -1,0 +1,152 @@
+"""What is compared on a GPU: one layer or a whole network, by vgg_fast and by others.
+
+Each function gives, for each peer, what prepares its call. All but the convolution alone compute
+the ReLU and the pooling. ``compile`` is max-autotune without its own CUDA graphs, because every
+call is replayed from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.gpu.clock import Call
+from tests.cases import SeedLayer
+from vgg_fast import backends, functional
+from vgg_fast.models import VGG, vgg_block
+
+COMPILE = "compile"
+COMPILE_MODE = "max-autotune-no-cudagraphs"
+ALONE = "cudnn convolution alone"  # no bias, ReLU or pooling: less work than the others'
+Peers = dict[str, Callable[[], Call]]
+
+
+def training_step(forward: Call, parameters: list[Tensor]) -> list[Tensor]:
+    output = forward()
+    return list(torch.autograd.grad(output, parameters, torch.ones_like(output)))
+
+
+def layer(
+    layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
+) -> Peers:
+    """One layer, forward or forward and backward, with each backend too."""
+    arguments = _arguments(layer, batch, train, device, dtype)
+    wanted = [argument for argument in arguments if argument.requires_grad]
+    fused = getattr(functional, layer.op)
+
+    def call(function: Callable[..., Tensor]) -> Call:
+        if train:
+            return lambda: training_step(lambda: function(*arguments), wanted)
+        return lambda: function(*arguments)
+
+    def forced(backend: str) -> Call:
+        def function(*given: Tensor) -> Tensor:
+            return fused(*given)
+
+        inner = call(function)
+
+        def run() -> Any:
+            with backends.use(backend):
+                return inner()
+
+        return run
+
+    peers: Peers = {"fused": lambda: call(fused)}
+    if device.type == "cuda":
+        for backend in ("triton", "cpp", "reference"):
+            peers[backend] = lambda backend=backend: forced(backend)
+    peers["eager channels_last"] = lambda: call(_eager(layer))
+    if not train:
+        input, weight, _ = arguments
+        peers[ALONE] = lambda: lambda: F.conv2d(input, weight, padding=1)
+    return peers
+
+
+def first_block(batch: int, device: torch.device, dtype: torch.dtype, size: int, k: int) -> Peers:
+    """The first block of the seed network, forward and backward to its parameters."""
+    layer_of_it = SeedLayer("conv3x3_relu_pool", 1, k, size)
+    images = torch.randn(batch, 1, size, size, device=device).to(dtype)
+
+    def call(fused: bool, wrap: Callable[[nn.Module], Any]) -> Call:
+        torch.manual_seed(0)
+        block = vgg_block(1, layer_of_it.k, in_channels=1, fused=fused)
+        block.to(device, dtype, memory_format=torch.channels_last)
+        run, parameters = wrap(block), list(block.parameters())
+        return lambda: training_step(lambda: run(images), parameters)
+
+    return {
+        "fused": lambda: call(True, lambda block: block),
+        "eager channels_last": lambda: call(False, lambda block: block),
+        COMPILE: lambda: call(False, compiled),
+    }
+
+
+def network(
+    batch: int,
+    train: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> Peers:
+    """A network of these options, inference or a training step under autocast."""
+    generator = torch.Generator().manual_seed(0)
+    size, channels = options["image_size"], options.get("in_channels", 1)
+    images = torch.randn(batch, channels, size, size, generator=generator).to(device)
+    labels = torch.arange(batch, device=device) % 10
+    weights = VGG(**options, dropout=0.0).state_dict()
+
+    def call(fused: bool, layout: torch.memory_format, wrap: Callable[[nn.Module], Any]) -> Call:
+        net = VGG(**options, dropout=0.0, fused=fused)
+        net.load_state_dict(weights)
+        net.to(device, memory_format=layout)
+        inputs = images.to(memory_format=layout)
+        if not train:
+            run = wrap(net.eval().to(dtype))
+            return lambda: run(inputs.to(dtype))
+        run, parameters = wrap(net), list(net.parameters())
+
+        def loss() -> Tensor:
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                return F.cross_entropy(run(inputs), labels)
+
+        return lambda: training_step(loss, parameters)
+
+    nchw, channels_last = torch.contiguous_format, torch.channels_last
+    return {
+        "fused": lambda: call(True, channels_last, lambda net: net),
+        "eager": lambda: call(False, nchw, lambda net: net),
+        "eager channels_last": lambda: call(False, channels_last, lambda net: net),
+        COMPILE: lambda: call(False, channels_last, compiled),
+    }
+
+
+def compiled(module: nn.Module) -> Any:
+    return torch.compile(module, mode=COMPILE_MODE, fullgraph=True)
+
+
+def _arguments(
+    layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(*shape: int) -> Tensor:
+        made = torch.randn(shape, generator=generator).to(device, dtype)
+        dense = made.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else made
+        return dense.requires_grad_(train)
+
+    input = tensor(batch, layer.c, layer.size, layer.size)
+    if layer.c in (1, 3):
+        input.requires_grad_(False)  # the images want no gradient
+    return input, tensor(layer.k, layer.c, 3, 3), tensor(layer.k)
+
+
+def _eager(layer: SeedLayer) -> Callable[..., Tensor]:
+    def eager(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        output = F.relu(F.conv2d(input, weight, bias, padding=1))
+        return F.max_pool2d(output, 2) if layer.op == "conv3x3_relu_pool" else output
+
+    return eager

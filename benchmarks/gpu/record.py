@@ -1,0 +1,76 @@
+"""The record of a run: what was measured on which GPU with which versions, written as it comes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vgg_fast import _extension
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a reader has to know beside the numbers."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": name,
+        "device_type": device.type,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": _triton_version(),
+        "python": platform.python_version(),
+        "cuda_library": _extension.cuda_library_problem() or "loaded",
+        "dtype": str(torch.bfloat16),
+    }
+
+
+def _triton_version() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return None
+    return triton.__version__
+
+
+def file_name(facts: dict[str, Any]) -> str:
+    name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
+    return f"{facts['date'][:10]}-gpu-{name}.json"
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    """Replace the file in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    draft.replace(file)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The record, or an empty one if a step ended before it wrote any."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
+    """Add what a step found: dictionaries entry by entry, lists at the end, all else anew."""
+    for name, value in part.items():
+        if isinstance(value, dict):
+            merge(into.setdefault(name, {}), value)
+        elif isinstance(value, list):
+            into[name] = into.get(name, []) + value
+        else:
+            into[name] = value
+
+
+def medians(record: dict[str, Any], peer: str) -> Iterator[tuple[str, float]]:
+    """The groups that hold this peer, and its milliseconds."""
+    for name, group in record.get("groups", {}).items():
+        if peer in group["peers"]:
+            yield name, group["peers"][peer]["median_ms"]

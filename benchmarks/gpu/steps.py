@@ -1,0 +1,340 @@
+"""The steps of a run. Each finds something, and writes what it has after every measurement."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+
+from benchmarks.gpu import figures, peers, record
+from benchmarks.gpu.clock import Call, Clock, disagreements, interleaved, replayed, summary
+from tests.cases import SEED_LAYERS, SeedLayer
+from vgg_fast import choices
+from vgg_fast.models import PRESETS
+
+ROOT = Path(__file__).parents[2]
+DTYPE = torch.bfloat16
+TEST_PROCESSES = 4
+COMPILE_SECONDS = 45.0  # with less time left, no compilation is begun
+
+
+class Step:
+    """One step: its options, its clock, its seconds, and the part of the record that it fills."""
+
+    def __init__(self, options: argparse.Namespace, file: Path, seconds: float) -> None:
+        self.options, self.file = options, file
+        self.device = torch.device(options.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.clock = Clock(self.device)
+        self.end = time.monotonic() + seconds
+        self.found: dict[str, Any] = {}
+        self.batch: int = options.batch
+        self.network = dict(PRESETS[options.preset])
+        self.layers = list(dict.fromkeys(SEED_LAYERS))[: options.layers]
+        torch.backends.cudnn.benchmark = True
+
+    def seconds_left(self) -> float:
+        return self.end - time.monotonic()
+
+    def write(self) -> None:
+        record.write(self.file, self.found)
+
+    def group(self, name: str, train: bool, prepared: peers.Peers) -> None:
+        """Time the peers in turns; a peer that fails is a finding, and not the end."""
+        calls: dict[str, Call] = {}
+        results: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        entry = {"peers": {}, "problems": problems}
+        self.found.setdefault("groups", {})[name] = entry
+        with contextlib.nullcontext() if train else torch.no_grad():
+            for peer, prepare in prepared.items():
+                if self.seconds_left() < (COMPILE_SECONDS if peer == peers.COMPILE else 0):
+                    problems[peer] = "left out: the time was up"
+                    continue
+                if peer == peers.COMPILE and calls:
+                    entry["peers"] = self.measure(calls)  # in case that compiling never ends
+                    self.write()
+                try:
+                    calls[peer], results[peer] = replayed(prepare(), self.device)
+                except Exception as error:
+                    problems[peer] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+            problems |= disagreements(results)
+            entry["peers"] = self.measure(calls)
+        self.write()
+        for peer, numbers in entry["peers"].items():
+            spread = f"{numbers['fastest_ms']:.3f} to {numbers['slowest_ms']:.3f}"
+            print(f"{name:56} {peer:24} {numbers['median_ms']:9.3f} ms  ({spread})"
+                  f"  {numbers['times_fused']:5.2f} x fused", flush=True)  # fmt: skip
+        for peer, problem in problems.items():
+            print(f"{name:56} {peer:24} {problem}", flush=True)
+
+    def measure(self, calls: dict[str, Call]) -> dict[str, dict[str, float]]:
+        options = self.options
+        return summary(interleaved(calls, self.clock, options.rounds, options.milliseconds))
+
+
+# ------------------------------------------------------------------------------------------- steps
+
+
+def tests(step: Step) -> None:
+    """Everything that is marked ``gpu``, in a process that may be stopped; counts and failures."""
+    report = step.file.with_suffix(".xml")
+    files = [
+        str(file)
+        for file in sorted((ROOT / "tests").glob("test_*.py"))
+        if "mark.gpu" in file.read_text(encoding="utf-8")
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    command += [f"--junitxml={report}", *files]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", str(TEST_PROCESSES)]  # most of their time is compiling, on the CPU
+    try:
+        run = subprocess.run(command, cwd=ROOT, timeout=max(1.0, step.seconds_left()), check=False)
+        outcome = "passed" if run.returncode == 0 else f"pytest ended with {run.returncode}"
+    except subprocess.TimeoutExpired:
+        outcome = "stopped: the time was up"
+    step.found["tests"] = {"outcome": outcome, **_counts(report)}
+    step.write()
+
+
+def _counts(report: Path) -> dict[str, Any]:
+    if not report.is_file():
+        return {}
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    names = ("tests", "failures", "errors", "skipped")
+    counts: dict[str, Any] = {n: int(suite.get(n, 0)) for n in names} if suite is not None else {}
+    report.unlink()
+    return counts
+
+
+def ceilings(step: Step) -> None:
+    """The rate of a large matrix product and of a copy: what all else is held against."""
+    size = 8192 if step.device.type == "cuda" else 256
+    left, right = (torch.randn(size, size, device=step.device, dtype=DTYPE) for _ in range(2))
+    source = torch.empty(size * size * 16, device=step.device, dtype=DTYPE)
+    target = torch.empty_like(source)
+    calls = {"product": lambda: left @ right, "copy": lambda: target.copy_(source)}
+    found = interleaved(calls, step.clock, step.options.rounds, step.options.milliseconds)
+    product, copy = (sorted(found[name])[len(found[name]) // 2] for name in calls)
+    step.found["ceilings"] = {
+        "product_tflops": 2 * size**3 / product / 1e9,
+        "copy_tbs": 2 * source.nbytes / copy / 1e9,
+    }
+    print(step.found["ceilings"], flush=True)
+    step.write()
+
+
+def tuning(step: Step) -> None:
+    """Tiles for the seed network's layers that no row of the tables was measured for."""
+    from vgg_fast.triton import tiles
+    from vgg_fast.triton import tuning as tuner
+
+    step.found["tiles"] = []
+    missing = [
+        call
+        for call in _triton_calls(step)
+        if not tuner.row_for(call, step.device).origin.startswith("measured")
+    ]
+    for index, call in enumerate(missing):
+        seconds = step.seconds_left() / (len(missing) - index)
+        if seconds < 1:
+            step.found["untuned"] = [str(call) for call in missing[index:]]
+            break
+        row, timings = tuner.tune(call, step.device, seconds)
+        problems = [f"{t.tile}: {t.problem}" for t in timings if t.problem]
+        if min(t.milliseconds for t in timings) < float("inf"):
+            step.found["tiles"].append(row.dump())
+            tuner.remember([row], step.device)
+        if problems:
+            step.found.setdefault("tile problems", {})[str(call)] = problems
+        step.write()
+        print(
+            f"{call.kernel:12} {call.c}-{call.k} at {call.h}: {row.tile}  {row.origin}", flush=True
+        )
+    assert all(tiles.Row.load(line) for line in step.found["tiles"])
+
+
+def _triton_calls(step: Step) -> list[Any]:
+    from vgg_fast.triton.tiles import Call
+
+    found = []
+    for layer in step.layers:
+        pool = layer.op == "conv3x3_relu_pool"
+        shape = ("half", step.batch, layer.size, layer.size)
+        if layer.c <= 3:
+            found += [Call(kernel, *shape, layer.c, layer.k, pool) for kernel in
+                      ("direct", "direct_wgrad")]  # fmt: skip
+        else:
+            found.append(Call("fprop", *shape, layer.c, layer.k, pool))
+            found.append(Call("dgrad", *shape, layer.k, layer.c))
+            found.append(Call("wgrad", *shape, layer.c, layer.k))
+    return list(dict.fromkeys(found))
+
+
+def layers(step: Step) -> None:
+    """Every layer of the seed network by every backend, and which of them is the fastest."""
+    step.found |= {"layers": [list(layer) for layer in step.layers], "choices": []}
+    for layer in step.layers:
+        for train in (False, True):
+            name = figures.layer_name(layer, step.batch, train)
+            prepared = peers.layer(layer, step.batch, train, step.device, DTYPE)
+            step.group(name, train, prepared)
+        step.found["choices"] += [row.dump() for row in _winners(step, layer)]
+        step.write()
+
+
+def _winners(step: Step, layer: Any) -> list[choices.Row]:
+    """The rows of choices.json that this layer's two groups ask for."""
+    forward, both = (
+        {
+            backend: numbers["median_ms"]
+            for backend, numbers in step.found["groups"][
+                figures.layer_name(layer, step.batch, train)
+            ]["peers"].items()
+            if backend in choices.BACKENDS
+        }
+        for train in (False, True)
+    )
+    backward = {name: both[name] - forward[name] for name in both if name in forward}
+    name = torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else "a CPU"
+    found = []
+    for suffix, times in (("", forward), ("_backward", backward)):
+        if len(times) < 2:
+            continue
+        winner = min(times, key=times.__getitem__)
+        told = ", ".join(f"{backend} {ms:.3f} ms" for backend, ms in sorted(times.items()))
+        low = 1 << (step.batch.bit_length() - 1)
+        found.append(
+            choices.Row(
+                winner,
+                f"measured on {name}: {told}",
+                family="sm_90" if step.device.type != "cuda" else choices._family(None),
+                operator=layer.op + suffix,
+                kind="half",
+                c=(layer.c, layer.c),
+                k=(layer.k, layer.k),
+                side=(layer.size, layer.size),
+                batch=(low, 2 * low - 1),
+            )
+        )
+    return found
+
+
+def block(step: Step) -> None:
+    """The first block, forward and backward."""
+    first = step.layers[0]
+    size = step.network["image_size"]
+    prepared = peers.first_block(step.batch, step.device, DTYPE, size, first.k)
+    step.group(f"{figures.BLOCK}, batch {step.batch}", True, prepared)
+
+
+def forward(step: Step) -> None:
+    """The seed network, inference."""
+    prepared = peers.network(step.batch, False, step.device, DTYPE, step.network)
+    step.group(f"{figures.FORWARD}, batch {step.batch}", False, prepared)
+
+
+def training(step: Step) -> None:
+    """The seed network, a training step under autocast."""
+    prepared = peers.network(step.batch, True, step.device, DTYPE, step.network)
+    step.group(f"{figures.TRAINING}, batch {step.batch}", True, prepared)
+
+
+def memory(step: Step) -> None:
+    """The peak memory of a training step, without CUDA graphs."""
+    step.found["peak_bytes"] = {}
+    prepared = peers.network(step.batch, True, step.device, DTYPE, step.network)
+    for peer in ("fused", "eager channels_last"):
+        if step.device.type != "cuda":
+            continue
+        call = prepared[peer]()
+        call()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        step.found["peak_bytes"][peer] = torch.cuda.max_memory_allocated()
+        step.write()
+        print(f"peak memory {peer:24} {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
+        del call
+        torch.cuda.empty_cache()
+    step.write()
+
+
+def launching(step: Step) -> None:
+    """Microseconds of the host for one call of a small layer: no GPU waits, nothing is replayed."""
+    layer = SeedLayer("conv3x3_relu_pool", 16, 32, 16)
+    prepared = peers.layer(layer, 128, False, step.device, DTYPE)
+    step.found["host_microseconds"] = {}
+    for peer, prepare in prepared.items():
+        try:
+            call = prepare()
+            with torch.no_grad():
+                call()
+                if step.device.type == "cuda":
+                    torch.cuda.synchronize()
+                started = time.perf_counter()
+                for _ in range(200):
+                    call()
+                taken = (time.perf_counter() - started) / 200
+        except Exception as error:
+            print(f"launching {peer:24} failed: {type(error).__name__}: {error}".splitlines()[0])
+            continue
+        step.found["host_microseconds"][peer] = round(taken * 1e6, 1)
+        print(f"launching {peer:24} {taken * 1e6:9.1f} µs of the host", flush=True)
+    step.write()
+
+
+def more(step: Step) -> None:
+    """For information: other dtypes, batches of 1 and 32, VGG-16 on three channels."""
+    vgg16 = {**step.network, "conv_arch": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))}
+    kinds: list[tuple[str, int, torch.dtype, dict[str, Any]]] = [
+        ("", 1, DTYPE, step.network),
+        ("", 32, DTYPE, step.network),
+        (" in fp16", 32, torch.float16, step.network),
+        (" in fp32", 32, torch.float32, step.network),
+        (" in TF32", 32, torch.float32, step.network),
+        (" of VGG-16 with 3 channels", 32, DTYPE, {**vgg16, "in_channels": 3}),
+    ]
+    for what, batch, dtype, options in kinds[: 6 if step.device.type == "cuda" else 1]:
+        for setting in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+            setting.fp32_precision = "tf32" if "TF32" in what else "ieee"
+        for train in (False, True):
+            if step.seconds_left() < 5:
+                return
+            prepared = peers.network(batch, train, step.device, dtype, options)
+            prepared.pop(peers.COMPILE)
+            start = figures.TRAINING if train else figures.FORWARD
+            step.group(f"{start}{what}, batch {batch}", train, prepared)
+
+
+# Seconds of each, in this order; together, and with what the processes take to start, nine minutes.
+STEPS: dict[str, tuple[float, Callable[[Step], None]]] = {
+    "ceilings": (20, ceilings),
+    "tests": (125, tests),
+    "tuning": (75, tuning),
+    "layers": (60, layers),
+    "memory": (12, memory),
+    "launching": (8, launching),
+    "block": (55, block),
+    "forward": (70, forward),
+    "training": (85, training),
+    "more": (30, more),
+}
+
+
+def run(name: str, options: argparse.Namespace, file: Path, seconds: float) -> None:
+    """Run one step in this process."""
+    os.environ.setdefault("VGG_FAST_AUTOTUNE", "0")  # the step "tuning" tunes, and no other
+    STEPS[name][1](Step(options, file, seconds))
