@@ -15,7 +15,7 @@ from vgg_fast.ops import registry
 @pytest.fixture(autouse=True)
 def _a_gpu_that_is_not_here(monkeypatch):
     choices._order.cache_clear()
-    monkeypatch.setattr(choices, "_family", lambda index: "sm_90")
+    monkeypatch.setattr(choices, "family", lambda index: "sm_90")
     monkeypatch.delenv("VGG_FAST_CHOICES", raising=False)
     yield
     choices._order.cache_clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="there is no Triton for this platform")
 
@@ -113,7 +114,10 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
     unpool = {"grad_output": value, "argmax": "*u8", "grad_input": value, **size}
     whole = {"grad_output": value, "sums": sums, "rows": 9, "H": 28, "W": 28, "K": k, "steps": 7}
     relu = whole | {"output": value, "grad": value}
-    tile = {"ROWS": 32, "COLUMNS": 64}
+    torch_type = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    tile, pooled = (
+        expand.tile_of(k, torch_type.get(dtype, torch.float64), pool) for pool in (False, True)
+    )
     block = {"BLOCK": max_pool2x2.BLOCK}
     split = {"workspace": sums, "output": value, "count": 9 * k * k, "splits": 33}
     for kernel, arguments, constants in (
@@ -125,7 +129,7 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
         (
             expand.expand_kernel,
             relu | {"argmax": "*u8"},
-            tile | {"ROWS": 8, "RELU": True, "POOL": True},
+            pooled | {"RELU": True, "POOL": True},
         ),
         (reduce.sum_splits_kernel, split, {"SPLITS": 32, "BLOCK": 64}),
         (reduce.sum_splits_kernel, split, {"SPLITS": 1, "BLOCK": 2048}),

@@ -6,6 +6,7 @@ import torch
 
 from tests.cases import TOLERANCES
 from tests.numerics import relative_error
+from tests.poison import poisoned_memory
 from vgg_fast.triton import tiles, trial, tuning
 
 CHANNELS = (1, 3, 16, 32, 48, 64, 128, 256, 7)
@@ -47,7 +48,8 @@ def check_call(
 ) -> None:
     """``tile`` gives PyTorch's fp64 result: the relative L2 error, and that of each element."""
     ready = trial.prepare(call, tile, dtype, device)
-    ready.run()
+    with poisoned_memory():
+        ready.run()
     result, exact = ready.result(), ready.by_torch(torch.float64, False)
     tolerance = TOLERANCES[dtype]
     # Operands of TF32 are rounded, but not under the interpreter.

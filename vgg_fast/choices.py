@@ -77,8 +77,11 @@ class Row:
             raise ValueError(f"a row of choices has no {', '.join(sorted(unknown))}")
         if line.get("backend") not in BACKENDS:
             raise ValueError(f"{line} names none of the backends {', '.join(BACKENDS)}")
-        ranges = {name: tuple(line[name]) for name in ("c", "k", "side", "batch") if name in line}
-        return Row(**{**line, **ranges})
+        given = dict(line)
+        for name in ("c", "k", "side", "batch"):
+            if name in given:
+                given[name] = tuple(given[name])
+        return Row(**given)
 
     def dump(self) -> dict[str, Any]:
         """The JSON object of this row, without what is as usual."""
@@ -101,7 +104,7 @@ def order(name: str, args: tuple) -> tuple[Row, ...]:
     k = weight.shape[0] if weight is not None and weight.dim() == 4 else c
     arithmetic = kind(input.dtype, precision(input.dtype))
     index = input.device.index if input.device.type == "cuda" else None
-    return _order(Layer(name, arithmetic, n, c, h, w, k), _family(index))
+    return _order(Layer(name, arithmetic, n, c, h, w, k), family(index))
 
 
 @functools.cache
@@ -115,7 +118,8 @@ def for_layer(layer: Layer, family: str) -> Row | None:
 
 
 @functools.cache
-def _family(index: int | None) -> str:
+def family(index: int | None) -> str:
+    """Which rows serve a GPU of this machine, the current one if ``index`` is None."""
     return family_of(torch.cuda.get_device_capability(index))
 
 

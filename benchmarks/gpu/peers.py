@@ -97,12 +97,12 @@ def network(
     size, channels = options["image_size"], options.get("in_channels", 1)
     images = torch.randn(batch, channels, size, size, generator=generator).to(device)
     labels = torch.arange(batch, device=device) % 10
-    weights = VGG(**options, dropout=0.0).state_dict()
+    weights = VGG(**options, dropout=0.0, device=device).state_dict()
 
     def call(fused: bool, layout: torch.memory_format, wrap: Callable[[nn.Module], Any]) -> Call:
-        net = VGG(**options, dropout=0.0, fused=fused)
+        net = VGG(**options, dropout=0.0, fused=fused, device=device)
         net.load_state_dict(weights)
-        net.to(device, memory_format=layout)
+        net.to(memory_format=layout)
         inputs = images.to(memory_format=layout)
         if not train:
             run = wrap(net.eval().to(dtype))

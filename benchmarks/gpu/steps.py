@@ -219,7 +219,7 @@ def _winners(step: Step, layer: Any) -> list[choices.Row]:
             choices.Row(
                 winner,
                 f"measured on {name}: {told}",
-                family="sm_90" if step.device.type != "cuda" else choices._family(None),
+                family="sm_90" if step.device.type != "cuda" else choices.family(None),
                 operator=layer.op + suffix,
                 kind="half",
                 c=(layer.c, layer.c),

@@ -26,7 +26,7 @@ from vgg_fast.triton.launch import channels_last, check_extents, launch
 from vgg_fast.triton.patch import (
     dot,
     first_pixel,
-    images_fit,
+    images_that_fit,
     patch_for,
     patch_origin,
     patch_pixels,
@@ -290,7 +290,8 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
         # An odd last row or column needs no patch of its own. In the gradient it has to be there: a
         # gradient of 0 times a NaN is one.
         h, w = h // 2 * 2, w // 2 * 2
-    patch = patch_for(call.n, h, w, tile.pixels, images_fit(call.h, call.w, max(call.c, call.k)))
+    images = min(tile.images, images_that_fit(call.h, call.w, max(call.c, call.k)))
+    patch = patch_for(call.n, h, w, tile.pixels, images)
     patches_n, patches_y, patches_x = patch.count(call.n, h, w)
     patches = patches_n * patches_y * patches_x
     blocks = triton.cdiv(call.k, tile.block_k)

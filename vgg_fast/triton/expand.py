@@ -12,6 +12,7 @@ pixels of its window. The data gradient's product reads the map nine times, and 
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -105,10 +106,9 @@ def expand(
         return grad, grad_bias.zero_()
     check_extents(n, height, width, k)
     rows = n * (-(-height // 2) * -(-width // 2) if pool else height * width)
-    columns = min(MOST_COLUMNS, triton.next_power_of_2(k))
-    tile_rows = ELEMENTS // columns // (4 if pool else 1)
-    blocks = triton.cdiv(k, columns)
-    tiles = triton.cdiv(rows, tile_rows)
+    tile = tile_of(k, grad_output.dtype, pool)
+    blocks = triton.cdiv(k, tile["COLUMNS"])
+    tiles = triton.cdiv(rows, tile["ROWS"])
     steps = triton.cdiv(tiles, triton.cdiv(_PROGRAMS, blocks))
     splits = triton.cdiv(tiles, steps)
     sums = grad_output.new_empty((splits, k), dtype=accumulator_of(grad_output))
@@ -128,6 +128,13 @@ def expand(
             k,
             steps,
         ),
-        {"RELU": relu, "POOL": pool, "ROWS": tile_rows, "COLUMNS": columns},
+        {"RELU": relu, "POOL": pool, **tile},
     )
     return grad, sum_splits(sums, grad_bias)
+
+
+def tile_of(k: int, dtype: torch.dtype, pool: bool) -> dict[str, int]:
+    """The rows and columns of a tile: fewer where each value takes more registers."""
+    columns = min(MOST_COLUMNS, triton.next_power_of_2(k))
+    elements = ELEMENTS // (2 if dtype == torch.float64 else 1) // (4 if pool else 1)
+    return {"ROWS": elements // columns, "COLUMNS": columns}

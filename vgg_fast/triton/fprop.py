@@ -33,7 +33,7 @@ from vgg_fast.triton.patch import (
     describe_map,
     dot,
     first_pixel,
-    images_fit,
+    images_that_fit,
     patch_for,
     patch_origin,
     patch_pixels,
@@ -189,7 +189,8 @@ def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
     check_extents(call.n, call.h, call.w, max(call.c, call.k))
     # With pooling, an odd last row or column needs no patch of its own.
     h, w = (call.h // 2 * 2, call.w // 2 * 2) if call.pool else (call.h, call.w)
-    patch = patch_for(call.n, h, w, tile.pixels, images_fit(call.h, call.w, max(call.c, call.k)))
+    images = min(tile.images, images_that_fit(call.h, call.w, max(call.c, call.k)))
+    patch = patch_for(call.n, h, w, tile.pixels, images)
     patches_n, patches_y, patches_x = patch.count(call.n, h, w)
     blocks = patches_n * patches_y * patches_x * triton.cdiv(call.k, tile.block_k)
     rotates = call.kernel == "dgrad" and tile.descriptors and call.kind == "half"

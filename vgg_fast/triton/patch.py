@@ -39,18 +39,18 @@ class Patch(NamedTuple):
 
 
 @functools.cache
-def patch_for(n: int, h: int, w: int, pixels: int, images: bool = True) -> Patch:
+def patch_for(n: int, h: int, w: int, pixels: int, images: int) -> Patch:
     """The patch of so many pixels that wastes least of them beyond the edges of the maps.
 
     Among equals the one that is nearest to a square, because its halo is smallest. Maps of 28² and
     14² are cut without waste by 4×4 pixels of 16 images and 2×2 of 64, say, where 16×16 pixels of
-    one image would be a quarter or more in vain. ``images=False``: of one image only.
+    one image would be a quarter or more in vain. A patch takes ``images`` at most.
     """
     patches = [
         Patch(pixels // (rows * columns), rows, columns)
         for rows in (2, 4, 8, 16)
         for columns in (2, 4, 8, 16, 32, 64, 128)
-        if rows * columns <= pixels and (images or rows * columns == pixels)
+        if rows * columns <= pixels <= images * rows * columns
     ]
     return min(
         patches,
@@ -58,9 +58,9 @@ def patch_for(n: int, h: int, w: int, pixels: int, images: bool = True) -> Patch
     )
 
 
-def images_fit(h: int, w: int, channels: int) -> bool:
-    """Whether the offsets within the images of any patch, 64 at most, fit into 32 bits."""
-    return 64 * h * w * channels < 2**31
+def images_that_fit(h: int, w: int, channels: int) -> int:
+    """How many images a patch may take so that offsets within them fit into 32 bits."""
+    return max(1, (2**31 - 1) // (h * w * channels))
 
 
 @triton.jit

@@ -42,20 +42,23 @@ class Tile:
     """The loads of a program's next tile begin before the epilogue of this one."""
     programs: int = 0
     """For each multiprocessor, each taking tile after tile; 0: one program for each tile."""
+    images: int = 64
+    """Images that a patch may take at most; wgrad by descriptors takes ``pixels`` of them."""
     taps: int = 1
     """Taps that a program of wgrad sums at a time: 1 or 3."""
 
     def __str__(self) -> str:
-        """``128 × 256 by 64, 8 warps, 3 stages, descriptors``, say: block_k × pixels by block_c."""
+        """``K 128, C 64, pixels 256; 8 warps, 3 stages, descriptors``, say."""
         names = [name for name in ("descriptors", "flatten") if getattr(self, name)]
         taps = ["3 taps"] if self.taps == 3 else []
+        images = [f"{self.images} images at most"] if self.images < 64 else []
         return ", ".join(
             [
-                f"{self.block_k} × {self.pixels} by {self.block_c}",
-                f"{self.num_warps} warps",
+                f"K {self.block_k}, C {self.block_c}, pixels {self.pixels}; {self.num_warps} warps",
                 f"{self.num_stages} stages",
                 *names,
                 *taps,
+                *images,
             ]
         )
 

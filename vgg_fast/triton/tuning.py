@@ -171,6 +171,8 @@ def _variants(tile: Tile) -> Iterator[Tile]:
     if tile.descriptors and tile.programs:
         yield replace(tile, flatten=not tile.flatten)
         yield replace(tile, programs=3 - tile.programs, flatten=False)
+    for images in (1, 4, 16):  # patches with longer rows, which a box may load faster
+        yield replace(tile, images=images)
     yield replace(tile, pixels=tile.pixels // 2)
     if tile.pixels < 256:
         yield replace(tile, pixels=tile.pixels * 2)

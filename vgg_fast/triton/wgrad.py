@@ -24,7 +24,7 @@ from vgg_fast.triton import tiles, tuning
 from vgg_fast.triton.launch import channels_last, check_extents, launch
 from vgg_fast.triton.patch import (
     dot,
-    images_fit,
+    images_that_fit,
     load_pixels,
     patch_for,
     patch_origin,
@@ -192,7 +192,7 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
         constants |= {"TAPS": tile.taps, "IMAGES": tile.pixels}
         extents = (n, h, w, c, k, steps, per_split)
         return Plan(wgrad_of_images_kernel, (programs, splits), extents, constants, True)
-    patch = patch_for(n, h, w, tile.pixels, images_fit(h, w, max(c, k)))
+    patch = patch_for(n, h, w, tile.pixels, min(tile.images, images_that_fit(h, w, max(c, k))))
     patches_n, patches_y, patches_x = patch.count(n, h, w)
     steps = patches_n * patches_y * patches_x
     splits, per_split = _split(programs, steps)
