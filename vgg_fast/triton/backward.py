@@ -34,22 +34,22 @@ def gradients(
     Args:
         grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
     """
-    grad_input, grad_weight, grad_bias = nothing(input), nothing(weight), nothing(weight)
+    grad_input = grad_weight = grad_bias = None
     first = direct.serves(input)
     if first and (need_weight or need_bias):
         # Both come from one pass, and from the same one whichever is wanted: the same bits.
         grad_weight, grad_bias = direct.direct_wgrad(grad_output, input, weight, output, argmax)
     if need_input or not first:
-        grad, sums = expand(grad_output, weight, *input.shape[2:], output, argmax)
+        grad = grad_output  # without a ReLU it is the gradient of the sums already
+        if output is not None or (need_bias and not first):
+            grad, sums = expand(grad_output, weight, *input.shape[2:], output, argmax)
+            grad_bias = grad_bias if first else sums
         if need_input:
             grad_input = dgrad(grad, input, weight)
-        if not first:
-            grad_weight, grad_bias = (
-                wgrad(grad, input, weight) if need_weight else grad_weight,
-                sums,
-            )
+        if need_weight and not first:
+            grad_weight = wgrad(grad, input, weight)
     return (
-        grad_input,
+        grad_input if need_input else nothing(input),
         grad_weight if need_weight else nothing(weight),
         grad_bias if need_bias else nothing(weight),
     )
