@@ -136,6 +136,15 @@ def test_a_tile_that_is_wrong_or_fails_never_wins(measured) -> None:
     assert problems[1] == "RuntimeError: out of resource: shared memory"
 
 
+def test_if_every_tile_fails_the_tables_own_is_taken_and_nothing_kept(monkeypatch) -> None:
+    def broken(call: Call, tile: Tile, device: torch.device):
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(tuning, "_measure", broken)
+    assert tuning.tile_for(NARROW, GPU) == tiles.find(tiles.shipped(), "sm_90", NARROW).tile
+    assert not tuning.cache_file(GPU).exists()
+
+
 def test_a_large_batch_is_tuned_as_a_part(measured) -> None:
     fake = measured()
     tuning.tune(WIDE._replace(h=224, w=224), GPU, 1, fake)

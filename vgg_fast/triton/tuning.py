@@ -65,7 +65,8 @@ def _choose(call: Call, device: torch.device) -> Tile:
             if torch.cuda.is_current_stream_capturing():
                 return row.tile  # nothing can be timed here; the next call may
             row = tune(call, device, seconds_left())[0]
-            remember([row], device)
+            if not row.last_resort:
+                remember([row], device)
         _chosen[call, device] = row.tile
         return row.tile
 
@@ -111,6 +112,8 @@ def tune(
 ) -> tuple[Row, list[Timing]]:
     """Time the candidates until ``seconds`` are over; the winner's row, and all timings.
 
+    If none could be timed, the row is the table's own.
+
     Args:
         measure: gives the milliseconds of a call with a tile, and its result.
     """
@@ -145,6 +148,8 @@ def tune(
     if said:
         _say(f"{len(timings)} tiles in {elapsed:.0f} s; VGG_FAST_AUTOTUNE=0 turns this off")
     best = min(timings, key=lambda timing: timing.milliseconds)
+    if best.milliseconds == float("inf"):
+        return row_for(call, device), timings
     return measured_row(call, family, best.tile, _origin(device, best)), timings
 
 
