@@ -65,6 +65,8 @@ def assert_uses_what_it_should(row: tiles.Row, launched: Launch, compiled: Compi
         assert stages >= 2 * row.tile.num_stages
     if not row.tile.descriptors and row.multiple == 16:
         assert len(re.findall(r"cp\.async\.c[ag]", ptx)) >= row.tile.num_stages
+        # Later stages are under way while one is waited for.
+        assert re.search(r"cp\.async\.wait_group\s+[1-9]", ptx)
 
 
 def test_every_layer_of_vgg_is_served_without_a_last_resort() -> None:
