@@ -1,4 +1,4 @@
-"""Runs triton_interpreted.py in processes of its own, where Triton interprets its kernels.
+"""Runs triton_interpreted*.py in processes of its own, where Triton interprets its kernels.
 
 Whether it does is settled when a kernel is first imported, hence not in this process.
 """
@@ -35,20 +35,20 @@ def python(*arguments: str, interpret: bool) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "tests",
+    ("file", "tests"),
     [
-        "TestConvolutions and not relu",
-        "TestConvolutions and relu and not pool",
-        "TestConvolutions and relu and pool",
-        "TestDescriptors",
-        "TestTable",
-        "not TestConvolutions and not TestDescriptors and not TestTable",
+        ("triton_interpreted.py", "TestConvolutions and not relu"),
+        ("triton_interpreted.py", "TestConvolutions and relu and not pool"),
+        ("triton_interpreted.py", "TestConvolutions and relu and pool"),
+        ("triton_interpreted.py", "not TestConvolutions"),
+        ("triton_interpreted_tiles.py", "TestDescriptors"),
+        ("triton_interpreted_tiles.py", "not TestDescriptors"),
     ],
 )
-def test_interpreted(tests: str) -> None:
+def test_interpreted(file: str, tests: str) -> None:
     run = python(
         "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist",
-        str(TESTS / "triton_interpreted.py"), "-k", tests, interpret=True,
+        str(TESTS / file), "-k", tests, interpret=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout and " skipped" not in run.stdout, run.stdout
