@@ -198,6 +198,16 @@ def test_the_gpu_tests_are_counted(tmp_path, monkeypatch) -> None:
     }  # fmt: skip
 
 
+def test_the_hosts_part_is_measured_without_a_gpu() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "from benchmarks.gpu import host\n"
+         "host.launch_nothing()\n"
+         "print(host.measure(2, 64, 64, 4, repeats=2))"],
+        cwd=steps.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "'forward'" in run.stdout and "'backward'" in run.stdout
+
+
 # ------------------------------------------------------------------------------------------ figures
 
 
