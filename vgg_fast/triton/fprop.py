@@ -55,7 +55,7 @@ def fprop_kernel(
     if DESCRIPTORS:
         pixels_of = describe_map(input, N, H, W, C, PATCH_N, PATCH_H, PATCH_W, BLOCK_C)
         weights_of = _describe_weight(weight, C, K, ROTATED, BLOCK_K, BLOCK_C)
-    # A program that takes several tiles makes its descriptors once, which costs it a microsecond.
+    # A program that takes several tiles writes its descriptors to memory once.
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
         # Neighbours share their pixels, which are many; all weights stay in the L2 cache.
         k0 = tile % blocks_k * BLOCK_K
