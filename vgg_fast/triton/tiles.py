@@ -57,6 +57,7 @@ class Tile:
                 f"K {self.block_k}, C {self.block_c}, pixels {self.pixels}; {self.num_warps} warps",
                 f"{self.num_stages} stages",
                 *names,
+                *([f"{self.programs} per SM"] if self.programs else []),
                 *taps,
                 *images,
             ]

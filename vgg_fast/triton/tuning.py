@@ -154,19 +154,17 @@ def tune(
 
 
 def candidates(call: Call, family: str) -> list[Tile]:
-    """The tiles that can compute ``call``: the table's own first, then the others of its kind."""
-    row = tiles.find(tiles.shipped(), family, call)
-    rows = [
-        r
-        for r in tiles.shipped()
-        if (r.family, r.kernel, r.kind) == (family, call.kernel, call.kind)
-    ]
-    found = [row.tile] if row else []
-    for tile in (r.tile for r in rows):
-        for variant in (tile, *_variants(tile)):
-            if variant not in found and _possible(variant, call):
-                found.append(variant)
-    return found
+    """The tiles that can compute ``call``, the likeliest first, because time may end the search.
+
+    The table's own, what is near it, then the other tiles of its kind and what is near those.
+    """
+    own = tiles.find(tiles.shipped(), family, call)
+    rows = [row for row in tiles.shipped() if (row.family, row.kernel) == (family, call.kernel)]
+    others = [row.tile for row in rows if row.kind == call.kind]
+    first = [own.tile, *_variants(own.tile)] if own else []
+    near = [variant for tile in others for variant in _variants(tile)]
+    found = dict.fromkeys(tile for tile in [*first, *others, *near] if _possible(tile, call))
+    return list(found)
 
 
 def _variants(tile: Tile) -> Iterator[Tile]:
@@ -186,7 +184,10 @@ def _variants(tile: Tile) -> Iterator[Tile]:
 def _possible(tile: Tile, call: Call) -> bool:
     if not tile.descriptors:
         return tile.pixels >= 16
-    whole = call.c % tile.block_c == 0 if call.kernel != "wgrad" else tile.pixels <= 2 * call.n
+    if call.kernel == "wgrad":
+        whole = tile.pixels <= 2 * call.n and tile.images == 64  # its pixels are images
+    else:
+        whole = call.c % tile.block_c == 0
     return whole and call.aligned and call.c % 16 == 0 and call.k % 16 == 0 and tile.pixels >= 32
 
 
