@@ -1,4 +1,7 @@
-"""Small shapes through every CUDA C++ kernel, for compute-sanitizer: python -m tests.sanitized"""
+"""Small shapes through every CUDA C++ kernel: python -m tests.sanitized
+
+compute-sanitizer watches it, and benchmarks.gpu asks it which kernels run at all.
+"""
 
 from __future__ import annotations
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.gpu import adopt, clock, figures, peers, record, roofline, steps
 from tests.cases import SEED_LAYERS
-from vgg_fast import choices
+from vgg_fast import backends, choices
 from vgg_fast.triton import table_file, tiles
 
 main = importlib.import_module("benchmarks.gpu.__main__")
@@ -157,6 +160,48 @@ def test_a_peer_that_fails_is_a_finding(tmp_path, capsys) -> None:
     assert "illegal instruction" in capsys.readouterr().out
 
 
+def test_cpp_kernels_that_fail_on_small_shapes_are_left_out(tmp_path, monkeypatch) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "sanitized.py").write_text(
+        "import os, sys, time\n"
+        "if os.environ['VGG_FAST_GPU'] == 'sm_90a':\n"
+        "    sys.exit('Traceback\\nRuntimeError: an illegal instruction')\n"
+        "time.sleep(float(sys.path[0].endswith('slow') and 60))\n"
+    )
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    failed = steps._cpp_that_fails()
+    assert list(failed) == ["cpp sm_90a"]
+    assert failed["cpp sm_90a"].endswith("on small shapes: RuntimeError: an illegal instruction")
+
+    slow = tmp_path.rename(tmp_path.with_name("slow"))
+    monkeypatch.setattr(steps, "ROOT", slow)
+    monkeypatch.setattr(steps, "TRIAL_SECONDS", 1.0)
+    assert steps._cpp_that_fails()["cpp"] == "left out: on small shapes it took more than 1 s"
+
+
+def test_a_peer_that_is_left_out_is_not_tried(tmp_path) -> None:
+    step = steps.Step(main.parse(QUICK), tmp_path / "part.json", 10)
+    prepared = {"fused": lambda: lambda: torch.ones(2), "cpp": lambda: pytest.fail("was tried")}
+    step.group("layer", True, prepared, {"cpp": "left out: why", "another": "left out: why"})
+    (group,) = record.read(tmp_path / "part.json")["groups"].values()
+    assert list(group["peers"]) == ["fused"] and group["problems"] == {"cpp": "left out: why"}
+
+
+def test_each_cpp_peer_names_its_kernels_while_it_runs(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        peers.functional, "conv3x3_relu",
+        lambda *given: seen.append((backends.get(), os.environ.get("VGG_FAST_GPU"))),
+    )  # fmt: skip
+    monkeypatch.delenv("VGG_FAST_GPU", raising=False)
+    monkeypatch.setattr(peers, "_arguments", lambda *given: [torch.ones(())] * 3)
+    prepared = peers.layer(SEED_LAYERS[2], 1, False, torch.device("cuda"), torch.bfloat16)
+    for peer in ("fused", "cpp", "cpp sm_90a", "triton"):
+        prepared[peer]()()
+    assert seen == [("auto", None), ("cpp", "sm_80"), ("cpp", "sm_90a"), ("triton", None)]
+
+
 def test_the_steps_fit_into_nine_minutes() -> None:
     assert sum(seconds for seconds, _ in steps.STEPS.values()) <= main.SECONDS
     assert main.SECONDS + 10 < 540  # what hangs is ended 10 seconds late
@@ -196,6 +241,23 @@ def test_the_gpu_tests_are_counted(tmp_path, monkeypatch) -> None:
     assert record.read(tmp_path / "part.json")["tests"] == {
         "outcome": "pytest ended with 1", "tests": 3, "failures": 1, "errors": 0, "skipped": 0,
     }  # fmt: skip
+
+
+def test_what_a_stopped_step_started_is_stopped_too(tmp_path) -> None:
+    file = tmp_path / "pid"
+    program = (
+        "import pathlib, subprocess\n"
+        "child = subprocess.Popen(['sleep', '300'])\n"
+        f"pathlib.Path({str(file)!r}).write_text(str(child.pid))\n"
+        "child.wait()"
+    )
+    assert steps._run_for(1.0, [sys.executable, "-c", program]) is None
+    state = Path(f"/proc/{file.read_text()}/stat")
+    for _ in range(100):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("it goes on")
 
 
 def test_the_hosts_part_is_measured_without_a_gpu() -> None:
@@ -257,7 +319,8 @@ def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
     times = {"forward": (3.0, 2.0, 4.0), "forward and backward": (9.0, 10.0, 9.5)}
     step.found["groups"] = {
         figures.layer_name(layer, 256, what != "forward"): {
-            "peers": {b: {"median_ms": t} for b, t in zip(choices.BACKENDS, ms, strict=True)}
+            "peers": {b: {"median_ms": t} for b, t in zip(choices.BACKENDS, ms, strict=True)},
+            "problems": {},
         }
         for what, ms in times.items()
     }
@@ -266,6 +329,9 @@ def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
     assert (back.backend, back.operator) == ("reference", "conv3x3_relu_backward")
     assert "cpp 8.000 ms, reference 5.500 ms, triton 6.000 ms" in back.origin
     assert (back.c, back.k, back.side, back.batch) == ((128, 128), (256, 256), (56, 56), (256, 511))
+    for group in step.found["groups"].values():
+        group["problems"]["cpp"] = "its result differs from fused"
+    assert steps._winners(step, layer)[0].backend == "triton"  # wrong never wins
 
 
 def test_adopted_winners_stand_before_the_shipped_rows(tmp_path) -> None:

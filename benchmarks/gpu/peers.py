@@ -7,7 +7,9 @@ call is replayed from one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from vgg_fast.models import VGG, vgg_block
 COMPILE = "compile"
 COMPILE_MODE = "max-autotune-no-cudagraphs"
 ALONE = "cudnn convolution alone"  # no bias, ReLU or pooling: less work than the others'
+# The kernels that VGG_FAST_GPU names: those that "auto" would take, and Hopper's own.
+CPP = {"cpp": "sm_80", "cpp sm_90a": "sm_90a"}
 Peers = dict[str, Callable[[], Call]]
 
 
@@ -33,7 +37,7 @@ def training_step(forward: Call, parameters: list[Tensor]) -> list[Tensor]:
 def layer(
     layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
 ) -> Peers:
-    """One layer, forward or forward and backward, with each backend too."""
+    """One layer, forward or forward and backward, with each backend too, and all C++ kernels."""
     arguments = _arguments(layer, batch, train, device, dtype)
     wanted = [argument for argument in arguments if argument.requires_grad]
     fused = getattr(functional, layer.op)
@@ -43,22 +47,24 @@ def layer(
             return lambda: training_step(lambda: function(*arguments), wanted)
         return lambda: function(*arguments)
 
-    def forced(backend: str) -> Call:
+    def forced(backend: str, kernels: str = "") -> Call:
         def function(*given: Tensor) -> Tensor:
             return fused(*given)
 
         inner = call(function)
 
         def run() -> Any:
-            with backends.use(backend):
+            with backends.use(backend), _cpp_kernels(kernels):
                 return inner()
 
         return run
 
     peers: Peers = {"fused": lambda: call(fused)}
     if device.type == "cuda":
-        for backend in ("triton", "cpp", "reference"):
+        for backend in ("triton", "reference"):
             peers[backend] = lambda backend=backend: forced(backend)
+        for peer, kernels in CPP.items():
+            peers[peer] = lambda kernels=kernels: forced("cpp", kernels)
     peers["eager channels_last"] = lambda: call(_eager(layer))
     if not train:
         input, weight, _ = arguments
@@ -126,6 +132,21 @@ def network(
 
 def compiled(module: nn.Module) -> Any:
     return torch.compile(module, mode=COMPILE_MODE, fullgraph=True)
+
+
+@contextlib.contextmanager
+def _cpp_kernels(names: str) -> Iterator[None]:
+    """VGG_FAST_GPU for a while, which every call reads; a CUDA graph keeps what it was made of."""
+    before = os.environ.get("VGG_FAST_GPU")
+    if names:
+        os.environ["VGG_FAST_GPU"] = names
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["VGG_FAST_GPU"] = before
+        elif names:
+            del os.environ["VGG_FAST_GPU"]
 
 
 def _arguments(

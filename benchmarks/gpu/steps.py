@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 DTYPE = torch.bfloat16
 TEST_PROCESSES = 4
 COMPILE_SECONDS = 35.0  # with less time left, no compilation is begun
+TRIAL_SECONDS = 25.0  # in which the C++ kernels run on small shapes
 
 
 class Step:
@@ -50,15 +53,27 @@ class Step:
     def write(self) -> None:
         record.write(self.file, self.found)
 
-    def group(self, name: str, train: bool, prepared: peers.Peers) -> None:
-        """Time the peers in turns; a peer that fails is a finding, and not the end."""
+    def group(
+        self,
+        name: str,
+        train: bool,
+        prepared: peers.Peers,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Time the peers in turns; a peer that fails is a finding, and not the end.
+
+        Args:
+            left_out: peers that aren't tried, and why.
+        """
         calls: dict[str, Call] = {}
         results: dict[str, Any] = {}
-        problems: dict[str, str] = {}
+        problems = {peer: why for peer, why in left_out.items() if peer in prepared}
         entry = {"peers": {}, "problems": problems}
         self.found.setdefault("groups", {})[name] = entry
         with contextlib.nullcontext() if train else torch.no_grad():
             for peer, prepare in prepared.items():
+                if peer in problems:
+                    continue
                 if self.seconds_left() < (COMPILE_SECONDS if peer == peers.COMPILE else 0):
                     problems[peer] = "left out: the time was up"
                     continue
@@ -99,13 +114,25 @@ def tests(step: Step) -> None:
     command += [f"--junitxml={report}", *files]
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(TEST_PROCESSES)]  # most of their time is compiling, on the CPU
-    try:
-        run = subprocess.run(command, cwd=ROOT, timeout=max(1.0, step.seconds_left()), check=False)
-        outcome = "passed" if run.returncode == 0 else f"pytest ended with {run.returncode}"
-    except subprocess.TimeoutExpired:
+    status = _run_for(step.seconds_left(), command)
+    outcome = "passed" if status == 0 else f"pytest ended with {status}"
+    if status is None:
         outcome = "stopped: the time was up"
     step.found["tests"] = {"outcome": outcome, **_counts(report)}
     step.write()
+
+
+def _run_for(seconds: float, command: list[str]) -> int | None:
+    """The exit status; None if the time was up. Nothing that it started disturbs later steps."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait(max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _counts(report: Path) -> dict[str, Any]:
@@ -185,26 +212,55 @@ def _triton_calls(step: Step) -> list[Any]:
 def layers(step: Step) -> None:
     """Every layer of the seed network by every backend, and which of them is the fastest."""
     step.found |= {"layers": [list(layer) for layer in step.layers], "choices": []}
+    left_out = _cpp_that_fails() if step.device.type == "cuda" else {}
     for layer in step.layers:
         for train in (False, True):
             name = figures.layer_name(layer, step.batch, train)
             prepared = peers.layer(layer, step.batch, train, step.device, DTYPE)
-            step.group(name, train, prepared)
+            step.group(name, train, prepared, left_out)
         step.found["choices"] += [row.dump() for row in _winners(step, layer)]
         step.write()
 
 
+def _cpp_that_fails() -> dict[str, str]:
+    """The C++ peers that fail or hang on small shapes, and how.
+
+    Each is tried in a process of its own: a kernel that breaks the CUDA context breaks no other
+    peer's.
+    """
+    started = {
+        peer: subprocess.Popen(
+            [sys.executable, "-m", "tests.sanitized"], cwd=ROOT, text=True,
+            env={**os.environ, "VGG_FAST_GPU": kernels}, stderr=subprocess.PIPE,
+        )
+        for peer, kernels in peers.CPP.items()
+    }  # fmt: skip
+    end = time.monotonic() + TRIAL_SECONDS
+    failed = {}
+    for peer, process in started.items():
+        try:
+            _, told = process.communicate(timeout=max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            failed[peer] = f"left out: on small shapes it took more than {TRIAL_SECONDS:.0f} s"
+            continue
+        if process.returncode != 0:
+            reason = (told.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
+            failed[peer] = f"left out: it fails on small shapes: {reason}"
+    return failed
+
+
 def _winners(step: Step, layer: Any) -> list[choices.Row]:
     """The rows of choices.json that this layer's two groups ask for."""
+    groups = step.found["groups"]
     forward, both = (
         {
             backend: numbers["median_ms"]
-            for backend, numbers in step.found["groups"][
-                figures.layer_name(layer, step.batch, train)
-            ]["peers"].items()
-            if backend in choices.BACKENDS
+            for backend, numbers in group["peers"].items()
+            if backend in choices.BACKENDS and backend not in group["problems"]
         }
-        for train in (False, True)
+        for group in (groups[figures.layer_name(layer, step.batch, t)] for t in (False, True))
     )
     backward = {name: both[name] - forward[name] for name in both if name in forward}
     name = torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else "a CPU"
@@ -324,7 +380,7 @@ STEPS: dict[str, tuple[float, Callable[[Step], None]]] = {
     "ceilings": (20, ceilings),
     "tests": (115, tests),
     "tuning": (70, tuning),
-    "layers": (55, layers),
+    "layers": (65, layers),
     "memory": (12, memory),
     "launching": (8, launching),
     "block": (50, block),
