@@ -103,6 +103,7 @@ def network(
     size, channels = options["image_size"], options.get("in_channels", 1)
     images = torch.randn(batch, channels, size, size, generator=generator).to(device)
     labels = torch.arange(batch, device=device) % 10
+    torch.manual_seed(0)
     weights = VGG(**options, dropout=0.0, device=device).state_dict()
 
     def call(fused: bool, layout: torch.memory_format, wrap: Callable[[nn.Module], Any]) -> Call:
