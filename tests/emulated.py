@@ -78,12 +78,6 @@ def layouts(tensor: Tensor) -> dict[str, Tensor]:
     }
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    expected = expected.double()
-    error = (actual.double() - expected).norm()
-    return float(error / expected.norm()) if expected.norm() else float(error)
-
-
 def pooled(shape, epilogue: str) -> tuple[int, int, int, int]:
     n, _, h, w, k = shape
     return (n, k, h // 2, w // 2) if epilogue.endswith("pool") else (n, k, h, w)

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """The relative L2 error ‖actual − expected‖ / ‖expected‖, taken in fp64."""
+    """The relative L2 error ‖actual − expected‖ / ‖expected‖, taken in fp64.
+
+    Where only zeros are expected, or nothing at all, it is the error itself.
+    """
     expected = expected.detach().double()
-    return float((actual.detach().double() - expected).norm() / expected.norm())
+    error, size = (actual.detach().double() - expected).norm(), expected.norm()
+    return float(error / size) if size else float(error)
 
 
 def in_float64(model: nn.Module) -> nn.Module:

@@ -26,8 +26,8 @@ from tests.emulated import (
     pointer,
     pooled,
     problem,
-    relative_error,
 )
+from tests.numerics import relative_error
 
 # N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
 # windows of one, two and four images; odd sizes; more tiles than multiprocessors

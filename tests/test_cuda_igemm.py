@@ -26,8 +26,8 @@ from tests.emulated import (
     pointer,
     pooled,
     problem,
-    relative_error,
 )
+from tests.numerics import relative_error
 from vgg_fast import ops
 
 # N, C, H, W, K: odd and even sizes; channels in whole chunks and not, in one line of 128 bytes and

@@ -21,8 +21,8 @@ from tests.emulated import (
     pointer,
     pooled,
     problem,
-    relative_error,
 )
+from tests.numerics import relative_error
 
 # N, C, H, W, K: odd, one pixel wide, K off and on the vector's multiple, K beyond one block's 64
 SHAPES = [(2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), (1, 3, 1, 5, 4)]
