@@ -89,6 +89,8 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if "groups" in record:
+                if record.get("device_type") == "cpu":  # a trial of the GPU's program
+                    continue
                 _keep_newest(gpus, record["device"], record)
             elif not record["options"]["quick"]:
                 _keep_newest(cpus, (record["cpu"], record["threads"]), _current(record))

@@ -69,7 +69,7 @@ NETWORKS: dict[str, Network] = {
         channels=3,
         size=224,
         kinds=("forward", "input gradient"),
-        batches=(1, 4, 16),
+        batches=(1, 4, 16, 64, 256),
     ),
 }
 # What a run without --only measures, in this order: network, kind, batch, precision, and its share
