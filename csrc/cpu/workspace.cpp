@@ -1,6 +1,7 @@
 #include "workspace.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -19,16 +20,20 @@ constexpr int64_t kLine = 64, kHugePage = 2 << 20;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int64_t kMostKept = 0;  // a block for each call, so that what lies past its end is found
 #else
-// What a forward pass of VGG-11 at 224² and batch 16 uses in turns; a training step would let more
-// lie idle at its peak.
-constexpr int64_t kMostKept = int64_t{144} << 20;
+constexpr int64_t kMostKept = int64_t{512} << 20;
 #endif
+
+// What is lent and what is kept are together no more than what was once lent at a time, and a
+// tenth: blocks that nobody wants any more don't add to a training step's peak. A forward pass uses
+// blocks in turns, and may keep this much in any case: VGG-11's at 224² and batch 16.
+constexpr int64_t kAlwaysKept = int64_t{144} << 20;
 
 struct Kept {
   // Only ever tried: a fork()ed child may inherit it locked, by a thread that it hasn't.
   std::mutex mutex;
   std::vector<std::unique_ptr<Memory>> blocks;  // the one that was used longest ago is the first
   int64_t bytes = 0;
+  std::atomic<int64_t> lent = 0, most_lent = 0;
 };
 
 // Never destroyed: threads may still run kernels while the process ends.
@@ -40,6 +45,20 @@ Kept& kept() {
 void drop_oldest(Kept& pool) {
   pool.bytes -= pool.blocks.front()->bytes();
   pool.blocks.erase(pool.blocks.begin());
+}
+
+// Makes room for `bytes` more of kept or lent memory.
+void make_room(Kept& pool, int64_t bytes) {
+  const int64_t most = pool.most_lent + pool.most_lent / 10;
+  const int64_t bound = std::max(kAlwaysKept, most) - pool.lent - bytes;
+  while (!pool.blocks.empty() && pool.bytes > bound) drop_oldest(pool);
+}
+
+void lend(Kept& pool, int64_t bytes) {
+  const int64_t lent = pool.lent += bytes;
+  int64_t most = pool.most_lent;
+  while (lent > most && !pool.most_lent.compare_exchange_weak(most, lent)) {
+  }
 }
 
 bool on_huge_pages(int64_t bytes) { return bytes >= kHugePage && kMostKept > 0; }
@@ -80,17 +99,22 @@ Workspace::Workspace(int64_t bytes, int64_t most) {
       memory_ = std::move(*best);
       pool.bytes -= memory_->bytes();
       pool.blocks.erase(best);
+      lend(pool, memory_->bytes());
       return;
     }
+    make_room(pool, bytes);
   }
   memory_ = std::make_unique<Memory>(bytes);
+  lend(pool, memory_->bytes());
 }
 
 Workspace::~Workspace() {
   const int64_t bytes = memory_->bytes();
   Kept& pool = kept();
+  pool.lent -= bytes;
   const std::unique_lock lock(pool.mutex, std::try_to_lock);
   if (!lock || bytes > kMostKept) return;
+  make_room(pool, bytes);
   while (pool.bytes + bytes > kMostKept) drop_oldest(pool);
   pool.blocks.push_back(std::move(memory_));
   pool.bytes += bytes;
@@ -103,6 +127,7 @@ int64_t release_workspaces() {
   const int64_t bytes = pool.bytes;
   pool.blocks.clear();
   pool.bytes = 0;
+  pool.most_lent = pool.lent.load();
   return bytes;
 }
 
