@@ -31,14 +31,18 @@ def roofline(record: Record) -> Figure | None:
     intensities = [row["operations"]["direct"] / row["bytes"]["fp32"] for row in rows]
     ends = (min(intensities) / 2, max(intensities) * 2)
     copy, fp32 = limits["copy_gbs"], peak.of(limits, "fp32")
-    roofs = [(fp32, "-", "fp32 multiply-adds"), (MOST_GAIN * fp32, "--", "fp32, F(4×4, 3×3)")]
+    # Words above, below and above: two of the roofs may be nearly equally high.
+    roofs = [
+        (fp32, "-", "bottom", "fp32 multiply-adds"),
+        (MOST_GAIN * fp32, "--", "top", "fp32, F(4×4, 3×3)"),
+    ]
     if limits.get("gemm_bf16_gflops"):
-        roofs.append((limits["gemm_bf16_gflops"], ":", "bf16 matrix product"))
-    for roof, style, words in roofs:
+        roofs.append((limits["gemm_bf16_gflops"], ":", "bottom", "bf16 matrix product"))
+    for roof, style, side, words in roofs:
         points = sorted({ends[0], min(max(roof / copy, ends[0]), ends[1]), ends[1]})
         heights = [min(roof, copy * x) for x in points]
         axes.plot(points, heights, color=INK, lw=1.2, ls=style)
-        axes.text(ends[1], heights[-1], f"{words} ", color=INK, fontsize=7, ha="right", va="bottom")
+        axes.text(ends[1], heights[-1], f"{words} ", color=INK, fontsize=7, ha="right", va=side)
     for contender in MARKERS:
         shown = [
             (x, row["operations"]["direct"] / timed(row)[contender]["seconds"]["median"] / 1e9)
@@ -63,7 +67,7 @@ def roofline(record: Record) -> Figure | None:
     axes.set_ylabel("GFLOP/s of the definition")
     grid(axes)
     plain(axes)
-    legend(figure, [axes], columns=8)
+    legend(figure, [axes], columns=4)
     return figure
 
 
