@@ -126,6 +126,17 @@ def test_any_single_element_is_noticed(layer, image, seed):
     torch.testing.assert_close(layer(image), afresh(layer, image), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4", "matrix"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_last_element_is_noticed_in_every_form(layer, image, dtype, algorithm):
+    layer, image = layer.to(dtype), image.to(dtype)
+    with cpu.use(algorithm):
+        for _ in range(3):
+            layer(image)
+        layer.weight.view(-1)[-1] += 100
+        assert torch.equal(layer(image), afresh(layer, image))
+
+
 def test_training_keeps_nothing(image):
     layer = Conv3x3ReLU(CHANNELS, OUTPUTS)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)

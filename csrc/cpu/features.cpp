@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(__x86_64__) && defined(__linux__)
+#if VGG_FAST_AMX
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,7 +18,7 @@ constexpr InstructionSet kAll[] = {InstructionSet::kGeneric, InstructionSet::kAv
 #if defined(__x86_64__)
 // Linux lets a process use the tile registers only after it has asked for them.
 bool has_amx() {
-#if defined(__linux__)
+#if VGG_FAST_AMX
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kBFloat16 = 1u << 22, kTile = 1u << 24;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBFloat16) == 0 || (d & kTile) == 0) {

@@ -2,6 +2,14 @@
 
 #include <cstdint>
 
+// Matrix tiles are programmed by intrinsics, which only GCC compiles under its own pragma for
+// targets.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define VGG_FAST_AMX 1
+#else
+#define VGG_FAST_AMX 0
+#endif
+
 namespace vgg_fast::cpu {
 
 // kAmx: AVX-512, and matrix tiles for bfloat16.

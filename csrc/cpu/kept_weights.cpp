@@ -52,9 +52,7 @@ uint64_t fingerprint(const char* from, int64_t bytes) {
 }
 
 int64_t bytes_of(const Weight& weight) {
-  const bool is_16_bit =
-      weight.storage == Storage::kBFloat16 || weight.storage == Storage::kFloat16;
-  return 9 * weight.outputs * weight.inputs * (is_16_bit ? 2 : 4);
+  return 9 * weight.outputs * weight.inputs * stored_size(weight.storage);
 }
 
 // Whether all elements lie within the bytes_of(weight) that begin at the first.

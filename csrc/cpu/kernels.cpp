@@ -20,7 +20,7 @@ const Kernels& kernels() {
 }
 
 const MatrixKernels* matrix_kernels() {
-#if defined(__x86_64__)
+#if VGG_FAST_AMX
   if (instruction_set() == InstructionSet::kAmx) return &kAmxKernels;
 #endif
   return nullptr;

@@ -14,6 +14,17 @@ namespace vgg_fast::cpu {
 
 enum class Storage { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
+inline int64_t stored_size(Storage storage) {
+  switch (storage) {
+    case Storage::kFloat64:
+      return 8;
+    case Storage::kFloat32:
+      return 4;
+    default:
+      return 2;
+  }
+}
+
 // What a convolution reads: a map, or a gradient on its way back through ReLU and pooling, which is
 // undone as the map is read.
 struct Source {
@@ -178,6 +189,8 @@ extern const Kernels kGenericKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+#endif
+#if VGG_FAST_AMX
 extern const MatrixKernels kAmxKernels;
 #endif
 

@@ -1,13 +1,15 @@
 // The kernels for matrix tiles: 8 registers of 16 rows × 64 bytes. The rest of such a processor's
 // work is AVX-512's.
 
+#include "instruction_set.h"
+
+#if VGG_FAST_AMX
+
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #pragma GCC target("amx-tile,amx-bf16")
 
 // GCC 12 takes the undefined operands in its own intrinsics for mistakes.
-#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 
 #include <immintrin.h>
 
@@ -41,3 +43,5 @@ const MatrixKernels kAmxKernels = {
 };
 
 }  // namespace vgg_fast::cpu
+
+#endif

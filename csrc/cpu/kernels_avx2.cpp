@@ -1,5 +1,7 @@
 // The kernels for AVX2 and FMA: 16 registers of 32 bytes hold 6 × 2 sums, 2 factors, 1 broadcast.
 
+#if defined(__x86_64__)
+
 #pragma GCC target("avx2,fma,f16c")
 
 #include "kernels.h"
@@ -20,3 +22,5 @@ struct Isa {
 const Kernels kAvx2Kernels = kTable;
 
 }  // namespace vgg_fast::cpu
+
+#endif

@@ -1,5 +1,7 @@
 // The kernels for AVX-512: 32 registers of 64 bytes hold 6 × 4 sums, 4 factors, 1 broadcast.
 
+#if defined(__x86_64__)
+
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 
 #include "kernels.h"
@@ -20,3 +22,5 @@ struct Isa {
 const Kernels kAvx512Kernels = kTable;
 
 }  // namespace vgg_fast::cpu
+
+#endif
