@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import vgg_fast
 from tests.numerics import assert_as_accurate, relative_error
 from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
-from vgg_fast.models import CONV_ARCHS, PRESETS, SEED_ARCH, VGG, vgg_block
+from vgg_fast.models import CONV_ARCHS, PRESETS, SEED_ARCH, VGG, Linear, vgg_block
 
 # What print() shows of the seed network below its first line.
 SEED_PRINTOUT = """\
@@ -203,6 +203,24 @@ def test_the_whole_seed_network_is_as_accurate_as_unfused() -> None:
     torch.manual_seed(0)
     fused, plain = pair(conv_arch=SEED_ARCH, image_size=64, classifier_width=256)
     assert_as_accurate(fused.eval(), plain.eval(), torch.randn(1, 1, 64, 64))
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (1, 7), (0, 7), (2, 3, 7), (7,)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_with_the_weight_on_the_left_is_a_linear_layer(shape, bias) -> None:
+    ours = Linear(7, 5, bias, dtype=torch.float64)
+    theirs = nn.Linear(7, 5, bias, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True)]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    outputs = [layer(x) for layer, x in zip((ours, theirs), inputs, strict=True)]
+    gradient = torch.randn_like(outputs[1])
+    for output in outputs:
+        output.backward(gradient)
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_state_dicts_move_both_ways() -> None:
