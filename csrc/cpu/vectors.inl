@@ -73,40 +73,59 @@ inline void store_stored(FloatVector vector, Half* to) {
   __builtin_memcpy(to, &bits, sizeof(bits));
 }
 
+// Parts of a vector are out of line: a transform that reads 36 vectors would have 36 copies, and no
+// longer fit into the instruction cache.
 template <class Real, class Value>
-inline typename Shape<Real>::Vector get(const Value* from, int64_t count) {
-  using S = Shape<Real>;
-  if (count >= S::kLanes) return load_stored(from);
-  Value values[S::kLanes] = {};
+[[gnu::noinline, gnu::cold]] typename Shape<Real>::Vector get_part(const Value* from,
+                                                                   int64_t count) {
+  Value values[Shape<Real>::kLanes] = {};
   for (int64_t i = 0; i < count; ++i) values[i] = from[i];
   return load_stored(values);
 }
 
 template <class Real, class Value>
-inline void put(typename Shape<Real>::Vector vector, int64_t count, Value* to) {
-  using S = Shape<Real>;
-  if (count >= S::kLanes) return store_stored(vector, to);
-  Value values[S::kLanes];
+[[gnu::noinline, gnu::cold]] void put_part(typename Shape<Real>::Vector vector, int64_t count,
+                                           Value* to) {
+  Value values[Shape<Real>::kLanes];
   store_stored(vector, values);
   for (int64_t i = 0; i < count; ++i) to[i] = values[i];
 }
 
+template <class Real, class Value>
+inline typename Shape<Real>::Vector get(const Value* from, int64_t count) {
+  return count >= Shape<Real>::kLanes ? load_stored(from) : get_part<Real>(from, count);
+}
+
+template <class Real, class Value>
+inline void put(typename Shape<Real>::Vector vector, int64_t count, Value* to) {
+  if (count >= Shape<Real>::kLanes) return store_stored(vector, to);
+  put_part<Real>(vector, count, to);
+}
+
+template <class Real>
+[[gnu::noinline, gnu::cold]] typename Shape<Real>::Bytes get_part_of_bytes(const uint8_t* from,
+                                                                           int64_t count) {
+  typename Shape<Real>::Bytes bytes{};
+  for (int64_t i = 0; i < count; ++i) bytes[i] = from[i];
+  return bytes;
+}
+
+template <class Real>
+[[gnu::noinline, gnu::cold]] void put_part_of_bytes(typename Shape<Real>::Bytes bytes,
+                                                    int64_t count, uint8_t* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = bytes[i];
+}
+
 template <class Real>
 inline typename Shape<Real>::Bytes get_bytes(const uint8_t* from, int64_t count) {
-  typename Shape<Real>::Bytes bytes{};
-  if (count >= Shape<Real>::kLanes) {
-    __builtin_memcpy(&bytes, from, sizeof(bytes));
-  } else {
-    for (int64_t i = 0; i < count; ++i) bytes[i] = from[i];
-  }
+  if (count < Shape<Real>::kLanes) return get_part_of_bytes<Real>(from, count);
+  typename Shape<Real>::Bytes bytes;
+  __builtin_memcpy(&bytes, from, sizeof(bytes));
   return bytes;
 }
 
 template <class Real>
 inline void put_bytes(typename Shape<Real>::Bytes bytes, int64_t count, uint8_t* to) {
-  if (count >= Shape<Real>::kLanes) {
-    __builtin_memcpy(to, &bytes, sizeof(bytes));
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = bytes[i];
-  }
+  if (count < Shape<Real>::kLanes) return put_part_of_bytes<Real>(bytes, count, to);
+  __builtin_memcpy(to, &bytes, sizeof(bytes));
 }
