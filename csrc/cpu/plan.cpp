@@ -44,15 +44,16 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
     return pixels * (9 * inputs * outputs / 10 + 20 * (inputs + outputs)) + 9 * inputs * outputs;
   }
   const double tiles = double(winograd_tiling(problem, algorithm).count());
-  // A transform takes about as many operations for each value as these multiply-adds.
-  constexpr double kInputTransform = 10, kOutputTransform = 14;
+  // A transform takes about as many operations for each value as these multiply-adds; the weight's
+  // gradient takes more, because its transformed tiles go through L2 to all threads.
+  constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 30;
   // A convolution's weight counts as kept: reading it costs a memory-bound pass, about what 8
   // tiles' multiplications do, but no transform. The plan may not depend on whether it is kept;
   // equal calls give equal bits.
   const double weight = weight_gradient ? 12 : 8;
   const double channels =
       weight_gradient
-          ? kInputTransform * double(problem.inputs + problem.outputs)
+          ? kGradientTransform * double(problem.inputs + problem.outputs)
           : kInputTransform * double(problem.inputs) + kOutputTransform * double(problem.outputs);
   return double(positions(algorithm)) * (tiles * (pairs + channels) + weight * pairs);
 }
@@ -281,9 +282,9 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
-  // No less than is worth waking the threads for. More than 128 tiles of 512 channels would spare
-  // passes over the sums, but cost 38 MB.
-  constexpr int64_t kLeastBytes = 4 << 20;
+  // No less than is worth waking the threads for, and what stays in L2. More than 128 tiles of 512
+  // channels would spare passes over the sums, but cost 38 MB.
+  constexpr int64_t kLeastBytes = 1 << 20;
   const int64_t both = problem.inputs + problem.outputs;
   const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
   plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, least / 64 * 64));
