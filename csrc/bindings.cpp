@@ -70,11 +70,7 @@ py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, i
   problem.width = width;
   problem.storage = cpu::Storage(storage);
   problem.threads = threads;
-  const int64_t real = problem.storage == cpu::Storage::kFloat64 ? 8 : 4;
-  const cpu::InstructionSet set = cpu::instruction_set();
-  problem.channel_block = cpu::vectors_of_outputs(set) * cpu::vector_bytes(set) / real;
-  problem.tile_group = cpu::kRowsOfSums;
-  problem.matrix_tiles = set == cpu::InstructionSet::kAmx;
+  problem.set_instruction_set(cpu::instruction_set());
   return describe(kPlanner(problem, {cpu::Wish(algorithm), workspace}));
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "features.h"
 #include "kept_weights.h"
 #include "outputs.h"
 #include "plan.h"
@@ -29,9 +30,7 @@ Problem problem_of(const Source& source, int64_t inputs, int64_t outputs) {
   problem.outputs = outputs;
   problem.storage = source.storage;
   problem.threads = torch::stable::get_num_threads();
-  problem.channel_block = kernels().channel_block(source.storage);
-  problem.tile_group = kernels().row_block;
-  problem.matrix_tiles = matrix_kernels() != nullptr;
+  problem.set_instruction_set(instruction_set());
   return problem;
 }
 

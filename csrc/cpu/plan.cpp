@@ -31,17 +31,20 @@ Tiling winograd_tiling(const Problem& problem, Algorithm algorithm) {
   return tiling;
 }
 
-// Multiply-adds for one output channel and input channel, with what else is done counted as such.
+// Multiply-adds, with what else is done counted as such.
 double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
-  const double pairs = double(problem.inputs) * double(problem.outputs);
+  // Vectors of outputs are multiplied, and vectors of channels transformed, however full they are.
+  const double outputs = double(round_up(problem.outputs, problem.lanes));
+  const double inputs = double(round_up(problem.inputs, problem.lanes));
+  const double pairs = double(problem.inputs) * outputs;
   const double pixels = double(problem.images * problem.height * problem.width);
   if (algorithm == Algorithm::kDirect) return 9 * pixels * pairs * 1.05;
   if (algorithm == Algorithm::kMatrix) {
     // Matrix tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
     // pixel's channels takes about as long as 20 multiply-adds.
-    const double inputs = double(round_up(problem.inputs, 32));
-    const double outputs = double(round_up(problem.outputs, 32));
-    return pixels * (9 * inputs * outputs / 10 + 20 * (inputs + outputs)) + 9 * inputs * outputs;
+    const double steps = double(round_up(problem.inputs, 32));
+    const double blocks = double(round_up(problem.outputs, 32));
+    return pixels * (9 * steps * blocks / 10 + 20 * (steps + blocks)) + 9 * steps * blocks;
   }
   const double tiles = double(winograd_tiling(problem, algorithm).count());
   // A transform takes about as many operations for each value as these multiply-adds; the weight's
@@ -51,10 +54,8 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   // tiles' multiplications do, but no transform. The plan may not depend on whether it is kept;
   // equal calls give equal bits.
   const double weight = weight_gradient ? 12 : 8;
-  const double channels =
-      weight_gradient
-          ? kGradientTransform * double(problem.inputs + problem.outputs)
-          : kInputTransform * double(problem.inputs) + kOutputTransform * double(problem.outputs);
+  const double channels = weight_gradient ? kGradientTransform * (inputs + outputs)
+                                          : kInputTransform * inputs + kOutputTransform * outputs;
   return double(positions(algorithm)) * (tiles * (pairs + channels) + weight * pairs);
 }
 
@@ -224,6 +225,13 @@ Current& current() {
 }
 
 }  // namespace
+
+void Problem::set_instruction_set(InstructionSet set) {
+  lanes = vector_bytes(set) / (storage == Storage::kFloat64 ? 8 : 4);
+  channel_block = vectors_of_outputs(set) * lanes;
+  tile_group = kRowsOfSums;
+  matrix_tiles = set == InstructionSet::kAmx;
+}
 
 const char* name(Algorithm algorithm) {
   switch (algorithm) {

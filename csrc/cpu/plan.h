@@ -29,9 +29,11 @@ struct Problem {
   int64_t images = 0, inputs = 0, outputs = 0, height = 0, width = 0;
   Storage storage = Storage::kFloat32;
   int64_t threads = 1;
-  int64_t channel_block = 16;        // of the instruction set in force
-  int64_t tile_group = kRowsOfSums;  // tiles that a micro-kernel takes
-  bool matrix_tiles = false;         // whether the instruction set in force has them
+  // Of the instruction set in force: channels of a vector, and of a micro-kernel; tiles that a
+  // micro-kernel takes; whether there are matrix tiles.
+  int64_t lanes = 4, channel_block = 16, tile_group = kRowsOfSums;
+  bool matrix_tiles = false;
+  void set_instruction_set(InstructionSet set);  // after the storage
 };
 
 struct Plan {

@@ -166,6 +166,12 @@ void transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
       }
     }
   });
+  // The last rows of a micro-kernel are multiplied too, though no one reads their products. What
+  // lies there from before may be read as denormal numbers, which take a hundred times as long.
+  const int64_t behind = round_up(tiles, S::kPixels) - tiles;
+  for (int64_t p = 0; p < layout.kPositions && behind > 0; ++p) {
+    zero(inputs + p * layout.input_stride + tiles * layout.channels, behind * layout.channels);
+  }
 }
 
 // Terms that are summed up before their sum is added to the others': shorter sums round less, and
