@@ -32,8 +32,9 @@ def cases() -> Iterator[tuple[str, Callable[[], Run]]]:
     yield case("conv3x3", 1, 64, 64, 28, algorithm="direct")
     yield case("conv3x3", 1, 64, 64, 28, algorithm="winograd2")
     yield case("conv3x3_relu", 1, 64, 64, 28, torch.bfloat16, backward=True)
-    yield case("max_pool2x2", 1, 64, 64, 112)
-    yield case("max_pool2x2", 1, 64, 64, 112, backward=True)
+    for nchw in (False, True):
+        for backward in (False, True):
+            yield case("max_pool2x2", 1, 64, 64, 112, backward=backward, nchw=nchw)
 
 
 def case(
@@ -45,10 +46,13 @@ def case(
     dtype: torch.dtype = torch.float32,
     backward: bool = False,
     algorithm: str = "auto",
+    nchw: bool = False,
 ) -> tuple[str, Callable[[], Run]]:
     def tensor(*shape: int) -> Tensor:
         values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-        return values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+        if nchw or len(shape) < 4:
+            return values
+        return values.contiguous(memory_format=torch.channels_last)
 
     environment = vgg_fast.cpu.get()
 
@@ -65,10 +69,13 @@ def case(
         wanted = [t.requires_grad_() for t in parameters] + [image] * image.requires_grad
         output = function(image, *parameters)
         gradient = torch.ones_like(output)
+        if nchw:
+            gradient = gradient.contiguous()
         return lambda: torch.autograd.grad(output, wanted, gradient, retain_graph=True)
 
     shape = f"{n}x{c}x{size}x{size}" + f"-{k}" * (op != "max_pool2x2")
     parts = [op, shape, str(dtype).removeprefix("torch.")] + [algorithm] * (algorithm != "auto")
+    parts += ["NCHW"] * nchw
     return " ".join([*parts, "backward" if backward else "forward"]), prepare
 
 

@@ -15,6 +15,7 @@ SMALL = (2, 5, 7, 9)
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
+dense = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
 
 def assert_is_torchs(input: torch.Tensor, grad_output: torch.Tensor) -> None:
@@ -48,19 +49,22 @@ class TestMaxPool2x2:
     # ------------------------------------------------------------------------------- equivalence
 
     @dtypes
+    @dense
     @pytest.mark.parametrize("shape", POOL_SHAPES, ids=str)
-    def test_equals_torch(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        assert_is_torchs(*random(shape, dtype))
+    def test_equals_torch(self, shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
+        assert_is_torchs(*map(LAYOUTS[layout], random(shape, dtype)))
 
     @dtypes
-    def test_of_equal_values_the_first_wins(self, dtype: torch.dtype) -> None:
-        input, grad_output = random((2, 20, 12, 14), dtype)
+    @dense
+    def test_of_equal_values_the_first_wins(self, layout: str, dtype: torch.dtype) -> None:
+        input, grad_output = map(LAYOUTS[layout], random((2, 20, 12, 14), dtype))
         assert_is_torchs(input.sign(), grad_output)
         assert not OPS.max_pool2x2(torch.ones_like(input), True)[1].any()
 
     @dtypes
-    def test_the_last_nan_of_a_window_wins(self, dtype: torch.dtype) -> None:
-        input, grad_output = random((1, 35, 4, 32), dtype)
+    @dense
+    def test_the_last_nan_of_a_window_wins(self, layout: str, dtype: torch.dtype) -> None:
+        input, grad_output = map(LAYOUTS[layout], random((1, 35, 4, 32), dtype))
         windows = torch.arange(32).view(2, 16)  # every subset of a window's pixels is NaN
         for position in range(4):
             pixels = input[:, :, position // 2 :: 2, position % 2 :: 2]
@@ -68,15 +72,27 @@ class TestMaxPool2x2:
         assert_is_torchs(input, grad_output)
 
     @dtypes
-    def test_minus_zero_is_no_less_than_zero(self, dtype: torch.dtype) -> None:
-        input, grad_output = random((1, 20, 8, 8), dtype)
+    @dense
+    def test_minus_zero_is_no_less_than_zero(self, layout: str, dtype: torch.dtype) -> None:
+        input, grad_output = map(LAYOUTS[layout], random((1, 20, 8, 8), dtype))
         assert_is_torchs(torch.where(input < 0, -0.0, 0.0).to(dtype), grad_output)
 
     @dtypes
-    def test_infinities(self, dtype: torch.dtype) -> None:
-        input, grad_output = random((2, 9, 6, 6), dtype)
+    @dense
+    def test_infinities(self, layout: str, dtype: torch.dtype) -> None:
+        input, grad_output = map(LAYOUTS[layout], random((2, 9, 6, 6), dtype))
         assert_is_torchs(torch.where(input < 0.5, -torch.inf, input), grad_output)
         assert_is_torchs(torch.where(input > 0.5, torch.inf, input), grad_output)
+
+    @dense
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    def test_every_value_of_16_bits_equals_torch(self, layout: str, dtype: torch.dtype) -> None:
+        values = torch.arange(1 << 16).to(torch.int16)
+        order = torch.randperm(1 << 16, generator=torch.Generator().manual_seed(0))
+        windows = torch.stack([values, values[order], values.flip(0), values[order].roll(1)])
+        input = windows.view(dtype).view(2, 2, 32, 64, 32).permute(3, 4, 2, 0, 1)
+        input = LAYOUTS[layout](input.reshape(64, 32, 64, 2))
+        assert_is_torchs(input, torch.ones(64, 32, 32, 1, dtype=dtype))
 
     @dtypes
     def test_a_nan_stays_in_its_window(self, dtype: torch.dtype) -> None:
@@ -97,6 +113,16 @@ class TestMaxPool2x2:
         input, grad_output = random(SMALL, dtype)
         assert_is_torchs(LAYOUTS[layout](input), grad_output)
         assert_is_torchs(input, LAYOUTS[layout](grad_output))
+
+    @dtypes
+    @dense
+    def test_slices_in_every_dimension(self, layout: str, dtype: torch.dtype) -> None:
+        larger, larger_gradient = map(LAYOUTS[layout], random((4, 40, 14, 46), dtype))
+        slices = (slice(1, 3), slice(2, 37))
+        assert_is_torchs(
+            larger[(*slices, slice(3, 14), slice(5, 44))],
+            larger_gradient[(*slices, slice(1, 6), slice(2, 21))],
+        )
 
     @pytest.mark.parametrize("layout", [name for name in LAYOUTS if "expanded" not in name])
     def test_layouts_of_the_argmax(self, layout: str) -> None:
@@ -129,16 +155,19 @@ class TestMaxPool2x2:
     # ------------------------------------------------------------------- memory and repeatability
 
     @dtypes
+    @dense
     @pytest.mark.parametrize("shape", POOL_SHAPES, ids=str)
-    def test_every_element_is_written_whatever_memory_held(self, shape, dtype) -> None:
+    def test_every_element_is_written_whatever_memory_held(self, shape, layout, dtype) -> None:
+        input, grad_output = map(LAYOUTS[layout], random(shape, dtype))
         with poisoned_memory():
-            assert_is_torchs(*random(shape, dtype))
+            assert_is_torchs(input, grad_output)
 
+    @dense
     @pytest.mark.parametrize("count", [1, 2, 3])
-    def test_any_number_of_threads(self, count: int, threads) -> None:
+    def test_any_number_of_threads(self, count: int, layout: str, threads) -> None:
         threads(count)
         for shape in POOL_SHAPES:
-            assert_is_torchs(*random(shape, torch.float32))
+            assert_is_torchs(*map(LAYOUTS[layout], random(shape, torch.float32)))
 
     # --------------------------------------------------------------------------------- gradients
 

@@ -1,8 +1,8 @@
 // The interface between the operators, which know tensors, and the kernels, which know pointers.
 //
 // Each instruction set compiles the same templates (kernels.inl) into one `Kernels` table. All maps
-// are channels_last: [image][row][column][channel], dense. Arithmetic is in fp32, or in fp64 for
-// fp64 maps. `Real` below stands for that type.
+// are channels_last: [image][row][column][channel], dense; but for those that pooling reads.
+// Arithmetic is in fp32, or in fp64 for fp64 maps. `Real` below stands for that type.
 
 #pragma once
 
@@ -96,6 +96,11 @@ struct WinogradGradientSizes {
 struct Pooling {
   Storage storage = Storage::kFloat32;
   int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+  // Of what is read, the map or the pooled map's gradient, in elements. Either its channels are
+  // dense, or its rows are (dense_rows: NCHW).
+  int64_t image_stride = 0, channel_stride = 1, row_stride = 0, column_stride = 0;
+  bool dense_rows = false;
+  int64_t elements = 0;  // from the first to the last
 };
 
 // The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
@@ -178,7 +183,7 @@ struct Kernels {
   // Rows of the pooled map, counted over all images.
   void (*max_pool)(const Pooling&, const void* input, int64_t first_row, int64_t last_row,
                    void* output, uint8_t* argmax);
-  // Rows of the full-resolution map, counted over all images.
+  // Pairs of rows of the full-resolution map, an odd last row too, counted over all images.
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
 

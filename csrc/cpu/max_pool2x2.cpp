@@ -9,8 +9,19 @@
 namespace vgg_fast::cpu {
 namespace {
 
-Pooling pooling_of(const Tensor& like, int64_t height, int64_t width) {
-  return {storage_of(like), like.size(0), height, width, like.size(1)};
+// What the kernel reads without a copy: dense channels or dense rows, whatever the other strides.
+Tensor readable(const Tensor& map) {
+  return map.stride(1) == 1 || map.stride(3) == 1 ? map : channels_last(map);
+}
+
+Pooling pooling_of(const Tensor& map, int64_t height, int64_t width) {
+  Pooling pooling{storage_of(map), map.size(0),   height,        width,        map.size(1),
+                  map.stride(0),   map.stride(1), map.stride(2), map.stride(3)};
+  // Of a single channel that is dense both ways, a vector takes more pixels than channels.
+  pooling.dense_rows = map.stride(3) == 1 && (map.stride(1) != 1 || map.size(1) == 1);
+  pooling.elements = 1;
+  for (int64_t i = 0; i < 4; ++i) pooling.elements += (map.size(i) - 1) * map.stride(i);
+  return pooling;
 }
 
 std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) {
@@ -21,7 +32,7 @@ std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) 
   const Tensor output = new_output(input, channels, height, width, input.scalar_type());
   const Tensor argmax = return_argmax ? new_output(input, channels, height, width, ScalarType::Byte)
                                       : nothing(input, ScalarType::Byte);
-  const Tensor map = channels_last(input);
+  const Tensor map = readable(input);
   const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
   uint8_t* positions = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
   parallel(input.size(0) * height, [&](int64_t first, int64_t last) {
@@ -40,11 +51,11 @@ Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int
           " and argmax ", shape_of(argmax), " on ", device_of(argmax),
           " don't belong to an input of ", height, "x", width);
   check_argmax(op, argmax);
-  const Tensor grad = channels_last(grad_output), positions = channels_last(argmax);
+  const Tensor grad = readable(grad_output), positions = channels_last(argmax);
   const Tensor grad_input =
       new_output(grad_output, grad_output.size(1), height, width, grad_output.scalar_type());
   const Pooling pooling = pooling_of(grad, height, width);
-  parallel(grad.size(0) * height, [&](int64_t first, int64_t last) {
+  parallel(grad.size(0) * divide_up(height, 2), [&](int64_t first, int64_t last) {
     kernels().max_pool_backward(pooling, grad.data_ptr(),
                                 static_cast<const uint8_t*>(positions.data_ptr()), first, last,
                                 grad_input.data_ptr());

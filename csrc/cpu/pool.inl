@@ -1,31 +1,258 @@
-// 2×2 max pooling over channels_last maps.
+// 2×2 max pooling and its gradient, on stored values as they are: nothing is widened.
+//
+// What is written is channels_last. What is read has dense channels too, or else dense rows (NCHW).
+// A vector of such a row holds pixels of one channel, and its even and odd lanes are neighbours;
+// the results, n channels × n pixels, are transposed in registers.
+
+// n stored values; 16-bit ones by their bits.
+template <class Value, int64_t n>
+struct Lanes {
+  typedef Value Vector __attribute__((vector_size(n * sizeof(Value))));
+  typedef decltype(Vector{} < Vector{}) Integers;
+  typedef uint8_t Bytes __attribute__((vector_size(n)));
+};
+template <class Value, int64_t n>
+  requires(sizeof(Value) == 2)
+struct Lanes<Value, n> {
+  typedef int16_t Vector __attribute__((vector_size(2 * n)));
+  using Integers = Vector;
+  typedef uint8_t Bytes __attribute__((vector_size(n)));
+};
+
+template <int64_t n>
+struct Count {
+  static constexpr int64_t value = n;
+};
+
+// f(Count<n>{}) for whole vectors, or fewer lanes (but no fewer than 4) if these hold `count`.
+template <class Value, int64_t n = Isa::kBytes / int64_t(sizeof(Value)), class F>
+inline void with_lanes(int64_t count, const F& f) {
+  if constexpr (n > 4) {
+    if (count <= n / 2) return with_lanes<Value, n / 2>(count, f);
+  }
+  f(Count<n>{});
+}
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The first `count` lanes; the others read as zero, and aren't written.
+template <class Vector, class Element>
+inline Vector get_lanes(const Element* from, int64_t count = kLanesOf<Vector>) {
+  typedef Vector Unaligned __attribute__((aligned(1), may_alias));
+  if (count >= kLanesOf<Vector>) return *reinterpret_cast<const Unaligned*>(from);
+  Vector vector{};
+  if (count > 0) __builtin_memcpy(&vector, from, count * sizeof(Element));
+  return vector;
+}
+template <class Vector, class Element>
+inline void put_lanes(Vector vector, Element* to, int64_t count = kLanesOf<Vector>) {
+  typedef Vector Unaligned __attribute__((aligned(1), may_alias));
+  if (count >= kLanesOf<Vector>) {
+    *reinterpret_cast<Unaligned*>(to) = vector;
+  } else {
+    __builtin_memcpy(to, &vector, count * sizeof(Element));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+constexpr int16_t kNan = 0x7fff;
+constexpr int16_t infinity(BFloat16) { return 0x7f80; }
+constexpr int16_t infinity(Float16) { return 0x7c00; }
+
+// What values are compared by; of 16-bit ones integers in their order: both zeros are 0, and each
+// NaN is kNan.
+template <class Value, class Vector>
+inline Vector rank_of(Vector values) {
+  if constexpr (sizeof(Value) == 2) {
+    const Vector sign = values >> 15, magnitude = values & kNan;
+    return magnitude > infinity(Value{}) ? Vector{} + kNan : (magnitude ^ sign) - sign;
+  } else {
+    return values;
+  }
+}
+
+// The maxima of n windows, and which pixel each was: the first of equals, in torch the last of
+// NaNs.
+template <class Value, int64_t n>
+struct Winners {
+  using Vector = typename Lanes<Value, n>::Vector;
+  using Integers = typename Lanes<Value, n>::Integers;
+  using Bytes = typename Lanes<Value, n>::Bytes;
+  Vector values, ranks;
+  Integers positions{};
+
+  explicit Winners(Vector first) : values(first), ranks(rank_of<Value>(first)) {}
+  template <int at>
+  void compare(Vector with) {
+    const Vector rank = rank_of<Value>(with);
+    Integers wins;
+    if constexpr (sizeof(Value) == 2) {
+      wins = rank > ranks || rank == kNan;
+    } else {
+      wins = rank > ranks || rank != rank;
+    }
+    values = wins ? with : values;
+    ranks = wins ? rank : ranks;
+    positions = wins ? Integers{} + at : positions;
+  }
+  Bytes bytes() const { return __builtin_convertvector(positions, Bytes); }
+};
+
+// One window whose channels are dense: those from c on, n at a time, and the last of them by fewer.
+template <class Value, int64_t n = Isa::kBytes / int64_t(sizeof(Value))>
+inline void pool_window(const Value* upper, const Value* lower, int64_t column_stride,
+                        int64_t channels, int64_t c, Value* to, uint8_t* argmax) {
+  using Vector = typename Lanes<Value, n>::Vector;
+  for (; c + n <= channels; c += n) {
+    Winners<Value, n> winners(get_lanes<Vector>(upper + c));
+    winners.template compare<1>(get_lanes<Vector>(upper + column_stride + c));
+    winners.template compare<2>(get_lanes<Vector>(lower + c));
+    winners.template compare<3>(get_lanes<Vector>(lower + column_stride + c));
+    put_lanes(winners.values, to + c);
+    if (argmax != nullptr) put_lanes(winners.bytes(), argmax + c);
+  }
+  if constexpr (n > 1) {
+    if (c < channels) {
+      pool_window<Value, n / 2>(upper, lower, column_stride, channels, c, to, argmax);
+    }
+  }
+}
+
+// The windows of one channel that n pixels of two rows begin at `upper` and `lower` make. Vectors
+// may reach beyond the row, as far as the map goes.
+template <class Value, int64_t n>
+inline Winners<Value, n> pool_pixels(const Value* upper, const Value* lower, const Value* end) {
+  const auto read = [&](const Value* from) {
+    return get_lanes<typename Lanes<Value, n>::Vector>(from, end - from);
+  };
+  const auto up0 = read(upper), up1 = read(upper + n), low0 = read(lower), low1 = read(lower + n);
+  Winners<Value, n> winners(every_second<0>(up0, up1));
+  winners.template compare<1>(every_second<1>(up0, up1));
+  winners.template compare<2>(every_second<0>(low0, low1));
+  winners.template compare<3>(every_second<1>(low0, low1));
+  return winners;
+}
+
+// A row of windows whose pixels are dense.
+template <class Value, int64_t n>
+void pool_row(const Pooling& pooling, const Value* upper, const Value* end, Value* to,
+              uint8_t* argmax) {
+  const int64_t channels = pooling.channels, width = pooling.width / 2;
+  for (int64_t c = 0; c < channels; c += n) {
+    for (int64_t x = 0; x < width; x += n) {
+      const int64_t some = least(n, channels - c), pixels = least(n, width - x);
+      typename Winners<Value, n>::Vector values[n]{};
+      typename Winners<Value, n>::Bytes bytes[n]{};
+      for (int64_t i = 0; i < some; ++i) {
+        const Value* from = upper + (c + i) * pooling.channel_stride + 2 * x;
+        const auto winners = pool_pixels<Value, n>(from, from + pooling.row_stride, end);
+        values[i] = winners.values;
+        bytes[i] = winners.bytes();
+      }
+      if (channels == 1) {
+        put_lanes(values[0], to + x, pixels);
+        if (argmax != nullptr) put_lanes(bytes[0], argmax + x, pixels);
+        continue;
+      }
+      transpose(values);
+      for (int64_t i = 0; i < pixels; ++i) put_lanes(values[i], to + (x + i) * channels + c, some);
+      if (argmax == nullptr) continue;
+      transpose(bytes);
+      for (int64_t i = 0; i < pixels; ++i) {
+        put_lanes(bytes[i], argmax + (x + i) * channels + c, some);
+      }
+    }
+  }
+}
 
 template <class Value>
 void max_pool(const Pooling& pooling, const void* input, int64_t first_row, int64_t last_row,
               void* output, uint8_t* argmax) {
   const int64_t channels = pooling.channels;
   const int64_t height = pooling.height / 2, width = pooling.width / 2;
+  const Value* const map = static_cast<const Value*>(input);
   for (int64_t row = first_row; row < last_row; ++row) {
-    const int64_t full_row = row / height * pooling.height + row % height * 2;
-    const Value* upper = static_cast<const Value*>(input) + full_row * pooling.width * channels;
-    const Value* lower = upper + pooling.width * channels;
+    const Value* upper =
+        map + row / height * pooling.image_stride + row % height * 2 * pooling.row_stride;
     Value* to = static_cast<Value*>(output) + row * width * channels;
-    uint8_t* position_to = argmax == nullptr ? nullptr : argmax + row * width * channels;
+    uint8_t* positions = argmax == nullptr ? nullptr : argmax + row * width * channels;
+    if (pooling.dense_rows) {
+      with_lanes<Value>(width, [&](auto n) {
+        pool_row<Value, n.value>(pooling, upper, map + pooling.elements, to, positions);
+      });
+      continue;
+    }
+    const Value* const lower = upper + pooling.row_stride;
+    const int64_t stride = pooling.column_stride;
     for (int64_t x = 0; x < width; ++x) {
-      const Value* const window[4] = {upper + 2 * x * channels, upper + (2 * x + 1) * channels,
-                                      lower + 2 * x * channels, lower + (2 * x + 1) * channels};
-      for (int64_t c = 0; c < channels; ++c) {
-        auto best = to_real(window[0][c]);
-        int position = 0;
-        for (int i = 1; i < 4; ++i) {
-          const auto value = to_real(window[i][c]);
-          const bool wins = value > best || value != value;
-          best = wins ? value : best;
-          position = wins ? i : position;
+      pool_window(upper + 2 * x * stride, lower + 2 * x * stride, stride, channels, 0,
+                  to + x * channels, positions == nullptr ? nullptr : positions + x * channels);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// One of a window's pixels: the gradient of the channels that it won, and zero. n channels at a
+// time, from c on, and the last of them by fewer.
+template <int position, class Value, int64_t n = Isa::kBytes / int64_t(sizeof(Value))>
+inline void unpool_pixel(const Value* gradient, const uint8_t* argmax, int64_t channels, int64_t c,
+                         Value* to) {
+  using L = Lanes<Value, n>;
+  for (; c + n <= channels; c += n) {
+    const auto winners = get_lanes<typename L::Bytes>(argmax + c);
+    const auto values = get_lanes<typename L::Vector>(gradient + c);
+    const auto won = __builtin_convertvector(winners == position, typename L::Integers);
+    put_lanes(won ? values : typename L::Vector{}, to + c);
+  }
+  if constexpr (n > 1) {
+    if (c < channels) unpool_pixel<position, Value, n / 2>(gradient, argmax, channels, c, to);
+  }
+}
+
+// The upper (y = 0) or lower row of neighbouring windows, whose gradients are `stride` elements
+// apart. Of the argmax, and of what is written, a pixel has `all` channels. Four streams of stores
+// at a time, the pixels of a window, would be slower by half.
+template <int y, class Value>
+inline void unpool_pixels(const Value* gradient, int64_t stride, const uint8_t* argmax,
+                          int64_t windows, int64_t channels, int64_t all, Value* to) {
+  for (int64_t i = 0; i < windows; ++i) {
+    unpool_pixel<2 * y>(gradient, argmax, channels, 0, to);
+    unpool_pixel<2 * y + 1>(gradient, argmax, channels, 0, to + all);
+    gradient += stride;
+    argmax += all;
+    to += 2 * all;
+  }
+}
+
+// As pool_row: of a row of windows whose gradients are dense.
+template <class Value, int64_t n>
+void unpool_row(const Pooling& pooling, const Value* gradient, const Value* end,
+                const uint8_t* argmax, Value* to) {
+  using Vector = typename Lanes<Value, n>::Vector;
+  constexpr int64_t kChannels = 256;
+  const int64_t all = pooling.channels, width = pooling.width / 2;
+  Value transposed[n * kChannels];
+  for (int64_t first = 0; first < all; first += kChannels) {
+    const int64_t channels = least(kChannels, all - first);
+    for (int64_t x = 0; x < width; x += n) {
+      const int64_t pixels = least(n, width - x);
+      for (int64_t c = 0; c < channels; c += n) {
+        Vector gradients[n]{};
+        for (int64_t i = 0; i < least(n, channels - c); ++i) {
+          const Value* from = gradient + (first + c + i) * pooling.channel_stride + x;
+          gradients[i] = get_lanes<Vector>(from, end - from);
         }
-        from_real(best, to[x * channels + c]);
-        if (position_to != nullptr) position_to[x * channels + c] = uint8_t(position);
+        transpose(gradients);
+        for (int64_t i = 0; i < pixels; ++i)
+          put_lanes(gradients[i], transposed + i * kChannels + c);
       }
+      const uint8_t* const positions = argmax + x * all + first;
+      Value* const upper = to + 2 * x * all + first;
+      unpool_pixels<0>(transposed, kChannels, positions, pixels, channels, all, upper);
+      unpool_pixels<1>(transposed, kChannels, positions, pixels, channels, all,
+                       upper + pooling.width * all);
     }
   }
 }
@@ -33,24 +260,31 @@ void max_pool(const Pooling& pooling, const void* input, int64_t first_row, int6
 template <class Value>
 void max_pool_backward(const Pooling& pooling, const void* grad_output, const uint8_t* argmax,
                        int64_t first_row, int64_t last_row, void* grad_input) {
-  const int64_t channels = pooling.channels;
+  const int64_t channels = pooling.channels, row_size = pooling.width * channels;
   const int64_t height = pooling.height / 2, width = pooling.width / 2;
+  const int64_t rows = divide_up(pooling.height, 2);  // the last of them may have no window
+  const Value* const map = static_cast<const Value*>(grad_output);
   for (int64_t row = first_row; row < last_row; ++row) {
-    const int64_t image = row / pooling.height, y = row % pooling.height;
-    Value* to = static_cast<Value*>(grad_input) + row * pooling.width * channels;
-    if (y / 2 >= height) {
-      for (int64_t i = 0; i < pooling.width * channels; ++i) to[i] = Value{};
+    const int64_t image = row / rows, y = row % rows;
+    Value* const to = static_cast<Value*>(grad_input) + (image * pooling.height + 2 * y) * row_size;
+    if (y == height) {
+      zero(to, row_size);
       continue;
     }
-    for (int64_t x = 0; x < pooling.width; ++x, to += channels) {
-      if (x / 2 >= width) {
-        for (int64_t c = 0; c < channels; ++c) to[c] = Value{};
-        continue;
-      }
-      const int64_t at = ((image * height + y / 2) * width + x / 2) * channels;
-      const uint8_t position = uint8_t(y % 2 * 2 + x % 2);
-      const Value* from = static_cast<const Value*>(grad_output) + at;
-      for (int64_t c = 0; c < channels; ++c) to[c] = argmax[at + c] == position ? from[c] : Value{};
+    const Value* gradient = map + image * pooling.image_stride + y * pooling.row_stride;
+    const uint8_t* positions = argmax + (image * height + y) * width * channels;
+    if (pooling.dense_rows) {
+      with_lanes<Value>(width, [&](auto n) {
+        unpool_row<Value, n.value>(pooling, gradient, map + pooling.elements, positions, to);
+      });
+    } else {
+      const int64_t stride = pooling.column_stride;
+      unpool_pixels<0>(gradient, stride, positions, width, channels, channels, to);
+      unpool_pixels<1>(gradient, stride, positions, width, channels, channels, to + row_size);
+    }
+    if (pooling.width % 2 != 0) {
+      zero(to + row_size - channels, channels);
+      zero(to + 2 * row_size - channels, channels);
     }
   }
 }

@@ -129,3 +129,60 @@ inline void put_bytes(typename Shape<Real>::Bytes bytes, int64_t count, uint8_t*
   if (count < Shape<Real>::kLanes) return put_part_of_bytes<Real>(bytes, count, to);
   __builtin_memcpy(to, &bytes, sizeof(bytes));
 }
+
+// ---------------------------------------------------------------------------------------------
+
+// Lanes of two vectors: of a, then of b.
+
+template <int... kLane>
+struct Order {};
+template <int kCount, int... kLane>
+struct OrderOf : OrderOf<kCount - 1, kCount - 1, kLane...> {};
+template <int... kLane>
+struct OrderOf<0, kLane...> {
+  using Type = Order<kLane...>;
+};
+
+template <class Vector>
+constexpr int kLanesOf = int(sizeof(Vector) / sizeof(Vector{}[0]));
+
+template <int... kLane, class Vector>
+inline Vector pick(Vector a, Vector b) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, kLane...);
+#else  // GCC before 12
+  return __builtin_shuffle(a, b, decltype(a < b){kLane...});
+#endif
+}
+
+// Every second lane, from `first` on.
+template <int first, class Vector>
+inline Vector every_second(Vector a, Vector b) {
+  return [&]<int... k>(Order<k...>) {
+    return pick<(2 * k + first)...>(a, b);
+  }(typename OrderOf<kLanesOf<Vector>>::Type{});
+}
+
+// Lanes of a and b in turns: those of their first halves (part 0), or of their second (part 1).
+template <int part, class Vector>
+inline Vector in_turns(Vector a, Vector b) {
+  constexpr int n = kLanesOf<Vector>;
+  return [&]<int... k>(Order<k...>) {
+    return pick<(part * n / 2 + k / 2 + k % 2 * n)...>(a, b);
+  }(typename OrderOf<n>::Type{});
+}
+
+// n vectors of n lanes. Each round moves the highest bit of a row's number to the end of its lanes'
+// numbers, and the highest bit of these to the end of the row's.
+template <class Vector, int64_t n>
+inline void transpose(Vector (&rows)[n]) {
+  static_assert(n == kLanesOf<Vector>);
+  for (int64_t round = 1; round < n; round *= 2) {
+    Vector before[n];
+    for (int64_t i = 0; i < n; ++i) before[i] = rows[i];
+    for (int64_t i = 0; i < n / 2; ++i) {
+      rows[2 * i] = in_turns<0>(before[i], before[i + n / 2]);
+      rows[2 * i + 1] = in_turns<1>(before[i], before[i + n / 2]);
+    }
+  }
+}
