@@ -45,6 +45,8 @@ CONV_SHAPES = (
     Shape(2, 17, 130, 4, 3),
     Shape(1, 8, 16, 2, 31),
     Shape(2, 13, 29, 8, 37),
+    Shape(1, 130, 67, 4, 4),
+    Shape(3, 57, 23, 2, 2),
 )
 # The pooling drops an odd last row or column, and has to have one window.
 POOL_CONV_SHAPES = tuple(shape for shape in CONV_SHAPES if min(shape.h, shape.w) >= 2)

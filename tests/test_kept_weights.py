@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import threading
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.cases import TOLERANCES
 from vgg_fast import cpu
 from vgg_fast.functional import conv3x3, conv3x3_relu
 from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
@@ -250,6 +252,38 @@ def test_weights_of_any_strides(image):
             with cpu.use("winograd4", weight_cache=0):
                 expected = conv3x3(image, weight)
             assert torch.equal(conv3x3(image, weight), expected), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 5), (4, 4), (17, 1)], ids=str)
+def test_few_pixels_need_no_copy(shape, dtype):
+    """Their weight is read where it lies, if its terms are dense, and is never out of date."""
+    image = torch.randn(1, CHANNELS, *shape).to(dtype)
+    dense = (torch.randn(OUTPUTS, CHANNELS, 3, 3) / 15).to(dtype)
+    views = {
+        "contiguous": dense,
+        "channels_last": dense.contiguous(memory_format=torch.channels_last),
+        "every second output": torch.stack([dense, -dense], 1).flatten(0, 1)[::2],
+        "expanded": dense[:1].expand(OUTPUTS, -1, -1, -1),
+        "transposed": dense.transpose(0, 1).contiguous().transpose(0, 1),
+        "reversed taps": dense.mT.contiguous().mT,
+    }
+    bias = torch.randn(OUTPUTS).to(dtype)
+    with cpu.use("direct"):
+        for name, weight in views.items():
+            for _ in range(2):
+                expected = nn.functional.conv2d(
+                    image.double(), weight.double(), bias.double(), padding=1
+                )
+                found = conv3x3(image, weight, bias).double()
+                error = (found - expected).norm() / expected.norm()
+                assert error < TOLERANCES[dtype].forward, name
+                if name != "expanded":
+                    weight.data.mul_(-2)
+        cpu.release_workspaces()
+        for _ in range(2):
+            conv3x3(image, dense, bias)
+    assert (cpu.kept_weights() > 0) == (math.prod(shape) > 16)
 
 
 def test_one_weight_in_two_sizes_and_as_a_part(image):

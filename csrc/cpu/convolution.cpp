@@ -52,6 +52,35 @@ const WinogradKernels& winograd_kernels(Algorithm algorithm) {
 
 // ---------------------------------------------------------------------------------------------
 
+// Whether each output's 9 · C terms are dense, in whatever order.
+bool has_dense_terms(const Weight& weight) {
+  const int64_t inputs = weight.inputs;
+  const bool by_input =
+      weight.input_stride == 9 && weight.row_stride == 3 && weight.column_stride == 1;
+  const bool by_tap =
+      weight.input_stride == 1 && weight.row_stride == 3 * inputs && weight.column_stride == inputs;
+  return by_input || by_tap;
+}
+
+bool suits_dots(const Source& source, const Weight& weight, bool for_dgrad) {
+  return source.images * source.height * source.width <= kFewPixels &&
+         source.kind == Source::Kind::kMap && !for_dgrad && has_dense_terms(weight);
+}
+
+void convolve_by_dots(const Convolution& task, const Weight& weight) {
+  const Kernels& kernel = kernels();
+  const Storage storage = task.source.storage;
+  const int64_t lanes = kernel.lanes(storage);
+  const int64_t pixels = task.source.images * task.source.height * task.source.width;
+  Workspace patches(pixels * round_up(9 * weight.inputs, lanes) * real_size(storage));
+  parallel(pixels, [&](int64_t first, int64_t last) {
+    kernel.gather_patches(task, weight, first, last, patches.at(0));
+  });
+  parallel(divide_up(weight.outputs, lanes), [&](int64_t first, int64_t last) {
+    kernel.multiply_patches(task, weight, patches.at(0), first, last);
+  });
+}
+
 void convolve_directly(Convolution task, const Tensor& weight, bool for_dgrad, const Tiling& tiling,
                        const uint8_t* only) {
   const Kernels& kernel = kernels();
@@ -366,6 +395,10 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
   say_what_the_cap_costs(plan);
   switch (plan.algorithm) {
     case Algorithm::kDirect:
+      if (const Weight source_weight = weight_of(weight);
+          suits_dots(source, source_weight, for_dgrad)) {
+        return convolve_by_dots(task, source_weight);
+      }
       return convolve_directly(task, weight, for_dgrad, plan.tiling, nullptr);
     case Algorithm::kMatrix:
       return convolve_on_matrix_tiles(task, plan, weight, for_dgrad);

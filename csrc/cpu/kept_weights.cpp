@@ -1,7 +1,6 @@
 #include "kept_weights.h"
 
 #include <algorithm>
-#include <cstring>
 #include <mutex>
 #include <vector>
 
@@ -11,31 +10,7 @@
 namespace vgg_fast::cpu {
 namespace {
 
-// Each step maps the hash, and the word, one to one: where only one word of a piece changes, its
-// fingerprint changes for certain.
-uint64_t mix(uint64_t hash, uint64_t word) {
-  hash = (hash ^ word) * 0x9e3779b97f4a7c15u;  // odd: 2^64 / the golden ratio
-  return hash ^ (hash >> 32);
-}
-
 constexpr int64_t kPiece = 64 << 10;
-
-uint64_t fingerprint_of_piece(const char* from, int64_t bytes, uint64_t seed) {
-  constexpr int kLanes = 8;  // independent chains: one alone would wait for its multiplications
-  uint64_t lanes[kLanes];
-  for (int i = 0; i < kLanes; ++i) lanes[i] = mix(seed, uint64_t(i));
-  const char* const end = from + bytes;
-  for (; end - from >= int64_t(sizeof(lanes)); from += sizeof(lanes)) {
-    uint64_t words[kLanes];
-    std::memcpy(words, from, sizeof(words));
-    for (int i = 0; i < kLanes; ++i) lanes[i] = mix(lanes[i], words[i]);
-  }
-  uint64_t rest[kLanes] = {};
-  std::memcpy(rest, from, end - from);
-  uint64_t hash = seed;
-  for (int i = 0; i < kLanes; ++i) hash = mix(hash, mix(lanes[i], rest[i]));
-  return hash;
-}
 
 // The same for any number of threads.
 uint64_t fingerprint(const char* from, int64_t bytes) {
@@ -43,12 +18,11 @@ uint64_t fingerprint(const char* from, int64_t bytes) {
   parallel(int64_t(pieces.size()), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t start = i * kPiece;
-      pieces[i] = fingerprint_of_piece(from + start, std::min(kPiece, bytes - start), uint64_t(i));
+      pieces[i] = kernels().fingerprint(from + start, std::min(kPiece, bytes - start), uint64_t(i));
     }
   });
-  uint64_t hash = uint64_t(bytes);
-  for (const uint64_t piece : pieces) hash = mix(hash, piece);
-  return hash;
+  return kernels().fingerprint(reinterpret_cast<const char*>(pieces.data()),
+                               int64_t(pieces.size() * sizeof(uint64_t)), uint64_t(bytes));
 }
 
 int64_t bytes_of(const Weight& weight) {

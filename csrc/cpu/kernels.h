@@ -152,6 +152,9 @@ struct MatrixKernels {
                          int64_t first, int64_t last);
 };
 
+// A map of no more pixels, over all images, is convolved with the weight where it lies.
+constexpr int64_t kFewPixels = 16;
+
 struct Kernels {
   InstructionSet set;
 
@@ -168,6 +171,15 @@ struct Kernels {
   // Bytes that one thread needs beside the tensors.
   int64_t (*convolve_workspace)(const Convolution&);
   void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
+
+  // The same for no more than kFewPixels, with a weight whose outputs each have dense terms:
+  // patches Real[pixel][9 * C, padded to whole vectors] of the pixels [first, last); then the
+  // products for the blocks [first, last) of `lanes` output channels.
+  int64_t (*lanes)(Storage storage);
+  void (*gather_patches)(const Convolution&, const Weight&, int64_t first, int64_t last,
+                         void* patches);
+  void (*multiply_patches)(const Convolution&, const Weight&, const void* patches, int64_t first,
+                           int64_t last);
 
   // Adds to Real sums[padded(9 * C)][padded(K)] (if need_weight) and Real bias_sums[padded(K)].
   int64_t (*weight_gradient_workspace)(const WeightGradient&);
@@ -186,6 +198,9 @@ struct Kernels {
   // Pairs of rows of the full-resolution map, an odd last row too, counted over all images.
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
+
+  // Of bytes, by which two weights of equal size and `seed` are told apart.
+  uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);
 
   WinogradKernels winograd2, winograd4;  // m = 2 and 4
 };

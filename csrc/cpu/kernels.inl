@@ -10,10 +10,12 @@
 #include "tiles.inl"
 #include "epilogue.inl"
 #include "direct.inl"
+#include "dots.inl"
 #include "winograd_transforms.inl"
 #include "winograd.inl"
 #include "winograd_gradient.inl"
 #include "pool.inl"
+#include "fingerprint.inl"
 // clang-format on
 
 template <class Storage_>
@@ -80,6 +82,23 @@ constexpr Kernels kTable = {
                                                             workspace);
       });
     },
+    [](Storage storage) {
+      return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kLanes; });
+    },
+    [](const Convolution& convolution, const Weight& weight, int64_t first, int64_t last,
+       void* patches) {
+      with_storage(convolution.source.storage, [&](auto s) {
+        gather_patches<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, weight, first, last,
+                                                                  patches);
+      });
+    },
+    [](const Convolution& convolution, const Weight& weight, const void* patches, int64_t first,
+       int64_t last) {
+      with_storage(convolution.source.storage, [&](auto s) {
+        multiply_patches<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, weight, patches,
+                                                                    first, last);
+      });
+    },
     [](const WeightGradient& task) {
       return with_storage(task.input.storage,
                           [&](auto s) { return weight_gradient_bytes<RealOf<decltype(s)>>(task); });
@@ -117,6 +136,7 @@ constexpr Kernels kTable = {
                                                 grad_input);
       });
     },
+    fingerprint,
     kWinograd<Winograd<2>>,
     kWinograd<Winograd<4>>,
 };
