@@ -349,8 +349,8 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
 
 }  // namespace
 
-Storage storage_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
+Storage storage_of(ScalarType dtype) {
+  switch (dtype) {
     case ScalarType::BFloat16:
       return Storage::kBFloat16;
     case ScalarType::Half:

@@ -10,7 +10,8 @@
 
 namespace vgg_fast::cpu {
 
-Storage storage_of(const Tensor& tensor);
+Storage storage_of(ScalarType dtype);
+inline Storage storage_of(const Tensor& tensor) { return storage_of(tensor.scalar_type()); }
 
 // The source that reads `map`, a dense channels_last (N, C, H, W).
 Source read_map(const Tensor& map);

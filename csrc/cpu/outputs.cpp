@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "convolution.h"
 #include "workspace.h"
 
 namespace vgg_fast::cpu {
@@ -11,16 +12,7 @@ namespace {
 constexpr int64_t kLarge = 1 << 20;
 
 int64_t size_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return 8;
-    case ScalarType::Float:
-      return 4;
-    case ScalarType::Byte:
-      return 1;
-    default:
-      return 2;
-  }
+  return dtype == ScalarType::Byte ? 1 : stored_size(storage_of(dtype));
 }
 
 Tensor from_kept_memory(int64_t bytes, const std::vector<int64_t>& sizes,
