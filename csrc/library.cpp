@@ -40,6 +40,8 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("cpu_settings() -> (int algorithm, int workspace, int weight_cache)");
   m.def("set_cpu_settings(int algorithm, int workspace, int weight_cache) -> ()");
   m.def("kept_cpu_weights() -> int");
+  m.def("freeze_cpu_weight(int address, bool frozen) -> ()");
+  m.def("frozen_cpu_weights() -> int");
   m.def("release_cpu_workspaces() -> int");
 }
 

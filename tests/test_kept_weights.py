@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.cases import TOLERANCES
-from vgg_fast import cpu
+from vgg_fast import cpu, info
 from vgg_fast.functional import conv3x3, conv3x3_relu
 from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
 
@@ -190,6 +190,62 @@ def test_copies_go_when_the_layer_moves(layer, image, move):
     assert cpu.kept_weights() > 0
     move(layer)
     assert cpu.kept_weights() == 0
+
+
+def test_a_frozen_weight_is_kept_at_once_and_not_compared(layer, image):
+    before = layer(image)
+    with cpu.frozen(layer):
+        assert cpu.frozen_weights() == 1
+        assert torch.equal(layer(image), before)
+        assert cpu.kept_weights() >= COPY_BYTES
+        _write_through_data(layer.weight)
+        assert torch.equal(layer(image), before), "it was promised that nothing is written"
+    assert cpu.frozen_weights() == 0 and cpu.kept_weights() == 0
+    assert torch.equal(layer(image), afresh(layer, image))
+
+
+def test_what_was_written_before_a_weight_is_frozen_counts(layer, image):
+    for _ in range(3):
+        layer(image)
+    _write_through_data(layer.weight)
+    with cpu.frozen(layer):
+        assert torch.equal(layer(image), afresh(layer, image))
+
+
+def test_freezing_ends_with_the_outermost_block_and_with_an_error(layer, image):
+    with cpu.frozen(nn.Sequential(layer, layer)):
+        with pytest.raises(KeyError), cpu.frozen(layer):
+            assert cpu.frozen_weights() == 2
+            raise KeyError
+        before = layer(image)
+        _negate(layer.weight)
+        assert torch.equal(layer(image), before)
+    assert torch.equal(layer(image), afresh(layer, image))
+
+
+def test_only_the_weights_of_the_frozen_modules_are_taken_at_their_word(image):
+    """Autocast's copies of two layers may lie at one address, one after the other."""
+    layers = [Conv3x3ReLU(CHANNELS, CHANNELS).requires_grad_(False) for _ in range(3)]
+    net = nn.Sequential(*layers)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = net(image)
+        with cpu.frozen(net):
+            for _ in range(3):
+                assert torch.equal(net(image), expected)
+    with cpu.frozen(net):
+        expected = layers[0](image)
+        address = layers[0].weight.data_ptr()
+        layers[0].weight.data = layers[1].weight.data
+        afresh = conv3x3_relu(image, layers[1].weight, layers[0].bias)
+        assert torch.equal(layers[0](image), afresh)
+        assert all(torch.empty(CHANNELS, CHANNELS, 3, 3).data_ptr() != address for _ in range(9))
+    assert not torch.equal(layers[0](image), expected)
+
+
+def test_info_says_how_many_weights_are_frozen(layer):
+    assert info.collect()["cpu"]["frozen weights"] == 0
+    with cpu.frozen(layer):
+        assert info.collect()["cpu"]["frozen weights"] == 1
 
 
 def test_it_can_be_turned_off(layer, image):

@@ -25,6 +25,8 @@ from vgg_fast import _bindings
 __all__ = [
     "ALGORITHMS",
     "Settings",
+    "frozen",
+    "frozen_weights",
     "get",
     "kept_weights",
     "plan",
@@ -118,6 +120,37 @@ def use(
         yield
     finally:
         set(*before)
+
+
+@contextlib.contextmanager
+def frozen(*modules: torch.nn.Module) -> Iterator[None]:
+    """Promise that the convolutions' weights of ``modules`` don't change inside a ``with`` block.
+
+    Otherwise whatever writes to a weight is noticed, because its contents are compared at every
+    call. Here they aren't: each weight is kept transformed from its first call on, and what writes
+    to it has no effect until the block ends. Weights beyond ``weight_cache`` aren't kept.
+
+    >>> with vgg_fast.cpu.frozen(model), torch.inference_mode():
+    ...     y = model(x)
+    """
+    held = [  # alive, so that nothing else comes to lie at their addresses
+        weight.detach()
+        for module in modules
+        for weight in module.parameters()
+        if weight.device.type == "cpu" and weight.dim() == 4
+    ]
+    for weight in held:
+        torch.ops.vgg_fast.freeze_cpu_weight(weight.data_ptr(), True)
+    try:
+        yield
+    finally:
+        for weight in held:
+            torch.ops.vgg_fast.freeze_cpu_weight(weight.data_ptr(), False)
+
+
+def frozen_weights() -> int:
+    """How many weights :func:`frozen` holds now."""
+    return int(torch.ops.vgg_fast.frozen_cpu_weights())
 
 
 def kept_weights() -> int:

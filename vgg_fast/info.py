@@ -121,6 +121,7 @@ def _cpu() -> dict[str, Any]:
 
         facts["instruction sets"] = _bindings.cpu_instruction_sets()
         facts["chosen"] = _bindings.cpu_instruction_set()
+        facts["frozen weights"] = cpu.frozen_weights()
     except (ImportError, RuntimeError) as error:
         facts["chosen"] = f"none: {error}"
     return facts

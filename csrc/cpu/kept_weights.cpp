@@ -1,7 +1,9 @@
 #include "kept_weights.h"
 
 #include <algorithm>
+#include <chrono>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "threads.h"
@@ -51,6 +53,7 @@ struct Registry {
   // Only ever tried: a fork()ed child may inherit it locked, by a thread that it hasn't.
   std::mutex mutex;
   std::vector<Entry> entries;  // the one that was used longest ago is the first
+  std::vector<const void*> frozen;
 };
 
 // Never destroyed: threads may still run kernels while the process ends.
@@ -83,6 +86,23 @@ int64_t trim(Registry& seen, int64_t bytes) {
     entry.copy.reset();
   }
   return freed;
+}
+
+void drop(Registry& seen, const void* address) {
+  std::erase_if(seen.entries, [&](const Entry& e) { return e.form.weight.values == address; });
+}
+
+bool is_frozen(const Registry& seen, const void* address) {
+  return std::find(seen.frozen.begin(), seen.frozen.end(), address) != seen.frozen.end();
+}
+
+// Whether the weight is frozen; and the copy, if it is kept already.
+bool look_up_frozen(const WeightForm& form, std::shared_ptr<const char>& copy) {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  if (!lock || !is_frozen(seen, form.weight.values)) return false;
+  if (const Entry* entry = find(seen, form)) copy = entry->copy;
+  return true;
 }
 
 // Notes the contents of a weight. Returns the copy that was made of the same; `unchanged` says
@@ -130,6 +150,16 @@ std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t b
                                                const std::function<void(char*)>& transform) {
   const int64_t most = settings().weight_cache;
   if (bytes > most || !is_dense(form.weight)) return transform_into<Workspace>(bytes, transform);
+  std::shared_ptr<const char> frozen;
+  if (look_up_frozen(form, frozen)) {
+    if (frozen == nullptr) {
+      frozen = transform_into<Memory>(bytes, transform);
+      bool unchanged = false;
+      look_up(form, 0, unchanged);
+      keep(form, 0, bytes, most, frozen);
+    }
+    return frozen;
+  }
   const uint64_t contents =
       fingerprint(static_cast<const char*>(form.weight.values), bytes_of(form.weight));
   bool unchanged = false;
@@ -144,7 +174,36 @@ void forget_weight(const void* address) {
   Registry& seen = registry();
   const std::unique_lock lock(seen.mutex, std::try_to_lock);
   if (!lock) return;
-  std::erase_if(seen.entries, [&](const Entry& e) { return e.form.weight.values == address; });
+  drop(seen, address);
+}
+
+void freeze_weight(const void* address) {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  if (!lock) return;
+  drop(seen, address);  // what it holds may be out of date
+  seen.frozen.push_back(address);
+}
+
+void thaw_weight(const void* address) {
+  Registry& seen = registry();
+  std::unique_lock lock(seen.mutex, std::try_to_lock);
+  // Unlike the others, this may not be left out. A lock that is never given back was inherited by a
+  // fork()ed child, where nobody gets it any more, and so nobody finds a copy.
+  for (int i = 0; !lock && i < 1000; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    (void)lock.try_lock();
+  }
+  if (!lock) return;
+  const auto one = std::find(seen.frozen.begin(), seen.frozen.end(), address);
+  if (one != seen.frozen.end()) seen.frozen.erase(one);
+  if (!is_frozen(seen, address)) drop(seen, address);
+}
+
+int64_t frozen_weights() {
+  Registry& seen = registry();
+  const std::unique_lock lock(seen.mutex, std::try_to_lock);
+  return lock ? int64_t(seen.frozen.size()) : 0;
 }
 
 int64_t kept_weights() {

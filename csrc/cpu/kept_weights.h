@@ -31,6 +31,12 @@ struct WeightForm {
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
                                                const std::function<void(char*)>& transform);
 
+// From here on the weight at this address is kept at its first call, and not compared any more,
+// until it is thawed as often as it was frozen. Its memory must live as long.
+void freeze_weight(const void* address);
+void thaw_weight(const void* address);
+int64_t frozen_weights();  // how many there are
+
 // Frees the copies of the weight at this address; its owner is going.
 void forget_weight(const void* address);
 
