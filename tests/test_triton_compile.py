@@ -111,21 +111,14 @@ def test_pointers_and_eight_warps_are_refused() -> None:
 @pytest.mark.parametrize("k", [64, 5])
 def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
     value, sums = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
-    size = {"H": 28, "W": 28, "C": k}
-    pool = {"input": value, "output": value, **size}
-    unpool = {"grad_output": value, "argmax": "*u8", "grad_input": value, **size}
     whole = {"grad_output": value, "sums": sums, "rows": 9, "H": 28, "W": 28, "K": k, "steps": 7}
     relu = whole | {"output": value, "grad": value}
     torch_type = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     tile, pooled = (
         expand.tile_of(k, torch_type.get(dtype, torch.float64), pool) for pool in (False, True)
     )
-    block = {"BLOCK": max_pool2x2.BLOCK}
     split = {"workspace": sums, "output": value, "count": 9 * k * k, "splits": 33}
     for kernel, arguments, constants in (
-        (max_pool2x2.pool_kernel, pool, block),
-        (max_pool2x2.pool_kernel, pool | {"argmax": "*u8"}, block),
-        (max_pool2x2.unpool_kernel, unpool, block),
         (expand.expand_kernel, whole, tile | {"RELU": False, "POOL": False}),
         (expand.expand_kernel, relu, tile | {"RELU": True, "POOL": False}),
         (
@@ -137,3 +130,33 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
         (reduce.sum_splits_kernel, split, {"SPLITS": 1, "BLOCK": 2048}),
     ):
         assert compile_ahead(kernel, arguments, constants, target).spilled == 0
+
+
+@targets
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
+@pytest.mark.parametrize(("c", "size"), [(64, 224), (512, 28), (5, 7)])
+def test_pooling(c: int, size: int, layout: str, dtype: str, target: int) -> None:
+    value, nchw = f"*{dtype}", layout == "NCHW"
+
+    def described(side: int) -> dict[str, int]:
+        like = torch.empty((2, c, side, side), device="meta")
+        like = like if nchw else like.contiguous(memory_format=torch.channels_last)
+        names = ("stride_n", "stride_c", "stride_h", "stride_w")
+        sizes = {"H": size, "W": size, "C": c}
+        return sizes | dict(zip(names, like.stride(), strict=True))
+
+    pool = {"input": value, "output": value, **described(size)}
+    unpool = {"grad_output": value, "argmax": "*u8", "grad_input": value, **described(size // 2)}
+    _, tile = max_pool2x2.tiling(2, size // 2, c, nchw)
+    _, back = max_pool2x2.tiling(2, (size + 1) // 2, c, nchw)
+    for kernel, arguments, constants in (
+        (max_pool2x2.pool_kernel, pool, {"NCHW": nchw, **tile}),
+        (max_pool2x2.pool_kernel, pool | {"argmax": "*u8"}, {"NCHW": nchw, **tile}),
+        (max_pool2x2.unpool_kernel, unpool, back),
+    ):
+        compiled = compile_ahead(kernel, arguments, constants, target)
+        assert compiled.spilled == 0
+        if size == 224:  # 16 bytes a thread: reads and writes are contiguous in either layout
+            accesses = re.findall(r"(?:ld|st)\.global\S*", compiled.ptx)
+            assert accesses and all(".v" in access for access in accesses)

@@ -36,7 +36,7 @@ from tests.poison import poisoned_memory
 from vgg_fast import backends
 from vgg_fast.models import VGG
 from vgg_fast.ops import registry
-from vgg_fast.triton import launch, tiles
+from vgg_fast.triton import launch, max_pool2x2, tiles
 
 SMALL = Shape(2, 3, 5, 3, 5)
 EDGES = Shape(2, 3, 5, 7, 17)  # an odd last row and column, and patches that hang over the edge
@@ -50,10 +50,20 @@ CASES = (
     (torch.float16, BLOCKS),
     (torch.float64, Shape(1, 9, 33, 3, 2)),
 )
-POOLS = ((1, 1, 2, 2), (2, 5, 7, 9), (1, 130, 3, 17), (2, 3, 2, 5))
+# One window, one channel, more channels and more windows than a tile has, odd sizes, three columns.
+POOLS = (
+    (1, 1, 2, 2),
+    (2, 5, 7, 9),
+    (1, 130, 3, 17),
+    (1, 40, 2, 70),
+    (2, 3, 2, 5),
+    (1, 64, 4, 3),
+    (1, 1, 2, 2100),
+)
 
 convolutions = pytest.mark.parametrize("op", CONVOLUTIONS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+both_layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
 
 @pytest.fixture(autouse=True)
@@ -244,13 +254,15 @@ class TestMaxPool2x2:
         return torch.randn(shape).to(dtype), torch.randn(n, c, h // 2, w // 2).to(dtype)
 
     @dtypes
+    @both_layouts
     @pytest.mark.parametrize("shape", POOLS, ids=str)
-    def test_equals_torch(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.check(*self.random(shape, dtype))
+    def test_equals_torch(self, shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
+        self.check(*map(LAYOUTS[layout], self.random(shape, dtype)))
 
     @dtypes
-    def test_ties_and_nans(self, dtype: torch.dtype) -> None:
-        input, grad_output = self.random((1, 3, 4, 32), dtype)
+    @both_layouts
+    def test_ties_and_nans(self, layout: str, dtype: torch.dtype) -> None:
+        input, grad_output = map(LAYOUTS[layout], self.random((1, 3, 4, 32), dtype))
         self.check(input.sign(), grad_output)
         windows = torch.arange(32).view(2, 16)  # every subset of a window's pixels is NaN
         for position in range(4):
@@ -261,6 +273,29 @@ class TestMaxPool2x2:
     @pytest.mark.parametrize("layout", list(LAYOUTS)[1:])
     def test_layouts(self, layout: str) -> None:
         self.check(*map(LAYOUTS[layout], self.random((2, 3, 5, 6), torch.bfloat16)))
+
+    @pytest.mark.parametrize("layout", list(LAYOUTS))
+    def test_no_layout_is_copied_first(self, layout: str, monkeypatch) -> None:
+        launched = []
+
+        def record(kernel, grid, like, arguments, constants) -> None:
+            launched.append(arguments[0])
+            launch.launch(kernel, grid, like, arguments, constants)
+
+        monkeypatch.setattr(max_pool2x2, "launch", record)
+        input, grad_output = map(LAYOUTS[layout], self.random((2, 3, 5, 6), torch.bfloat16))
+        _, argmax = max_pool2x2.max_pool2x2(input)
+        max_pool2x2.max_pool2x2_backward(grad_output, argmax, 5, 6)
+        assert launched[0] is input and launched[1] is grad_output
+
+    def test_the_argmax_may_have_any_layout(self) -> None:
+        input, grad_output = self.random((2, 3, 5, 6), torch.float32)
+        _, argmax = OPS.max_pool2x2(input, True)
+        expected = OPS.max_pool2x2_backward(grad_output, argmax, 5, 6)
+        for layout in LAYOUTS:
+            if not layout.startswith("expanded"):
+                given = grad_output, LAYOUTS[layout](argmax.contiguous())
+                assert torch.equal(OPS.max_pool2x2_backward(*given, 5, 6), expected), layout
 
     def test_an_empty_batch(self) -> None:
         self.check(*self.random((0, 3, 4, 6), torch.float32))

@@ -1,9 +1,11 @@
 """``vgg_fast::max_pool2x2`` in Triton: 2×2 max pooling with stride 2, and its inverse.
 
-    forward:  output[n, y, x, c] = max of input[n, 2y : 2y+2, 2x : 2x+2, c], argmax its position
-    backward: grad_input[n, y, x, c] = grad_output[n, y/2, x/2, c] if argmax is (y%2, x%2), else 0
+    forward:  output[n, c, y, x] = max of input[n, c, 2y : 2y+2, 2x : 2x+2], argmax its position
+    backward: grad_input[n, c, y, x] = grad_output[n, c, y/2, x/2] if argmax is (y%2, x%2), else 0
 
-One program takes up to BLOCK values of one row: a row's pixels × channels are contiguous.
+A program takes CHANNELS × WINDOWS of one row of windows, and reads them by their strides: no layout
+is copied first. What it writes is channels_last. Triton gives neighbouring threads what is
+contiguous on either side; where NCHW comes in, the tile is turned on the way, in shared memory.
 """
 
 from __future__ import annotations
@@ -15,50 +17,88 @@ from torch import Tensor
 
 from vgg_fast.ops import _shared
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
-from vgg_fast.triton.launch import INTERPRETED, channels_last, check_extents, on_device_of
+from vgg_fast.triton.launch import INTERPRETED, channels_last, check_extents, launch
 from vgg_fast.triton.window import widen, window_max
 
 __all__ = ["INTERPRETED", "max_pool2x2", "max_pool2x2_backward"]
 
-BLOCK = 1024
+WINDOWS = 1024  # of a tile: CHANNELS × WINDOWS
 
 
 @triton.jit
-def pool_kernel(input, output, argmax, H, W, C, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
+def pool_kernel(
+    input, output, argmax, H, W, C, stride_n, stride_c, stride_h, stride_w,
+    NCHW: tl.constexpr, CHANNELS: tl.constexpr, WINDOWS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
     image = row // (H // 2)
     y = row % (H // 2)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < W // 2 * C
-    input += (image.to(tl.int64) * H + 2 * y) * W * C
-    upper = input + 2 * (i // C) * C + i % C
-    lower = upper + W * C
-    best, position = window_max(
-        widen(tl.load(upper, mask=inside)),
-        widen(tl.load(upper + C, mask=inside)),
-        widen(tl.load(lower, mask=inside)),
-        widen(tl.load(lower + C, mask=inside)),
-    )
-    offsets = row.to(tl.int64) * (W // 2 * C) + i
+    x0 = tl.program_id(1) * WINDOWS
+    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    upper = input + (image * stride_n + 2 * y * stride_h)
+    v00, v01 = _row_of_windows(upper, c, x0, W, C, stride_c, stride_w, NCHW, CHANNELS, WINDOWS)
+    lower = upper + stride_h
+    v10, v11 = _row_of_windows(lower, c, x0, W, C, stride_c, stride_w, NCHW, CHANNELS, WINDOWS)
+    best, position = window_max(widen(v00), widen(v01), widen(v10), widen(v11))
+    x = x0 + tl.arange(0, WINDOWS)
+    inside = (c < C)[:, None] & (x < W // 2)[None, :]
+    offsets = row * (W // 2 * C) + (c[:, None] + (x * C)[None, :])
     tl.store(output + offsets, best.to(output.dtype.element_ty), mask=inside)
     if argmax is not None:
         tl.store(argmax + offsets, position, mask=inside)
 
 
 @triton.jit
-def unpool_kernel(grad_output, argmax, grad_input, H, W, C, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    image = row // H
-    y = row % H
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    x = i // C
-    # An odd last row or column was in no window, and gets 0.
-    pooled = x < tl.where(y < H // 2 * 2, W // 2 * 2, 0)
-    offsets = (image.to(tl.int64) * (H // 2) + y // 2) * (W // 2 * C) + x // 2 * C + i % C
-    gradient = tl.load(grad_output + offsets, mask=pooled, other=0.0)
-    position = tl.load(argmax + offsets, mask=pooled, other=0)
-    gradient = tl.where(position == 2 * (y % 2) + x % 2, gradient, 0.0)
-    tl.store(grad_input + row.to(tl.int64) * (W * C) + i, gradient, mask=i < W * C)
+def _row_of_windows(
+    row, c, x0, W, C, stride_c, stride_w,
+    NCHW: tl.constexpr, CHANNELS: tl.constexpr, WINDOWS: tl.constexpr,
+):  # fmt: skip
+    """The left and the right pixels of windows, each (channels, windows)."""
+    first = row + c.to(tl.int64) * stride_c
+    if NCHW:
+        # A window's pixels are neighbours in memory: one load reads both, without a gap.
+        x = 2 * x0 + tl.arange(0, 2 * WINDOWS)
+        inside = (c < C)[:, None] & (x < W // 2 * 2)[None, :]
+        pixels = tl.load(first[:, None] + x[None, :], mask=inside)
+        return tl.split(pixels.reshape(CHANNELS, WINDOWS, 2))
+    else:
+        x = x0 + tl.arange(0, WINDOWS)
+        inside = (c < C)[:, None] & (x < W // 2)[None, :]
+        left = first[:, None] + (2 * x.to(tl.int64) * stride_w)[None, :]
+        return tl.load(left, mask=inside), tl.load(left + stride_w, mask=inside)
+
+
+@triton.jit
+def unpool_kernel(
+    grad_output, argmax, grad_input, H, W, C, stride_n, stride_c, stride_h, stride_w,
+    CHANNELS: tl.constexpr, WINDOWS: tl.constexpr,
+):  # fmt: skip
+    # An odd last row or column makes windows that were not pooled: their pixels get 0.
+    row = tl.program_id(0).to(tl.int64)
+    image = row // ((H + 1) // 2)
+    y = row % ((H + 1) // 2)
+    x = tl.program_id(1) * WINDOWS + tl.arange(0, WINDOWS)
+    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    pooled = (c < C)[:, None] & (x < tl.where(y < H // 2, W // 2, 0))[None, :]
+    gradient = tl.load(
+        grad_output + (image * stride_n + y * stride_h)
+        + (c.to(tl.int64) * stride_c)[:, None] + (x.to(tl.int64) * stride_w)[None, :],
+        mask=pooled,
+        other=0.0,
+    )  # fmt: skip
+    winner = tl.load(
+        argmax + (image * (H // 2) + y) * (W // 2 * C) + (c[:, None] + (x * C)[None, :]),
+        mask=pooled,
+        other=0,
+    )
+    for position in tl.static_range(4):
+        pixel_y = 2 * y + position // 2
+        pixel_x = 2 * x + position % 2
+        tl.store(
+            grad_input + (image * H + pixel_y) * W * C + (c[:, None] + (pixel_x * C)[None, :]),
+            tl.where(winner == position, gradient, 0.0),
+            mask=(c < C)[:, None] & (pixel_x < tl.where(pixel_y < H, W, 0))[None, :],
+        )
 
 
 def max_pool2x2(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
@@ -68,12 +108,11 @@ def max_pool2x2(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tens
     n, c, h, w = input.shape
     output = _shared.channels_last(input, c, h // 2, w // 2)
     argmax = torch.empty_like(output, dtype=torch.uint8) if return_argmax else None
-    if n > 0:
+    if output.numel() > 0:
         check_extents(n, h, w, c)
-        with on_device_of(input):
-            pool_kernel[(n * (h // 2), triton.cdiv(w // 2 * c, BLOCK))](
-                channels_last(input), output, argmax, h, w, c, BLOCK=BLOCK
-            )
+        grid, tile = tiling(n * (h // 2), w // 2, c, is_nchw(input))
+        given = (input, output, argmax, h, w, c, *input.stride())
+        launch(pool_kernel, grid, input, given, {"NCHW": is_nchw(input), **tile})
     return output, _shared.nothing(input, torch.uint8) if argmax is None else argmax
 
 
@@ -94,16 +133,30 @@ def max_pool2x2_backward(grad_output: Tensor, argmax: Tensor, height: int, width
     check_argmax(op, argmax)
     n, c = grad_output.shape[:2]
     grad_input = _shared.channels_last(grad_output, c, height, width)
-    if n > 0:
+    if grad_input.numel() > 0:
         check_extents(n, height, width, c)
-        with on_device_of(grad_output):
-            unpool_kernel[(n * height, triton.cdiv(width * c, BLOCK))](
-                channels_last(grad_output),
-                channels_last(argmax),
-                grad_input,
-                height,
-                width,
-                c,
-                BLOCK=BLOCK,
-            )
+        rows, columns = n * ((height + 1) // 2), (width + 1) // 2
+        grid, tile = tiling(rows, columns, c, is_nchw(grad_output))
+        maps = (grad_output, channels_last(argmax), grad_input)
+        given = (*maps, height, width, c, *grad_output.stride())
+        launch(unpool_kernel, grid, grad_output, given, tile)
     return grad_input
+
+
+def is_nchw(tensor: Tensor) -> bool:
+    """Whether columns, and not channels, are neighbours in memory."""
+    return tensor.stride(3) == 1 and (tensor.stride(1) != 1 or tensor.shape[1] == 1)
+
+
+def tiling(
+    rows: int, columns: int, channels: int, nchw: bool
+) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """The grid over rows of windows, columns and channels, and the sides of a tile.
+
+    What is contiguous gets 128 bytes of 16-bit values: 64 channels, or 64 pixels.
+    """
+    most = triton.next_power_of_2(channels)
+    windows = min(triton.next_power_of_2(columns), max(32 if nchw else 16, WINDOWS // most))
+    tile = {"CHANNELS": min(most, WINDOWS // windows), "WINDOWS": windows}
+    grid = (rows, triton.cdiv(columns, windows), triton.cdiv(channels, tile["CHANNELS"]))
+    return grid, tile
