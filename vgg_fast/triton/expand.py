@@ -12,6 +12,8 @@ pixels of its window. The data gradient's product reads the map nine times, and 
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -105,16 +107,11 @@ def expand(
     if n == 0:
         return grad, grad_bias.zero_()
     check_extents(n, height, width, k)
-    rows = n * (-(-height // 2) * -(-width // 2) if pool else height * width)
-    tile = tile_of(k, grad_output.dtype, pool)
-    blocks = triton.cdiv(k, tile["COLUMNS"])
-    tiles = triton.cdiv(rows, tile["ROWS"])
-    steps = triton.cdiv(tiles, triton.cdiv(_PROGRAMS, blocks))
-    splits = triton.cdiv(tiles, steps)
-    sums = grad_output.new_empty((splits, k), dtype=accumulator_of(grad_output))
+    rows, grid, steps, tile = _work(n, height, width, k, grad_output.dtype, pool)
+    sums = grad_output.new_empty((grid[1], k), dtype=accumulator_of(grad_output))
     launch(
         expand_kernel,
-        (blocks, splits),
+        grid,
         grad,
         (
             grad_output,
@@ -131,6 +128,19 @@ def expand(
         {"RELU": relu, "POOL": pool, **tile},
     )
     return grad, sum_splits(sums, grad_bias)
+
+
+@functools.cache
+def _work(
+    n: int, height: int, width: int, k: int, dtype: torch.dtype, pool: bool
+) -> tuple[int, tuple[int, int], int, dict[str, int]]:
+    """How many rows there are, the grid, the steps of a program, and its tile."""
+    rows = n * (-(-height // 2) * -(-width // 2) if pool else height * width)
+    tile = tile_of(k, dtype, pool)
+    blocks = triton.cdiv(k, tile["COLUMNS"])
+    tiles = triton.cdiv(rows, tile["ROWS"])
+    steps = triton.cdiv(tiles, triton.cdiv(_PROGRAMS, blocks))
+    return rows, (blocks, triton.cdiv(tiles, steps)), steps, tile
 
 
 def tile_of(k: int, dtype: torch.dtype, pool: bool) -> dict[str, int]:

@@ -10,8 +10,9 @@ Two ways to load. Tensor descriptors (Hopper): one box of the tensor memory acce
 operand, zeros outside of the map, shared memory to tensor cores without a register between.
 Pointers (Ampere, and channels that no descriptor takes): cp.async where rows are 16-byte aligned.
 
-The data gradient is the same kernel on the rotated weight, which descriptors of 16-bit values read
-as it is (``ROTATED``: ``weight`` is (C, 3, 3, K)); else it is copied first.
+The data gradient is the same kernel on the rotated weight. 16-bit values are read as they are
+(``ROTATED``: ``weight`` is (C, 3, 3, K)); others are copied first, because tensor cores take them
+from shared memory in one order only.
 """
 
 from __future__ import annotations
@@ -91,11 +92,11 @@ def fprop_kernel(
                     mask=inside[:, None] & (c < C)[None, :],
                     other=0.0,
                 )
-                weights = tl.load(
-                    weight + tap * C + ((9 * C * k)[:, None] + c[None, :]),
-                    mask=(k < K)[:, None] & (c < C)[None, :],
-                    other=0.0,
-                )
+                if ROTATED:
+                    taps = weight + (8 - tap) * K + (k[:, None] + (9 * K * c)[None, :])
+                else:
+                    taps = weight + tap * C + ((9 * C * k)[:, None] + c[None, :])
+                weights = tl.load(taps, mask=(k < K)[:, None] & (c < C)[None, :], other=0.0)
                 sums = dot(weights, pixels.T, sums, PRECISION)
         store_tile(
             sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K,
@@ -126,7 +127,7 @@ class Plan(NamedTuple):
     extents: tuple[int, ...]
     constants: dict[str, Any]
     rotates: bool
-    """The kernel reads an unrotated weight of a data gradient."""
+    """The kernel reads the unrotated weight of a data gradient."""
 
 
 def fprop(
@@ -193,7 +194,7 @@ def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
     patch = patch_for(call.n, h, w, tile.pixels, images)
     patches_n, patches_y, patches_x = patch.count(call.n, h, w)
     blocks = patches_n * patches_y * patches_x * triton.cdiv(call.k, tile.block_k)
-    rotates = call.kernel == "dgrad" and tile.descriptors and call.kind == "half"
+    rotates = call.kernel == "dgrad" and call.kind == "half"
     constants = {
         "POOL": call.pool,
         "ROTATED": rotates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -23,7 +23,9 @@ interpreted_family = "sm_80"
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
     """Launches inside go to the current stream of the device that holds ``tensor``."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(tensor.device)
 
 
 def channels_last(tensor: Tensor) -> Tensor:
@@ -65,22 +67,53 @@ def launch(
     """Launch ``kernel`` on the current stream of the device that holds ``like``.
 
     Args:
+        arguments: all that the kernel takes before its constants, in its order.
+        constants: of one kernel always in the same order.
         descriptors: the kernel makes tensor descriptors, in device memory that Triton asks an
             allocator for. The allocator is a context variable: a thread of PyTorch's backward pass
             has none, and a user's own must not be replaced.
     """
-    grid = grid if isinstance(grid, tuple) else (grid,)
+    grid = (*grid, 1, 1)[:3] if isinstance(grid, tuple) else (grid, 1, 1)
+    key = (id(kernel), like.get_device(), *constants.values(), *map(_specialised, arguments))
 
     def start() -> None:
         if descriptors:
             triton.set_allocator(_allocate)
-        kernel[grid](*arguments, **constants)
+        known = _compiled.get(key)
+        if known is None:
+            _compiled[key] = _Known.of(kernel, constants, kernel[grid](*arguments, **constants))
+        else:
+            known.compiled[grid](*arguments, *known.constants)
 
     with on_device_of(like):
         if descriptors:
             contextvars.copy_context().run(start)
         else:
             start()
+
+
+class _Known(NamedTuple):
+    """A compiled kernel, so that no launch but the first looks for it: half of the host's time."""
+
+    compiled: Any
+    constants: tuple[Any, ...]
+    """As its launcher takes them: in the kernel's order, without Triton's options."""
+
+    @staticmethod
+    def of(kernel: Any, constants: dict[str, Any], compiled: Any) -> _Known | None:
+        """Nothing is compiled under the interpreter."""
+        ordered = tuple(constants[name] for name in kernel.arg_names if name in constants)
+        return compiled and _Known(compiled, ordered)
+
+
+_compiled: dict[tuple, _Known | None] = {}
+
+
+def _specialised(argument: Any) -> Any:
+    # Triton compiles anew for another dtype, alignment or number; here any other number counts.
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % 16 == 0
+    return argument
 
 
 def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:

@@ -10,6 +10,8 @@ contiguous on either side; where NCHW comes in, the tile is turned on the way, i
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -148,6 +150,7 @@ def is_nchw(tensor: Tensor) -> bool:
     return tensor.stride(3) == 1 and (tensor.stride(1) != 1 or tensor.shape[1] == 1)
 
 
+@functools.cache
 def tiling(
     rows: int, columns: int, channels: int, nchw: bool
 ) -> tuple[tuple[int, int, int], dict[str, int]]:

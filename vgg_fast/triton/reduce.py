@@ -5,6 +5,8 @@ out[i] = Σ_split workspace[split, i]
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -42,14 +44,14 @@ def accumulator_of(tensor: Tensor) -> torch.dtype:
 def sum_splits(workspace: Tensor, output: Tensor) -> Tensor:
     """``workspace`` (splits, ...) summed over its first dimension into ``output``, rounded once."""
     dense = output if output.is_contiguous() else output.new_empty(output.shape)
-    splits = workspace.shape[0]
-    rows = min(MOST_SPLITS, triton.next_power_of_2(splits))
-    block = ELEMENTS // rows
-    launch(
-        sum_splits_kernel,
-        triton.cdiv(output.numel(), block),
-        workspace,
-        (workspace, dense, output.numel(), splits),
-        {"SPLITS": rows, "BLOCK": block},
-    )
+    count, splits = output.numel(), workspace.shape[0]
+    programs, tile = _tiling(count, splits)
+    launch(sum_splits_kernel, programs, workspace, (workspace, dense, count, splits), tile)
     return output if dense is output else output.copy_(dense)
+
+
+@functools.cache
+def _tiling(count: int, splits: int) -> tuple[int, dict[str, int]]:
+    rows = min(MOST_SPLITS, triton.next_power_of_2(splits))
+    tile = {"SPLITS": rows, "BLOCK": ELEMENTS // rows}
+    return triton.cdiv(count, tile["BLOCK"]), tile
