@@ -89,7 +89,8 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if "groups" in record:
-                if record.get("device_type") == "cpu":  # a trial of the GPU's program
+                # A trial of the GPU's program on a CPU, or some of its steps.
+                if record.get("device_type") == "cpu" or "only" in record:
                     continue
                 _keep_newest(gpus, record["device"], record)
             elif not record["options"]["quick"]:

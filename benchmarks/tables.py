@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from benchmarks import floor, pictures
+from benchmarks.gpu import figures
 from benchmarks.peers import PEERS
 from benchmarks.record import Record, is_layer, machine, of_the_limit, ratio, timed
 
@@ -123,28 +125,86 @@ def _problems(record: Record) -> Iterator[str]:
 def _gpu(gpus: list[Record]) -> Iterator[str]:
     if not gpus:
         yield f"On NVIDIA GPUs: {NOT_YET}."
+        yield ""
+        yield from _targets({})
     for record in gpus:
-        peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
-        others = [peer for peer in peers if peer != "fused"]
         for name in pictures.of_a_gpu(record):
             yield f'<img src="docs/images/{name}.svg" alt="How many times as long as vgg_fast '
             yield f'others take on {record["device"]}; the numbers are in the table.">'
             yield ""
         yield (
             f"On {record['device']}, {record['dtype'].removeprefix('torch.')}, torch "
-            f"{record['torch']}, {record['date'][:10]}: milliseconds of vgg_fast, and how many "
-            "times as long others take."
+            f"{record['torch']}, {record['date'][:10]}:"
         )
         yield ""
-        yield f"| | fused, ms | {' | '.join(others)} |"
-        yield f"|---|{'---:|' * (1 + len(others))}"
-        for name, group in record["groups"].items():
-            ours = group["peers"].get("fused")
-            cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
-            for peer in others:
-                theirs = group["peers"].get(peer)
-                cells.append(f"{theirs['times_fused']:.2f}" if theirs else "–")
-            yield f"| {name} | {' | '.join(cells)} |"
+        yield from _targets(record)
+        yield ""
+        yield "Milliseconds of vgg_fast, and how many times as long others take:"
+        yield ""
+        yield from _groups(record)
+
+
+def _targets(record: Record) -> Iterator[str]:
+    """What the GPU kernels are to reach, and what is measured beside it, found or not."""
+    yield (
+        "What the GPU kernels are built to reach on an NVIDIA H200, in bfloat16, channels_last, "
+        "256 images, beside what `make gpu` found; each is a ratio of two things in one run:"
+    )
+    yield ""
+    yield "| | against | to reach | found |"
+    yield "|---|---|---:|---:|"
+    for figure in figures.FIGURES:
+        line = figure.line(record)
+        bound = f"{figure.at_least:g} ×" if figure.at_least else f"≤ {figure.at_most:g}"
+        found = NOT_YET if line["found"] is None else f"{line['found']:.2f}"
+        missed = " (not reached)" if line["reached"] is False else ""
+        yield f"| {figure.name} | {figure.against} | {bound} | {found}{missed} |"
+    yield ""
+    yield (
+        "For information, the seed network at 224² and VGG-16: milliseconds of vgg_fast, and how "
+        "many times as long eager channels_last takes:"
+    )
+    yield ""
+    yield "| | forward | training step |"
+    yield "|---|---:|---:|"
+    for variant in figures.VARIANTS:
+        cells = (_information(record, variant.group(train)) for train in (False, True))
+        yield f"| {variant.name}, batch {variant.batch} | {' | '.join(cells)} |"
+
+
+def _information(record: Record, group: str) -> str:
+    peers = record.get("groups", {}).get(group, {}).get("peers", {})
+    if "fused" not in peers or "eager channels_last" not in peers:
+        return NOT_YET
+    times = peers["eager channels_last"]["times_fused"]
+    return f"{peers['fused']['median_ms']:.2f} ms, {times:.2f} ×"
+
+
+def _groups(record: Record) -> Iterator[str]:
+    peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
+    others = [peer for peer in peers if peer != "fused"]
+    yield f"| | fused, ms | {' | '.join(others)} |"
+    yield f"|---|{'---:|' * (1 + len(others))}"
+    for name, group in record["groups"].items():
+        ours = group["peers"].get("fused")
+        cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
+        for peer in others:
+            theirs = group["peers"].get(peer)
+            cells.append(f"{theirs['times_fused']:.2f}" if theirs else "–")
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+    yield from _missing(record)
+
+
+def _missing(record: Record) -> Iterator[str]:
+    """The peers of a GPU's record that were not timed, once for each reason."""
+    told = [
+        f"{peer}: {problem}"
+        for group in record["groups"].values()
+        for peer, problem in group.get("problems", {}).items()
+    ]
+    for text, count in Counter(told).items():
+        yield f"- {text} ({count} of {len(record['groups'])} rows)"
 
 
 def limits(record: Record) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import floor, report
+from benchmarks.gpu import figures
 from tests.cases import SEED_LAYERS
 
 README = "# Title\n<!-- report:results -->\nold\n<!-- /report:results -->\nafter\n"
@@ -233,6 +234,38 @@ def test_gpu_records_of_benchmarks_gpu(root) -> None:
     assert (root / "docs" / "images" / "speedup-invented-gpu.png").exists()
     page = (root / "docs" / "report.html").read_text(encoding="utf-8")
     assert "Invented GPU, bfloat16" in page and "<td>1.20</td>" in page
+
+
+def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
+    variant = figures.VARIANTS[1]
+    peers = {
+        "fused": {"median_ms": 2.5, "times_fused": 1.0},
+        "eager channels_last": {"median_ms": 5.0, "times_fused": 2.0},
+        "compile": {"median_ms": 4.0, "times_fused": 1.6},
+    }
+    problems = {"apex": "isn't installed"}
+    found = {
+        "date": "2026-01-01T00:00:00",
+        "device": "Invented GPU",
+        "device_type": "cuda",
+        "dtype": "torch.bfloat16",
+        "torch": "2.15.0",
+        "batch": 256,
+        "peak_bytes": {"fused": 60, "eager channels_last": 100},
+        "groups": {
+            f"{figures.FORWARD}, batch 256": {"peers": peers, "problems": problems},
+            variant.group(True): {"peers": peers, "problems": problems},
+        },
+    }
+    put(root, "a.json", found)
+    put(root, "b.json", {**found, "date": "2026-02-01T00:00:00", "only": ["forward"], "groups": {}})
+    readme, _ = made(root)
+    assert '| seed network at 224²: forward | `torch.compile(mode="max-autotune")`' in readme
+    assert "| 1.5 × | 1.60 |" in readme
+    assert "| eager channels_last with AMP | ≤ 0.5 | 0.60 (not reached) |" in readme
+    assert f"| {variant.name}, batch 32 | not measured yet | 2.50 ms, 2.00 × |" in readme
+    assert "- apex: isn't installed (2 of 2 rows)" in readme
+    assert readme.count("not measured yet") == 4 + 2 * len(figures.VARIANTS) - 1 + 1  # and CPUs
 
 
 def test_the_pictures_are_drawn_and_the_same_again(root) -> None:

@@ -81,14 +81,18 @@ def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def disagreements(results: dict[str, Any]) -> dict[str, str]:
-    """Peers whose first result isn't the fused one's, to what 16 bits can differ by."""
+    """Peers whose first result isn't the fused one's, to what 16 bits can differ by.
+
+    The gradient of a whole network's first weight differs by 0.3 between two that are right; zeros
+    would by 1, and other numbers by more.
+    """
     found = {}
     flat = {peer: r[0] if isinstance(r, (list, tuple)) else r for peer, r in results.items()}
     for peer, tensor in flat.items():
         if "fused" not in flat or peer == "fused" or tensor.shape != flat["fused"].shape:
             continue
-        ours = flat["fused"].double()
-        error = float((tensor.double() - ours).norm() / ours.norm())
-        if not error < 0.2:
+        ours = flat["fused"].detach().double()
+        error = float((tensor.detach().double() - ours).norm() / ours.norm())
+        if not error < 0.5:
             found[peer] = f"its result differs from fused by {error:.1e} (relative L2)"
     return found

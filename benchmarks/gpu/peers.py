@@ -2,7 +2,8 @@
 
 Each function gives, for each peer, what prepares its call. All but the convolution alone compute
 the ReLU and the pooling. ``compile`` is max-autotune without its own CUDA graphs, because every
-call is replayed from one.
+call is replayed from one. Those of benchmarks/peers/ that fuse convolution, bias and ReLU on a GPU
+take part too: cuDNN's fused graphs in inference, and apex, which knows fp16 only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu.clock import Call
+from benchmarks.peers.base import Unavailable
 from tests.cases import SeedLayer
 from vgg_fast import backends, functional
 from vgg_fast.models import VGG, vgg_block
@@ -26,7 +28,10 @@ COMPILE_MODE = "max-autotune-no-cudagraphs"
 ALONE = "cudnn convolution alone"  # no bias, ReLU or pooling: less work than the others'
 # The kernels that VGG_FAST_GPU names: those that "auto" would take, and Hopper's own.
 CPP = {"cpp": "sm_80", "cpp sm_90a": "sm_90a"}
+GRAPH, APEX = "cudnn fused graph", "apex"
+Arguments = tuple[Tensor, Tensor, Tensor]
 Peers = dict[str, Callable[[], Call]]
+"""By name what prepares its call, or raises :class:`benchmarks.peers.base.Unavailable`."""
 
 
 def training_step(forward: Call, parameters: list[Tensor]) -> list[Tensor]:
@@ -69,7 +74,37 @@ def layer(
     if not train:
         input, weight, _ = arguments
         peers[ALONE] = lambda: lambda: F.conv2d(input, weight, padding=1)
+        peers[GRAPH] = lambda: _of_module("cudnn", layer, arguments, train)
+    peers[APEX] = lambda: _of_module(
+        "apex", layer, _arguments(layer, batch, train, device, torch.float16), train
+    )
     return peers
+
+
+def _of_module(name: str, layer: SeedLayer, arguments: Arguments, train: bool) -> Call:
+    """``layer`` by a peer that replaces modules."""
+    input, weight, bias = arguments
+    convolution = nn.Conv2d(layer.c, layer.k, 3, padding=1, device="meta")
+    convolution.weight, convolution.bias = (nn.Parameter(t.detach()) for t in (weight, bias))
+    behind = (nn.ReLU(), nn.MaxPool2d(2)) if layer.op == "conv3x3_relu_pool" else (nn.ReLU(),)
+    module = fused_by(name, nn.Sequential(convolution, *behind))
+    if not train:
+        return lambda: module(input)
+    wanted = [tensor for tensor in (input, *module.parameters()) if tensor.requires_grad]
+    return lambda: training_step(lambda: module(input), wanted)
+
+
+def fused_by(name: str, model: nn.Module) -> nn.Module:
+    """``model`` with its convolutions and ReLUs by the peer of this name in benchmarks/peers/.
+
+    Raises:
+        Unavailable: it isn't installed, or fuses nothing here.
+    """
+    from benchmarks.peers import PEERS
+
+    peer: Any = PEERS[name]
+    peer.version()
+    return peer.fused(model)
 
 
 def first_block(batch: int, device: torch.device, dtype: torch.dtype, size: int, k: int) -> Peers:
@@ -106,7 +141,12 @@ def network(
     torch.manual_seed(0)
     weights = VGG(**options, dropout=0.0, device=device).state_dict()
 
-    def call(fused: bool, layout: torch.memory_format, wrap: Callable[[nn.Module], Any]) -> Call:
+    def call(
+        fused: bool,
+        layout: torch.memory_format,
+        wrap: Callable[[nn.Module], Any],
+        dtype: torch.dtype = dtype,
+    ) -> Call:
         net = VGG(**options, dropout=0.0, fused=fused, device=device)
         net.load_state_dict(weights)
         net.to(memory_format=layout)
@@ -122,13 +162,23 @@ def network(
 
         return lambda: training_step(loss, parameters)
 
+    def apex() -> Call:
+        if dtype == torch.float32:
+            raise Unavailable("computes in 16 bits only")
+        return call(False, channels_last, lambda net: fused_by("apex", net), torch.float16)
+
     nchw, channels_last = torch.contiguous_format, torch.channels_last
-    return {
+    peers = {
         "fused": lambda: call(True, channels_last, lambda net: net),
         "eager": lambda: call(False, nchw, lambda net: net),
         "eager channels_last": lambda: call(False, channels_last, lambda net: net),
+        GRAPH: lambda: call(False, channels_last, lambda net: fused_by("cudnn", net)),
+        APEX: apex,
         COMPILE: lambda: call(False, channels_last, compiled),
     }
+    if train:
+        del peers[GRAPH]  # fuses inference only
+    return peers
 
 
 def compiled(module: nn.Module) -> Any:
@@ -152,7 +202,7 @@ def _cpp_kernels(names: str) -> Iterator[None]:
 
 def _arguments(
     layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Arguments:
     generator = torch.Generator().manual_seed(0)
 
     def tensor(*shape: int) -> Tensor:

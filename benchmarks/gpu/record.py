@@ -42,7 +42,8 @@ def _triton_version() -> str | None:
 
 def file_name(facts: dict[str, Any]) -> str:
     name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
-    return f"{facts['date'][:10]}-gpu-{name}.json"
+    part = "".join(f"-{step}" for step in facts.get("only", ()))
+    return f"{facts['date'][:10]}-gpu-{name}{part}.json"
 
 
 def write(file: Path, record: dict[str, Any]) -> None:

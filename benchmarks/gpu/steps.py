@@ -14,19 +14,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from xml.etree import ElementTree
 
 import torch
 
-from benchmarks.gpu import figures, peers, record
+from benchmarks.gpu import figures, outcomes, peers, record
 from benchmarks.gpu.clock import Call, Clock, disagreements, interleaved, replayed, summary
+from benchmarks.peers.base import Unavailable
 from tests.cases import SEED_LAYERS, SeedLayer
 from vgg_fast import choices
 from vgg_fast.models import PRESETS
 
 ROOT = Path(__file__).parents[2]
 DTYPE = torch.bfloat16
-TEST_PROCESSES = 4
+TEST_PROCESSES = 8  # at most: each holds a CUDA context, and a few GiB at times
 COMPILE_SECONDS = 35.0  # with less time left, no compilation is begun
 TRIAL_SECONDS = 25.0  # in which the C++ kernels run on small shapes
 
@@ -82,8 +82,11 @@ class Step:
                     self.write()
                 try:
                     calls[peer], results[peer] = replayed(prepare(), self.device)
+                except Unavailable as reason:
+                    problems[peer] = str(reason)
                 except Exception as error:
                     problems[peer] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+            results.pop(peers.ALONE, None)  # computes something else
             problems |= disagreements(results)
             entry["peers"] = self.measure(calls)
         self.write()
@@ -104,21 +107,23 @@ class Step:
 
 def tests(step: Step) -> None:
     """Everything that is marked ``gpu``, in a process that may be stopped; counts and failures."""
-    report = step.file.with_suffix(".xml")
+    told = step.file.with_suffix(".outcomes")
     files = [
         str(file)
         for file in sorted((ROOT / "tests").glob("test_*.py"))
         if "mark.gpu" in file.read_text(encoding="utf-8")
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", *files]
+    command += ["-p", outcomes.__name__, *files]
     if importlib.util.find_spec("xdist"):
-        command += ["-n", str(TEST_PROCESSES)]  # most of their time is compiling, on the CPU
+        # Most of their time is compiling, on the CPU.
+        command += ["-n", str(min(TEST_PROCESSES, os.cpu_count() or 1))]
+    os.environ[outcomes.VARIABLE] = str(told)
     status = _run_for(step.seconds_left(), command)
     outcome = "passed" if status == 0 else f"pytest ended with {status}"
     if status is None:
         outcome = "stopped: the time was up"
-    step.found["tests"] = {"outcome": outcome, **_counts(report)}
+    step.found["tests"] = {"outcome": outcome, **outcomes.summary(told)}
     step.write()
 
 
@@ -133,16 +138,6 @@ def _run_for(seconds: float, command: list[str]) -> int | None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _counts(report: Path) -> dict[str, Any]:
-    if not report.is_file():
-        return {}
-    suite = ElementTree.parse(report).getroot().find("testsuite")
-    names = ("tests", "failures", "errors", "skipped")
-    counts: dict[str, Any] = {n: int(suite.get(n, 0)) for n in names} if suite is not None else {}
-    report.unlink()
-    return counts
 
 
 def ceilings(step: Step) -> None:
@@ -354,32 +349,30 @@ def launching(step: Step) -> None:
 
 def more(step: Step) -> None:
     """For information: other dtypes, batches of 1 and 32, VGG-16 on three channels."""
-    vgg16 = {**step.network, "conv_arch": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))}
-    kinds: list[tuple[str, int, torch.dtype, dict[str, Any]]] = [
-        ("", 1, DTYPE, step.network),
-        ("", 32, DTYPE, step.network),
-        (" in fp16", 32, torch.float16, step.network),
-        (" in fp32", 32, torch.float32, step.network),
-        (" in TF32", 32, torch.float32, step.network),
-        (" of VGG-16 with 3 channels", 32, DTYPE, {**vgg16, "in_channels": 3}),
-    ]
-    for what, batch, dtype, options in kinds[: 6 if step.device.type == "cuda" else 1]:
+    vgg16 = {"conv_arch": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), "in_channels": 3}
+    variants = figures.VARIANTS if step.device.type == "cuda" else figures.VARIANTS[:1]
+    for variant in variants:
         for setting in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
-            setting.fp32_precision = "tf32" if "TF32" in what else "ieee"
+            setting.fp32_precision = "tf32" if variant.tf32 else "ieee"
+        options = {**step.network, **(vgg16 if variant.vgg16 else {})}
         for train in (False, True):
+            name = variant.group(train)
             if step.seconds_left() < 5:
-                return
-            prepared = peers.network(batch, train, step.device, dtype, options)
+                left_out = {"all peers": "left out: the time was up"}
+                step.found.setdefault("groups", {})[name] = {"peers": {}, "problems": left_out}
+                print(f"{name:56} left out: the time was up", flush=True)
+                continue
+            prepared = peers.network(variant.batch, train, step.device, variant.dtype, options)
             prepared.pop(peers.COMPILE)
-            start = figures.TRAINING if train else figures.FORWARD
-            step.group(f"{start}{what}, batch {batch}", train, prepared)
+            step.group(name, train, prepared)
+    step.write()
 
 
-# Seconds of each, in this order; with what is around them, less than nine minutes.
+# Seconds of each, in this order; what one leaves over, those behind it share.
 STEPS: dict[str, tuple[float, Callable[[Step], None]]] = {
-    "ceilings": (20, ceilings),
+    "ceilings": (15, ceilings),
     "tests": (115, tests),
-    "tuning": (70, tuning),
+    "tuning": (65, tuning),
     "layers": (65, layers),
     "memory": (12, memory),
     "launching": (8, launching),

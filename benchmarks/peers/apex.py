@@ -21,7 +21,10 @@ MODULE = "apex.contrib.conv_bias_relu"
 
 
 class ConvolutionReLU(nn.Module):
-    """A convolution and the ReLU behind it; apex computes it in fp16 and nothing else."""
+    """A convolution and the ReLU behind it; apex computes it in fp16 and nothing else.
+
+    Under autocast it stays in fp16, as other operators do there.
+    """
 
     def __init__(self, convolution: nn.Conv2d, apply: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -32,7 +35,8 @@ class ConvolutionReLU(nn.Module):
         assert self.bias is not None
         weight = self.weight.half().contiguous(memory_format=torch.channels_last)
         bias = self.bias.half().reshape(1, -1, 1, 1)
-        return self.apply_fused(input.half(), weight, bias, self.padding, 1).to(input.dtype)
+        output = self.apply_fused(input.half(), weight, bias, self.padding, 1)
+        return output if torch.is_autocast_enabled("cuda") else output.to(input.dtype)
 
 
 class Apex:
@@ -54,6 +58,9 @@ class Apex:
         require_cuda(work)
         if work.precision != "bf16":
             raise Unavailable("computes in 16 bits only")
+        return torch_call(work, self.fused(work.model()), torch.channels_last)
+
+    def fused(self, model: nn.Module) -> nn.Module:
+        """``model``, in which apex computes each convolution with its ReLU."""
         apply = importlib.import_module(MODULE).ConvBiasReLU
-        fused = replaced(work.model(), lambda convolution: ConvolutionReLU(convolution, apply))
-        return torch_call(work, fused, torch.channels_last)
+        return replaced(model, lambda convolution: ConvolutionReLU(convolution, apply))

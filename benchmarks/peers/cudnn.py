@@ -44,4 +44,8 @@ class Cudnn:
         if work.kind != "forward":
             raise Unavailable("fuses inference only")
         torch.backends.cudnn.benchmark = True
-        return torch_call(work, replaced(work.model(), ConvolutionReLU), torch.channels_last)
+        return torch_call(work, self.fused(work.model()), torch.channels_last)
+
+    def fused(self, model: nn.Module) -> nn.Module:
+        """``model``, in which cuDNN computes each convolution with its ReLU."""
+        return replaced(model, ConvolutionReLU)

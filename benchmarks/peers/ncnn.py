@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -32,6 +31,7 @@ class Ncnn:
     def prepare(self, work: Work) -> Call:
         require_forward(self, work)
         import ncnn
+        import numpy as np
 
         text, weights = written(work.model())
         net = ncnn.Net()
