@@ -73,6 +73,17 @@ def test_the_layers_own_channels_decide_in_the_backward_pass_too() -> None:
     assert first("conv3x3_relu", 64) == first("conv3x3_relu_backward", 64) == "triton"
 
 
+def test_a_gpu_older_than_ampere_gets_pytorch(built, monkeypatch) -> None:
+    monkeypatch.setattr(choices, "family", lambda index: None)
+    name, arguments = call("conv3x3_relu", 64)
+    assert registry.kernel_for(name, "CUDA", *arguments)[0] == "reference"
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    choices.family.cache_clear()
+    assert choices.family(0) is None
+    choices.family.cache_clear()
+
+
 def test_pooling_needs_no_weight() -> None:
     maps = torch.empty(2, 5, 8, 8, device="meta")
     assert choices.order("max_pool2x2", (maps, True))[0].backend == "cpp"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import vgg_fast
-from vgg_fast import _bindings, _extension, backends, info
+from vgg_fast import _bindings, _extension, backends, choices, info
 from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
+from vgg_fast.ops import registry
 
 
 @pytest.fixture
@@ -62,6 +64,43 @@ def test_a_backend_that_can_t_run_says_why():
     with backends.use("triton"):
         row = info.collect()["layers"][0]
     assert row["kernels"]["CPU"]["forward"].startswith("none: vgg_fast::conv3x3_relu_pool:")
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """torch sees a Hopper GPU, that nothing is launched on."""
+    properties = SimpleNamespace(name="Invented GPU", major=9, minor=0, total_memory=2**37)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    choices.family.cache_clear()
+    yield
+    choices.family.cache_clear()
+
+
+def test_on_a_gpu_the_layers_choices_are_printed(a_gpu, capsys, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setitem(registry._native, ("conv3x3_relu_pool", "CUDA"), lambda *args: None)
+    info.main([])
+    printed = capsys.readouterr().out
+    assert "Invented GPU" in printed and "CUDA" in printed
+    layers = info.collect()["layers"]
+    assert layers[0]["kernels"]["CUDA"]["forward"] == "C++"
+    assert layers[1]["kernels"]["CUDA"] == {"forward": "Triton", "backward": "Triton"}
+    with backends.use("reference"):
+        assert info.collect()["layers"][1]["kernels"]["CUDA"]["forward"] == "cuDNN"
+    with backends.use("cpp"):
+        refused = info.collect()["layers"][2]["kernels"]["CUDA"]["forward"]
+    assert refused.startswith("none: vgg_fast::conv3x3_relu: no C++ kernel is built for CUDA")
+
+
+@pytest.mark.parametrize(("backend", "name"), [("cpp", "C++"), ("reference", "cuDNN")])
+def test_the_table_for_a_gpu_shows_what_was_forced(backend: str, name: str, capsys):
+    with backends.use(backend):
+        info.main(["--gpu", "sm_90"])
+    printed = capsys.readouterr().out
+    assert f"backend '{backend}'" in printed and name in printed and "Triton " not in printed
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

@@ -108,8 +108,8 @@ def order(name: str, args: tuple) -> tuple[Row, ...]:
 
 
 @functools.cache
-def _order(layer: Layer, family: str) -> tuple[Row, ...]:
-    return tuple(row for row in rows() if row.serves(family, layer))
+def _order(layer: Layer, family: str | None) -> tuple[Row, ...]:
+    return tuple(row for row in rows() if row.serves(family, layer)) if family else ()
 
 
 def for_layer(layer: Layer, family: str) -> Row | None:
@@ -118,9 +118,13 @@ def for_layer(layer: Layer, family: str) -> Row | None:
 
 
 @functools.cache
-def family(index: int | None) -> str:
-    """Which rows serve a GPU of this machine, the current one if ``index`` is None."""
-    return family_of(torch.cuda.get_device_capability(index))
+def family(index: int | None) -> str | None:
+    """Which rows serve a GPU of this machine, the current one if ``index`` is None.
+
+    None for one that is older than Ampere: neither Triton's kernels nor the C++ ones run there.
+    """
+    capability = torch.cuda.get_device_capability(index)
+    return family_of(capability) if capability >= (8, 0) else None
 
 
 def rows() -> Iterator[Row]:

@@ -26,7 +26,7 @@ from vgg_fast.ops import registry
 KERNELS = {"cpp": "C++", "triton": "Triton", "reference": "PyTorch"}
 
 ENVIRONMENT = {
-    "VGG_FAST_BACKEND": "the backend: " + ", ".join(backends.NAMES),
+    "VGG_FAST_BACKEND": "the backend: auto, cpp, triton or reference (PyTorch; cuDNN on a GPU)",
     "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2 or generic",
     "VGG_FAST_ALGORITHM": "the CPU algorithm: " + ", ".join(cpu.ALGORITHMS),
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
@@ -56,7 +56,8 @@ class Options:
 
     gpu: Literal["sm_80", "sm_90"] | None = None
     """Only print which backend and which of Triton's tiles the seed network's layers get on a GPU
-    of compute capability 9.0, or on another from 8.0 on."""
+    of compute capability 9.0, or on another from 8.0 on. VGG_FAST_BACKEND forces one: triton, cpp,
+    or reference, which is cuDNN there."""
 
     batch: int = 256
     """Of the table for a GPU."""
@@ -183,7 +184,8 @@ def _seed_layers() -> Iterator[tuple[str, str, int, int, int]]:
 def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
     """The backend and the tile of each layer of the seed network on a GPU of ``family``.
 
-    fp32 is multiplied as torch's switches say. Each row says how its backend and tile were found.
+    A forced backend is everyone's; "auto" asks the table, as if the C++ kernels were built. fp32 is
+    multiplied as torch's switches say. Each row says how its backend and tile were found.
     """
     from vgg_fast.triton import tiles
 
@@ -193,8 +195,11 @@ def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
         first = c <= 3 and kind != "float64"
         for work in ("forward", "backward"):
             name = operator if work == "forward" else f"{operator}_backward"
-            choice = choices.for_layer(choices.Layer(name, kind, batch, c, size, size, k), family)
-            backend = KERNELS[choice.backend] if choice else KERNELS["reference"]
+            backend, origin = backends.get(), "forced"
+            if backend == "auto":
+                shape = choices.Layer(name, kind, batch, c, size, size, k)
+                choice = choices.for_layer(shape, family)
+                backend, origin = (choice.backend, choice.origin) if choice else ("reference", "")
             kernels = {
                 "forward": ("direct",) if first else ("fprop",),
                 "backward": ("direct_wgrad",) if first else ("dgrad", "wgrad"),
@@ -209,8 +214,8 @@ def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
                         "layer": layer,
                         "shape": f"{c}→{k} at {size}²",
                         "kernel": kernel,
-                        "backend": backend,
-                        "backend's origin": choice.origin if choice else "",
+                        "backend": _label(backend, "CUDA"),
+                        "backend's origin": origin,
                         "Triton's tile": str(row.tile) if row else "",
                         "tile's origin": row.origin if row else "",
                     }
@@ -234,9 +239,14 @@ def _kernels(operator: str, key: str, channels: int, outputs: int, size: int) ->
 
 def _kernel(operator: str, key: str, *args: Any) -> str:
     try:
-        return KERNELS[registry.kernel_for(operator, key, *args)[0]]
+        return _label(registry.kernel_for(operator, key, *args)[0], key)
     except RuntimeError as error:
         return f"none: {error}"
+
+
+def _label(backend: str, key: str) -> str:
+    """What computes, for people."""
+    return "cuDNN" if (backend, key) == ("reference", "CUDA") else KERNELS[backend]
 
 
 def _print_tables(facts: dict[str, Any]) -> None:
@@ -329,7 +339,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     elif options.gpu is not None:
-        _print_rows(facts["gpu"], f"Seed network on {options.gpu}, {options.batch} images")
+        title = f"Seed network on {options.gpu}, {options.batch} images, backend {backends.get()!r}"
+        _print_rows(facts["gpu"], title)
     elif options.plan is not None:
         _print_plan(facts["plan"])
     else:

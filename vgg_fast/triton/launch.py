@@ -53,7 +53,14 @@ def name(device: torch.device) -> str:
 
 @functools.cache
 def _properties(index: int) -> Any:
-    return torch.cuda.get_device_properties(index)
+    properties = torch.cuda.get_device_properties(index)
+    if properties.major < 8:
+        raise RuntimeError(
+            f"vgg_fast: the Triton kernels need a GPU of compute capability 8.0 or newer, but "
+            f"{properties.name} has {properties.major}.{properties.minor}; use the backend 'auto' "
+            "or 'reference'"
+        )
+    return properties
 
 
 def launch(
