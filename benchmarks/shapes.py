@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-import torchvision
 from torch import nn
 
 from vgg_fast.models import CONV_ARCHS, PRESETS, VGG, VGGOptions
@@ -48,6 +47,8 @@ def _vgg16() -> nn.Module:
 
 
 def _features() -> nn.Module:
+    import torchvision
+
     return torchvision.models.vgg16().features.requires_grad_(False).eval()
 
 

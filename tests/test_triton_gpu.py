@@ -10,11 +10,12 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
 
-from tests.cases import SEED_LAYERS, Shape  # noqa: E402
-from tests.operators import Results, forward_backward, random_arguments  # noqa: E402
+from tests.cases import LAYOUTS, SEED_LAYERS, Shape  # noqa: E402
+from tests.operators import OPS, Results, forward_backward, random_arguments  # noqa: E402
 from tests.tile_rows import check_call, check_tile, row_name  # noqa: E402
 from vgg_fast import backends  # noqa: E402
 from vgg_fast.triton import tiles, tuning  # noqa: E402
@@ -81,6 +82,21 @@ def test_the_seed_networks_layers_with_many_images(layer, dtype: torch.dtype) ->
         ]
     for call in calls:
         check_call(call, tuning.tile_for(call, gpu()), dtype, gpu())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(8, 64, 56, 56), (3, 130, 13, 35), (2, 3, 224, 224)], ids=str)
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_pooling_reads_every_layout(layout: str, shape, dtype: torch.dtype) -> None:
+    n, c, h, w = shape
+    given = torch.randn(shape).to(gpu(), dtype), torch.randn(n, c, h // 2, w // 2).to(gpu(), dtype)
+    input, grad_output = map(LAYOUTS[layout], given)
+    theirs = input.clone().requires_grad_()
+    expected = F.max_pool2d(theirs, 2)
+    expected.backward(grad_output)
+    output, argmax = OPS.max_pool2x2(input, True)
+    assert torch.equal(output, expected)
+    assert torch.equal(OPS.max_pool2x2_backward(grad_output, argmax, h, w), theirs.grad)
 
 
 # ------------------------------------------------------------------------ threads, streams, graphs

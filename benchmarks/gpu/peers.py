@@ -133,7 +133,7 @@ def network(
     dtype: torch.dtype,
     options: dict[str, Any],
 ) -> Peers:
-    """A network of these options, inference or a training step under autocast."""
+    """A network of these options: inference, or a training step under autocast with SGD."""
     generator = torch.Generator().manual_seed(0)
     size, channels = options["image_size"], options.get("in_channels", 1)
     images = torch.randn(batch, channels, size, size, generator=generator).to(device)
@@ -155,12 +155,22 @@ def network(
             run = wrap(net.eval().to(dtype))
             return lambda: run(inputs.to(dtype))
         run, parameters = wrap(net), list(net.parameters())
+        # The weights stay, so that each step computes the same numbers.
+        optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
 
         def loss() -> Tensor:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 return F.cross_entropy(run(inputs), labels)
 
-        return lambda: training_step(loss, parameters)
+        def step() -> list[Tensor]:
+            optimizer.zero_grad(set_to_none=True)
+            gradients = training_step(loss, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            return gradients
+
+        return step
 
     def apex() -> Call:
         if dtype == torch.float32:
@@ -203,10 +213,10 @@ def _cpp_kernels(names: str) -> Iterator[None]:
 def _arguments(
     layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
 ) -> Arguments:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)  # a CPU would take seconds
 
     def tensor(*shape: int) -> Tensor:
-        made = torch.randn(shape, generator=generator).to(device, dtype)
+        made = torch.randn(shape, generator=generator, device=device).to(dtype)
         dense = made.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else made
         return dense.requires_grad_(train)
 

@@ -4,9 +4,10 @@ A call that the shipped table serves only with a last resort is tuned when it co
 time, within the seconds that ``VGG_FAST_AUTOTUNE`` grants a process (20; 0 tunes nothing, and makes
 a run predictable). Winners stay on disk, so the next process finds them.
 
-Triton's own autotuner tunes what one launch leaves open; here the launch itself, its grid and its
-patches of pixels, follows from the tile. What it times with, ``do_bench``, is Triton's. Tuning runs
-on tensors of its own, never on the caller's, and no tile is taken whose result isn't the table's.
+Triton's own autotuner tunes one kernel, whose arguments are there; here a tile decides which kernel
+runs, and how large its workspace is (docs/performance.md). What it times with, ``do_bench``, is
+Triton's. Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose result
+isn't the table's.
 """
 
 from __future__ import annotations
