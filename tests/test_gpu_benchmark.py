@@ -20,7 +20,7 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.base import Unavailable
 from tests.cases import SEED_LAYERS, SeedLayer
 from vgg_fast import backends, choices
-from vgg_fast.triton import table_file, tiles
+from vgg_fast.triton import table_file, tiles, tuning
 
 main = importlib.import_module("benchmarks.gpu.__main__")
 QUICK = ["--device=cpu", "--preset=fast", "--batch=1", "--rounds=2", "--milliseconds=1"]
@@ -366,6 +366,22 @@ def test_the_tests_that_ran_before_the_time_was_up_are_counted(tmp_path, monkeyp
         "outcome": "stopped: the time was up",
         "passed": 1, "failed": 0, "skipped": 0, "failing": {},
     }  # fmt: skip
+
+
+def test_a_winner_of_the_tuning_becomes_a_row(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tuning, "_compile", lambda call, tile, device: None)
+    monkeypatch.setattr(tuning, "_measure", lambda call, tile, device: (tile.pixels, torch.ones(2)))
+    step = steps.Step(main.parse([*QUICK, "--layers=2"]), tmp_path / "part.json", 60)
+    steps.tuning(step)
+    rows = [tiles.Row.load(line) for line in record.read(step.file)["tiles"]]
+    kernels = ["direct", "direct_wgrad", "fprop", "dgrad", "wgrad"]
+    assert [row.kernel for row in rows] == kernels
+    assert all(row.origin.startswith("measured on the interpreter") for row in rows)
+    assert rows[2].c == (64, 64) and rows[2].pool is True
+    assert "measured" in capsys.readouterr().out
+    steps.run("tuning", main.parse([*QUICK, "--layers=2"]), tmp_path / "late.json", 0.5)
+    assert len(record.read(tmp_path / "late.json")["untuned"]) == 5
 
 
 def test_what_a_stopped_step_started_is_stopped_too(tmp_path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "name", lambda device: "NVIDIA Test 9000")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(tuning, "_spent", 0.0)
+    monkeypatch.setattr(tuning, "_compile", lambda call, tile, device: None)
     tuning.forget()
     yield
     tuning.forget()
@@ -187,3 +190,23 @@ def test_newer_rows_replace_those_of_the_same_calls() -> None:
     old = [Row("sm_90", "fprop", "half", tile, "old", c=(c, c)) for c in (1, 2)]
     new = [Row("sm_90", "fprop", "half", tile, "new", c=(2, 2))]
     assert [row.origin for row in table_file.merged(new, old)] == ["new", "old"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["fprop", "wgrad"])
+def test_what_was_compiled_ahead_is_what_a_launch_looks_for(kernel: str) -> None:
+    program = (
+        "import torch\n"
+        "from triton.runtime.jit import JITFunction\n"
+        "from benchmarks.gpu import host\n"
+        "from vgg_fast.triton import tiles, trial, tuning\n"
+        "host.launch_nothing()\n"
+        f"call = tiles.Call({kernel!r}, 'half', 64, 4, 4, 64, 64)\n"
+        "tile, cpu = tiles.find(tiles.shipped(), 'sm_90', call).tile, torch.device('cpu')\n"
+        "tuning._compile(call, tile, cpu)\n"
+        "JITFunction._do_compile = None\n"
+        "trial.prepare(call, tile, torch.bfloat16, cpu).run()\n"
+        "print('nothing was compiled')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "nothing was compiled" in run.stdout, run.stderr

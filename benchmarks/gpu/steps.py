@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 
 from benchmarks.gpu import figures, outcomes, peers, record
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 DTYPE = torch.bfloat16
 TEST_PROCESSES = 8  # at most: each holds a CUDA context, and a few GiB at times
 COMPILE_SECONDS = 35.0  # with less time left, no compilation is begun
+LARGE = "2_to_the_31"  # in the names of tests that take tens of GiB
 TRIAL_SECONDS = 25.0  # in which the C++ kernels run on small shapes
 
 
@@ -115,16 +117,19 @@ def tests(step: Step) -> None:
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     command += ["-p", outcomes.__name__, *files]
-    if importlib.util.find_spec("xdist"):
-        # Most of their time is compiling, on the CPU.
-        command += ["-n", str(min(TEST_PROCESSES, os.cpu_count() or 1))]
     os.environ[outcomes.VARIABLE] = str(told)
-    status = _run_for(step.seconds_left(), command)
-    outcome = "passed" if status == 0 else f"pytest ended with {status}"
-    if status is None:
-        outcome = "stopped: the time was up"
-    step.found["tests"] = {"outcome": outcome, **outcomes.summary(told)}
-    step.write()
+    # Most of their time is compiling, on the CPU; but those with the largest tensors go one by one.
+    processes = min(TEST_PROCESSES, os.cpu_count() or 1) if importlib.util.find_spec("xdist") else 0
+    outcome = "passed"
+    for names, count in ((f"not {LARGE}", processes), (LARGE, 0)):
+        some = [*command, "-k", names] + (["-n", str(count)] if count else [])
+        status = _run_for(step.seconds_left(), some)
+        if status is None:
+            outcome = "stopped: the time was up"
+        elif status not in (0, pytest.ExitCode.NO_TESTS_COLLECTED) and outcome == "passed":
+            outcome = f"pytest ended with {status}"
+        step.found["tests"] = {"outcome": outcome, **outcomes.summary(told)}
+        step.write()
 
 
 def _run_for(seconds: float, command: list[str]) -> int | None:
@@ -159,7 +164,6 @@ def ceilings(step: Step) -> None:
 
 def tuning(step: Step) -> None:
     """Tiles for the seed network's layers that no row of the tables was measured for."""
-    from vgg_fast.triton import tiles
     from vgg_fast.triton import tuning as tuner
 
     step.found["tiles"] = []
@@ -184,7 +188,7 @@ def tuning(step: Step) -> None:
         print(
             f"{call.kernel:12} {call.c}-{call.k} at {call.h}: {row.tile}  {row.origin}", flush=True
         )
-    assert all(tiles.Row.load(line) for line in step.found["tiles"])
+    step.write()
 
 
 def _triton_calls(step: Step) -> list[Any]:

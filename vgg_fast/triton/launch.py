@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -92,11 +93,27 @@ def launch(
         else:
             known.compiled[grid](*arguments, *known.constants)
 
+    if _compiles_only.get():
+        kernel.warmup(*arguments, grid=grid, **constants)
+        return
     with on_device_of(like):
         if descriptors:
             contextvars.copy_context().run(start)
         else:
             start()
+
+
+_compiles_only = contextvars.ContextVar("_compiles_only", default=False)
+
+
+@contextlib.contextmanager
+def compiling_only() -> Iterator[None]:
+    """Launches inside, of this thread, compile and run nothing; meta tensors will do."""
+    token = _compiles_only.set(True)
+    try:
+        yield
+    finally:
+        _compiles_only.reset(token)
 
 
 class _Known(NamedTuple):

@@ -27,9 +27,10 @@ class Trial(NamedTuple):
 def prepare(call: Call, tile: Tile, dtype: torch.dtype, device: torch.device) -> Trial:
     """Random tensors for ``call``, and its launch with ``tile``.
 
-    The arithmetic is the call's kind, whatever torch's switches say.
+    The arithmetic is the call's kind, whatever torch's switches say. On the device "meta" there are
+    no values, and the launch can only be compiled.
     """
-    generator = torch.Generator(device).manual_seed(0)
+    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         made = torch.randn(shape, generator=generator, device=device).to(dtype)

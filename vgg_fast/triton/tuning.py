@@ -6,12 +6,13 @@ a run predictable). Winners stay on disk, so the next process finds them.
 
 Triton's own autotuner tunes one kernel, whose arguments are there; here a tile decides which kernel
 runs, and how large its workspace is (docs/performance.md). What it times with, ``do_bench``, is
-Triton's. Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose result
-isn't the table's.
+Triton's. Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose
+result isn't the table's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -127,7 +129,10 @@ def tune(
     timings: list[Timing] = []
     expected: Tensor | None = None
     said = False
-    for tile in found:
+    # Compiling takes ten times as long as timing: all cores do it, ahead of what is timed.
+    threads = ThreadPoolExecutor(max(1, min(16, (os.cpu_count() or 1) - 1)))
+    compiled = [threads.submit(_compile, part, tile, device) for tile in found]
+    for tile, ready in zip(found, compiled, strict=True):
         elapsed = time.monotonic() - started
         if timings and elapsed > seconds:
             break
@@ -135,6 +140,7 @@ def tune(
             said = True
             _say(f"tuning {_name(call)}: {len(found)} tiles, up to {seconds:.0f} s ...")
         try:
+            ready.result()
             milliseconds, result = measure(part, tile, device)
         except Exception as error:  # too large for this GPU, say: no winner, and no reason to stop
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -144,6 +150,7 @@ def tune(
         error_of_it = _difference(result, expected)
         wrong = "" if error_of_it < 1e-2 else f"its result differs by {error_of_it:.1e}"
         timings.append(Timing(tile, float("inf") if wrong else milliseconds, wrong))
+    threads.shutdown(wait=False, cancel_futures=True)
     elapsed = time.monotonic() - started
     _spent += elapsed
     if said:
@@ -206,6 +213,14 @@ def measured_row(call: Call, family: str, tile: Tile, origin: str) -> Row:
 def _small_enough(call: Call) -> Call:
     largest = 4 * call.h * call.w * max(call.c, call.k)
     return call._replace(n=max(1, min(call.n, BYTES // largest)))
+
+
+def _compile(call: Call, tile: Tile, device: torch.device) -> None:
+    from vgg_fast.triton import trial
+
+    on_it = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with on_it, launch.compiling_only():
+        trial.prepare(call, tile, TYPES[call.kind], torch.device("meta")).run()
 
 
 def _measure(call: Call, tile: Tile, device: torch.device) -> tuple[float, Tensor]:
