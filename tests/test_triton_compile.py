@@ -76,9 +76,10 @@ def test_every_layer_of_vgg_is_served_without_a_last_resort() -> None:
                 for kernel in ("fprop", "dgrad", "wgrad"):
                     call = tiles.Call(kernel, kind, 256, size, size, c, k)
                     row = tiles.find(tiles.shipped(), family, call)
-                    assert row and row.multiple > 1, call
+                    assert row and not row.last_resort, call
                     hopper = family == "sm_90" and (kind == "half" or kernel != "wgrad")
-                    assert row.tile.descriptors == hopper
+                    measured = row.origin.startswith("measured on ")
+                    assert measured or row.tile.descriptors == hopper
 
 
 def test_any_call_finds_a_row() -> None:
