@@ -223,6 +223,27 @@ def test_a_linear_layer_with_the_weight_on_the_left_is_a_linear_layer(shape, bia
         torch.testing.assert_close(mine.grad, other.grad)
 
 
+@pytest.mark.parametrize("rows", [16, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_a_linear_layer_has_its_dtype_and_no_more_error(rows, dtype) -> None:
+    ours, theirs = Linear(300, 50), nn.Linear(300, 50)
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(rows, 300)
+    gradient = torch.randn(rows, 50).to(dtype)
+    errors = []
+    for layer in (ours, theirs):
+        with torch.autocast("cpu", dtype):
+            output = layer(image)
+        assert output.dtype == dtype
+        output.backward(gradient)
+        assert layer.weight.grad.dtype == torch.float32
+        exact = F.linear(image.double(), layer.weight.double(), layer.bias.double())
+        errors.append(relative_error(output, exact))
+        errors.append(relative_error(layer.weight.grad, gradient.double().t() @ image.double()))
+    assert errors[0] <= 1.1 * errors[2]
+    assert errors[1] <= 1.1 * errors[3]
+
+
 def test_state_dicts_move_both_ways() -> None:
     images = torch.randn(2, 1, 16, 16)
     fused, plain = VGG(**TINY).eval(), VGG(**TINY, fused=False).eval()

@@ -117,11 +117,12 @@ class Flatten(nn.Flatten):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` with the weight on the left of the product where that is faster: on a CPU.
+    """``nn.Linear``, by the fastest of torch's ways for few rows on a CPU.
 
-    With few rows, y = x Wᵀ copies all of W into another order first, and y = (W xᵀ)ᵀ doesn't: with
-    16 images, the first layer behind the convolutions takes 0.6 times as long. docs/performance.md
-    has the measurements.
+    With few rows the bytes of the weight decide. y = x Wᵀ copies all of W into another order first,
+    and y = (W xᵀ)ᵀ doesn't; and autocast writes a 16-bit copy of W, and of its gradient, which
+    takes longer than the product in float32. So up to 64 rows are multiplied in the weight's own
+    dtype, and only the result has autocast's. docs/performance.md has the measurements.
 
     Shape:
         (N, in_features) to (N, out_features), whose columns are contiguous on a CPU; other shapes
@@ -131,7 +132,17 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.dim() != 2 or self.bias is None:
             return linear(input, self.weight, self.bias)
-        return torch.addmm(self.bias.unsqueeze(1), self.weight, input.t()).t()
+        if not torch.jit.is_scripting():
+            few = input.shape[0] <= 64 and self.weight.dtype == torch.float32
+            if few and torch.is_autocast_enabled("cpu"):
+                with torch.autocast("cpu", enabled=False):
+                    output = _from_left(input.to(self.weight.dtype), self.weight, self.bias)
+                return output.to(torch.get_autocast_dtype("cpu"))
+        return _from_left(input, self.weight, self.bias)
+
+
+def _from_left(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias.unsqueeze(1), weight, input.t()).t()
 
 
 class VGG(nn.Sequential):
