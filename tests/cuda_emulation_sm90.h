@@ -49,10 +49,10 @@ struct Load {
   }
 
   uint16_t element(const int64_t (&place)[4]) const {
-    int64_t index = 0;
-    for (int i = 3; i >= 0; --i) {
+    int64_t index = place[0];
+    for (int i = 0; i < 4; ++i) {
       if (place[i] < 0 || place[i] >= static_cast<int64_t>(boxes.sizes[i])) return 0;
-      index = index * static_cast<int64_t>(boxes.sizes[i]) + place[i];
+      if (i > 0) index += place[i] * static_cast<int64_t>(boxes.strides[i - 1]);
     }
     return static_cast<const uint16_t*>(boxes.data)[index];
   }
@@ -84,6 +84,8 @@ inline uint16_t element_of_tile(uint64_t tile, int line_or_row, int k, bool tran
   return value;
 }
 
+inline int boxes_made = 0;
+
 using Product = std::function<void()>;
 inline std::vector<Product> open_products[kMaxThreads];
 inline std::vector<std::vector<Product>> committed_products[kMaxThreads];
@@ -104,13 +106,12 @@ inline uint32_t shared_address(const void* in_shared) {
 
 // What the driver refuses is refused.
 inline cudaError_t make_tensor_map(const BoxMap& boxes, CUtensorMap* map) {
+  ++emulation::boxes_made;
   static_assert(sizeof(BoxMap) <= sizeof(CUtensorMap));
   bool good = reinterpret_cast<uintptr_t>(boxes.data) % 16 == 0 && boxes.box[0] == 64;
-  uint64_t bytes = 2;
   for (int i = 0; i < 4; ++i) {
-    if (i > 0) good = good && bytes % 16 == 0;
     good = good && boxes.sizes[i] > 0 && boxes.box[i] > 0 && boxes.box[i] <= 256;
-    bytes *= boxes.sizes[i];
+    if (i > 0) good = good && boxes.strides[i - 1] % 8 == 0 && boxes.strides[i - 1] < 1ull << 39;
   }
   std::memcpy(static_cast<void*>(map), &boxes, sizeof(boxes));
   return good ? cudaSuccess : cudaErrorInvalidValue;

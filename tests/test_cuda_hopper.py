@@ -13,6 +13,7 @@ import math
 import pytest
 import torch
 
+from tests.cases import SEED_LAYERS
 from tests.emulated import (
     DTYPES,
     EPILOGUES,
@@ -38,8 +39,12 @@ SHAPES = [
     (3, 24, 5, 7, 136),
     (4, 8, 16, 16, 8),
 ]
-# Those whose groups leave no row idle.
-EVEN = [(1, 8, 8, 6, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)]
+# For the weight's gradient, whose groups leave no row idle, or hang over the last image, the lower
+# edge, the right edge, and all of them
+WGRAD_SHAPES = [
+    *[(1, 8, 8, 6, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)],
+    *[(3, 16, 2, 14, 64), (1, 24, 14, 6, 8), (2, 8, 4, 7, 16), (3, 72, 5, 7, 136), (1, 8, 2, 2, 8)],
+]
 TYPES = [torch.bfloat16, torch.float16]
 
 
@@ -70,7 +75,7 @@ def test_fprop(emulated, epilogue, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("shape", EVEN)
+@pytest.mark.parametrize("shape", WGRAD_SHAPES)
 def test_wgrad(emulated, shape, dtype):
     n, _, h, w, k = shape
     input, weight, _ = problem(shape, dtype)
@@ -109,22 +114,34 @@ def test_what_no_box_can_start_at_is_left_to_the_plain_kernels(emulated):
     assert not emulated.serves_fprop(longs(1, 8, 2, 2, 3), pointer(memory[1:]), pointer(memory))
 
 
-def test_groups_over_the_edge_are_left_to_the_plain_kernels(emulated):
+def test_the_weight_s_gradient_is_theirs_in_whole_chunks_of_channels(emulated):
     memory = torch.zeros(8)
     for n, h, w in itertools.product((1, 2, 3, 4, 8), range(1, 17), (1, 2, 3, 4)):
-        # Four windows fit when they stand in one, two or four images.
-        fits = any(n % (4 // down) == h % (2 * down) == w % 2 == 0 for down in (1, 2, 4))
         given = (longs(n, 8, h, w, 16), pointer(memory), pointer(memory))
-        assert emulated.serves_wgrad(*given) == fits
+        assert emulated.serves_wgrad(*given) == (h > 1 and w > 1)
     assert not emulated.serves_wgrad(longs(4, 8, 8, 8, 12), pointer(memory), pointer(memory))
     assert not emulated.serves_wgrad(longs(4, 12, 8, 8, 8), pointer(memory), pointer(memory))
 
 
-def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated):
-    shape = (4, 8, 4, 4, 8)
+@pytest.mark.parametrize(
+    ("layer", "batch"),
+    [*itertools.product(dict.fromkeys(SEED_LAYERS), (1, 2, 3, 16, 96, 256))],
+    ids=str,
+)
+def test_hopper_s_kernels_serve_the_seed_network_at_any_batch(emulated, layer, batch):
+    memory = torch.zeros(8)
+    shape = (batch, layer.c, layer.size, layer.size, layer.k)
+    given = (longs(*shape), pointer(memory), pointer(memory))
+    first = layer.c == 1  # has kernels of its own
+    assert emulated.serves_fprop(*given) == emulated.serves_wgrad(*given) == (not first)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 4, 4, 8), (3, 8, 5, 3, 8)], ids=["fits", "hangs over"])
+@pytest.mark.parametrize("corner", [0, -1])
+def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, corner):
     n, _, h, w, k = shape
     input, weight, _ = problem(shape, torch.bfloat16)
-    input[0, 0, 0, 0] = math.inf
+    input[corner, 0, corner, corner] = math.inf
     gradient = torch.rand(n, k, h, w).bfloat16() + 1
     workspace = torch.empty(emulated.emulate_wgrad_workspace(1, longs(*shape)))
     grad_weight = torch.full_like(weight, math.nan)
@@ -134,6 +151,7 @@ def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated):
     )  # fmt: skip
     expected = torch.nn.grad.conv2d_weight(input.float(), weight.shape, gradient.float(), padding=1)
     assert torch.equal(grad_weight.isinf(), expected.isinf()) and bool(expected.isinf().any())
+    assert not bool(grad_weight.isnan().any())
 
 
 # ------------------------------------------------------------------------------- pipeline and tiles

@@ -80,6 +80,7 @@ BoxMap group_boxes(const void* data, int64_t n, int64_t height, int64_t width, i
   const auto extent = [](int64_t size) { return static_cast<uint64_t>(size); };
   return {data,
           {extent(channels), extent(width), extent(height), extent(n)},
+          {extent(channels), extent(channels * width), extent(channels * width * height)},
           {kLine<T>, 2, 2u << map.shift, static_cast<uint32_t>(kWindowsOfGroup >> map.shift)},
           std::is_same_v<T, __nv_bfloat16>};
 }
@@ -99,12 +100,14 @@ cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>
                                                      problem.width, problem.channels, to.map),
                                       &product.input);
   if (error != cudaSuccess) return error;
-  error = make_tensor_map(
-      {problem.weight,
-       {static_cast<uint64_t>(problem.channels), 9, static_cast<uint64_t>(problem.outputs), 1},
-       {kLine<T>, 1, kStrips * kStrip, 1},
-       std::is_same_v<T, __nv_bfloat16>},
-      &product.weight);
+  const auto channels = static_cast<uint64_t>(problem.channels);
+  const auto outputs = static_cast<uint64_t>(problem.outputs);
+  error = make_tensor_map({problem.weight,
+                           {channels, 9, outputs, 1},
+                           {channels, 9 * channels, 9 * channels * outputs},
+                           {kLine<T>, 1, kStrips * kStrip, 1},
+                           std::is_same_v<T, __nv_bfloat16>},
+                          &product.weight);
   return error != cudaSuccess ? error : launch_hopper(product, stream);
 }
 

@@ -2,6 +2,10 @@
 // a tap of its own. A step multiplies 64 pixels, 4 groups, which lie in shared memory as lines of
 // channels: both tiles are transposed as wgmma reads them. Partial sums and their addition are
 // those of igemm_wgrad.cuh.
+//
+// A group may hang over the lower and the right edge. The gradient reads zero there, and the input
+// must too: under a tap that points back up or left its pixels lie inside, and 0 * infinity isn't
+// 0. So for such taps the last row or column is cut from the input's map.
 
 #pragma once
 
@@ -17,7 +21,7 @@ struct HopperWgrad {
   static constexpr bool kTransposed = true;
   static constexpr int kStepGroups = kLine<T> / kGroup;
 
-  CUtensorMap gradient, input;
+  CUtensorMap gradient, input[2][2];  // without the last row, without the last column
   GroupMap map;
   int32_t channels, outputs;
   int32_t tiles, column_tiles, row_tiles, steps, steps_of_slice;
@@ -65,10 +69,10 @@ struct HopperWgrad {
               cursor_at(kStepGroups, extents)};
     if (column >= kConsumers) {
       const Strip strip = strip_at(first_strip(tile) + column - kConsumers, channels);
-      of.map = &input;
       of.c = strip.c;
       of.dy = strip.tap / 3 - 1;
       of.dx = strip.tap % 3 - 1;
+      of.map = &input[of.dy < 0][of.dx < 0];
     }
     return of;
   }
@@ -126,12 +130,17 @@ cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, 
   product.steps = static_cast<int32_t>(cut.steps);
   product.steps_of_slice = static_cast<int32_t>(cut.steps_of_slice);
   product.workspace = static_cast<float*>(workspace);
-  const auto boxes = [&](const void* data, int64_t channels) {
-    return group_boxes<T>(data, problem.n, problem.height, problem.width, channels, product.map);
-  };
-  cudaError_t error = make_tensor_map(boxes(gradient, problem.outputs), &product.gradient);
-  if (error == cudaSuccess)
-    error = make_tensor_map(boxes(problem.input, problem.channels), &product.input);
+  cudaError_t error = make_tensor_map(group_boxes<T>(gradient, problem.n, problem.height,
+                                                     problem.width, problem.outputs, product.map),
+                                      &product.gradient);
+  for (int up = 0; up < 2; ++up)
+    for (int left = 0; left < 2; ++left) {
+      BoxMap boxes = group_boxes<T>(problem.input, problem.n, problem.height, problem.width,
+                                    problem.channels, product.map);
+      boxes.sizes[1] -= left;
+      boxes.sizes[2] -= up;
+      if (error == cudaSuccess) error = make_tensor_map(boxes, &product.input[up][left]);
+    }
   if (error == cudaSuccess) error = launch_hopper(product, stream);
   if (error != cudaSuccess) return error;
   return launch_wgrad_reduce<T>(problem, static_cast<float*>(workspace),

@@ -27,9 +27,8 @@ cudaError_t make_tensor_map(const BoxMap& boxes, CUtensorMap* map) {
   static const Encode encode = driver_s_encode();
   if (encode == nullptr) return cudaErrorNotSupported;
   constexpr cuuint32_t kRank = 4;
-  cuuint64_t strides[kRank - 1];  // in bytes, from the second dimension on
-  cuuint64_t bytes = 2;
-  for (cuuint32_t i = 0; i + 1 < kRank; ++i) strides[i] = bytes *= boxes.sizes[i];
+  cuuint64_t strides[kRank - 1];  // in bytes
+  for (cuuint32_t i = 0; i + 1 < kRank; ++i) strides[i] = 2 * boxes.strides[i];
   const cuuint32_t every_element[kRank] = {1, 1, 1, 1};
   const CUresult result = encode(
       map, boxes.is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,

@@ -12,11 +12,13 @@
 
 namespace vgg_fast::cuda {
 
-// Boxes of 128 bytes of channels of a dense tensor of 16-bit elements, swizzled in shared memory.
-// Sizes and box run from the channels outwards; elements are 2 bytes.
+// Boxes of 128 bytes of channels of a tensor of 16-bit elements, swizzled in shared memory. Sizes,
+// strides (in elements, of all but the channels) and box run from the channels outwards. What lies
+// behind a size reads zero, also where it is shorter than what the next stride steps over.
 struct BoxMap {
   const void* data;
   uint64_t sizes[4];
+  uint64_t strides[3];
   uint32_t box[4];
   bool is_bf16;
 };
@@ -34,12 +36,11 @@ inline bool hopper_serves_fprop(const DenseConvolution& problem) {
          is_boxable(problem.weight, problem.channels);
 }
 
-// A group that hangs over the image would multiply pixels inside by the zeros outside: not the same
-// where they are infinite.
+// The last row and the last column are cut off for some taps (hopper_wgrad.cuh), and a map has to
+// keep one.
 inline bool hopper_serves_wgrad(const DenseConvolution& problem, const void* gradient) {
-  const GroupMap map = group_map(problem.n, problem.height, problem.width, false);
   return is_boxable(problem.input, problem.channels) && is_boxable(gradient, problem.outputs) &&
-         map.groups * kGroup == int64_t{problem.n} * problem.height * problem.width;
+         problem.height > 1 && problem.width > 1;
 }
 
 }  // namespace vgg_fast::cuda
