@@ -1,9 +1,11 @@
 // The instructions of csrc/cuda/instructions.cuh as plain functions, by the layouts that the PTX
-// manual gives ("Matrix Fragments for mma.m16n8k16", "ldmatrix", "cp.async").
+// manual gives ("Matrix Fragments for mma.m16n8k16", the same for m16n8k8, "ldmatrix", "cp.async").
 
 #pragma once
 
 #include "cuda_emulation.h"
+// The emulation has to come first.
+#include "../csrc/cuda/tf32.cuh"
 
 namespace emulation {
 
@@ -57,6 +59,27 @@ void multiply_add(float (&sums)[4], const Fragments& mine) {
   }
 }
 
+// The low 13 bits are ignored.
+inline float tf32_of(uint32_t bits) {
+  bits &= ~0x1fffu;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Element (row, k) of A is register row / 8 + k / 4 * 2 of lane row % 8 * 4 + k % 4; element
+// (k, column) of B is register k / 4 of lane column * 4 + k % 4.
+inline void multiply_add_tf32(float (&sums)[4], const Fragments& mine) {
+  const Fragments* of = exchange(mine);
+  const int lane = current % kWarpSize;
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 8; ++k)
+      sums[i] += tf32_of(of[row % 8 * 4 + k % 4].a[row / 8 + k / 4 * 2]) *
+                 tf32_of(of[column * 4 + k % 4].b[k / 4]);
+  }
+}
+
 }  // namespace emulation
 
 namespace vgg_fast::cuda {
@@ -103,6 +126,10 @@ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, 
 inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                          __nv_bfloat16) {
   emulation::multiply_add<__nv_bfloat16>(sums, {{a[0], a[1], a[2], a[3]}, {b0, b1}});
+}
+
+inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Tf32) {
+  emulation::multiply_add_tf32(sums, {{a[0], a[1], a[2], a[3]}, {b0, b1}});
 }
 
 }  // namespace vgg_fast::cuda

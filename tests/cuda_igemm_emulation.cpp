@@ -22,14 +22,24 @@ DenseConvolution dense(int storage, const int64_t* shape, const void* input, con
           weight};
 }
 
+// What the products are computed in: one more than there are storages.
+constexpr int kTf32 = 4;
+
+int storage_of(int arithmetic) { return arithmetic == kTf32 ? 0 : arithmetic; }
+
+template <typename Body>
+cudaError_t with_arithmetic(int arithmetic, const Body& body) {
+  return arithmetic == kTf32 ? body(Tf32{}) : with_element_type(Storage(arithmetic), body);
+}
+
 }  // namespace
 
 extern "C" {
 
-int emulate_fprop(int epilogue, int storage, const int64_t* shape, const void* input,
+int emulate_fprop(int epilogue, int arithmetic, const int64_t* shape, const void* input,
                   const void* weight, const void* bias, void* output, uint8_t* argmax) {
-  const DenseConvolution problem = dense(storage, shape, input, weight);
-  return with_element_type(problem.storage, [&](auto element) {
+  const DenseConvolution problem = dense(storage_of(arithmetic), shape, input, weight);
+  return with_arithmetic(arithmetic, [&](auto element) {
     using T = decltype(element);
     const auto run = epilogue == 0   ? igemm_fprop<Epilogue::kLinear, T>
                      : epilogue == 1 ? igemm_fprop<Epilogue::kRelu, T>
@@ -59,21 +69,21 @@ int emulate_rotate(int storage, const int64_t* shape, const void* weight, const 
   return rotate_weight(problem, rotated, nullptr);
 }
 
-int64_t emulate_wgrad_workspace(int storage, const int64_t* shape) {
-  const DenseConvolution problem = dense(storage, shape, nullptr, nullptr);
+int64_t emulate_wgrad_workspace(int arithmetic, const int64_t* shape) {
+  const DenseConvolution problem = dense(storage_of(arithmetic), shape, nullptr, nullptr);
   int64_t elements = 0;
-  with_element_type(problem.storage, [&](auto element) {
+  with_arithmetic(arithmetic, [&](auto element) {
     elements = igemm_wgrad_workspace<decltype(element)>(problem);
     return cudaSuccess;
   });
   return elements;
 }
 
-int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const void* input,
+int emulate_wgrad(int arithmetic, const int64_t* shape, const void* gradient, const void* input,
                   void* grad_weight, const int64_t* strides, void* workspace) {
-  const DenseConvolution problem = dense(storage, shape, input, nullptr);
+  const DenseConvolution problem = dense(storage_of(arithmetic), shape, input, nullptr);
   const int64_t to[4] = {strides[0], strides[1], strides[2], strides[3]};
-  return with_element_type(problem.storage, [&](auto element) {
+  return with_arithmetic(arithmetic, [&](auto element) {
     return igemm_wgrad<decltype(element)>(problem, gradient, grad_weight, to, workspace, nullptr);
   });
 }
@@ -96,6 +106,7 @@ uint32_t inside(int32_t n, int32_t y, int32_t x, int32_t images, int32_t height,
   return taps_inside({n, y, x}, images, height, width);
 }
 
+uint32_t round_to_tf32(uint32_t bits) { return nearest_tf32(bits); }
 int place_of_chunk(int lines, int line, int chunk) { return chunk_offset(lines, line, chunk); }
 int row_of(int lane, int i) { return row_of_sum(lane, i); }
 int column_of(int lane, int i) { return column_of_sum(lane, i); }

@@ -109,13 +109,13 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
         assert blocks * 256 * kernel.registers <= 64 * 1024, kernel
 
 
-# What a matrix product is made of: architecture, instruction, the kernel's name.
+# What a matrix product is made of: architectures, the kernel's name, instructions. LDSM transposes
+# 16-bit elements and no others.
 TENSOR_CORES = [
-    ("80", "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
-    ("80", "igemm_wgrad_kernel", {"HMMA", "LDGSTS", "LDSM"}),
-    ("90a", "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
-    ("90a", "igemm_wgrad_kernel", {"HMMA", "LDGSTS", "LDSM"}),
-    ("90a", "hopper_kernel", {"HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"}),
+    (("80", "90a"), "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
+    (("80", "90a"), "igemm_wgrad_kernelI.*(half|bfloat16)", {"HMMA", "LDGSTS", "LDSM"}),
+    (("80", "90a"), "igemm_wgrad_kernelI.*Tf32", {"HMMA", "LDGSTS"}),
+    (("90a",), "hopper_kernel", {"HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"}),
 ]
 
 
@@ -135,12 +135,14 @@ def instructions_of(object_file: Path, architecture: str) -> dict[str, set[str]]
 
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
-@pytest.mark.parametrize("source", [s for s in SOURCES if re.search(r"_(bf16|fp16)\.cu", s)])
-def test_16_bit_products_run_on_tensor_cores(object_of, source):
+@pytest.mark.parametrize("source", [s for s in SOURCES if re.search(r"_(bf16|fp16|tf32)\.cu", s)])
+def test_products_run_on_tensor_cores(object_of, source):
     checked = set()
-    for architecture, kernel, expected in TENSOR_CORES:
+    for architecture in ARCHITECTURES:
         for name, found in instructions_of(object_of(source), architecture).items():
-            if kernel in name:
+            for architectures, kernel, expected in TENSOR_CORES:
+                if architecture not in architectures or not re.search(kernel, name):
+                    continue
                 assert expected <= found, (name, expected - found)
                 assert not found & {"LDL", "STL"}, f"{name} uses local memory"
                 checked.add(name)

@@ -45,43 +45,53 @@ IN_TURN = list(itertools.product(EPILOGUES, SHAPES))
 CONVOLUTIONS = [(e, s) for e, s in IN_TURN if not e.endswith("pool") or min(s[2:4]) >= 2]
 
 
+TF32 = 4  # what the emulation calls it
+TF32_TOLERANCE = 5e-4
+# dtype, what it is multiplied in, and the error that costs
+ARITHMETICS = [
+    *(pytest.param(d, n, TOLERANCE[d], id=str(d)) for d, n in DTYPES.items()),
+    pytest.param(torch.float32, TF32, TF32_TOLERANCE, id="tf32"),
+]
+
+
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(emulation(tmp_path_factory, "cuda_igemm_emulation.cpp")))
     for name in ("emulate_expand_workspace", "emulate_wgrad_workspace", "map_rows"):
         getattr(loaded, name).restype = ctypes.c_int64
+    loaded.round_to_tf32.restype = ctypes.c_uint32
     return loaded
 
 
-def forward(emulated, epilogue, shape, input, weight, bias):
+def forward(emulated, epilogue, shape, input, weight, bias, arithmetic=None):
     output = Poisoned(pooled(shape, epilogue), input.dtype)
     argmax = Poisoned(pooled(shape, epilogue), torch.uint8)
     error = emulated.emulate_fprop(
-        EPILOGUES.index(epilogue), DTYPES[input.dtype], longs(*shape),
-        pointer(channels_last(input)), pointer(dense_weight(weight)), pointer(bias),
+        EPILOGUES.index(epilogue), DTYPES[input.dtype] if arithmetic is None else arithmetic,
+        longs(*shape), pointer(channels_last(input)), pointer(dense_weight(weight)), pointer(bias),
         pointer(output.tensor), pointer(argmax.tensor) if epilogue.endswith("pool") else None,
     )  # fmt: skip
     assert error == 0
     return output.take(), argmax.take()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "arithmetic", "tolerance"), ARITHMETICS)
 @pytest.mark.parametrize(("epilogue", "shape"), CONVOLUTIONS)
-def test_forward(emulated, epilogue, shape, dtype):
+def test_forward(emulated, epilogue, shape, dtype, arithmetic, tolerance):
     input, weight, bias = problem(shape, dtype)
-    output, argmax = forward(emulated, epilogue, shape, input, weight, bias)
+    output, argmax = forward(emulated, epilogue, shape, input, weight, bias, arithmetic)
     expected = exact(epilogue, input.double(), weight.double(), bias.double())
-    assert relative_error(output, expected) <= TOLERANCE[dtype]
+    assert relative_error(output, expected) <= tolerance
     if epilogue.endswith("pool"):
-        assert_winners(input, weight, bias, expected, argmax, dtype)
+        assert_winners(input, weight, bias, expected, argmax, tolerance)
 
 
-def assert_winners(input, weight, bias, expected, argmax, dtype):
+def assert_winners(input, weight, bias, expected, argmax, tolerance):
     full = exact("conv3x3_relu", input.double(), weight.double(), bias.double())
     n, k, h, w = expected.shape
     windows = full[:, :, : 2 * h, : 2 * w].reshape(n, k, h, 2, w, 2).transpose(3, 4)
     chosen = windows.reshape(n, k, h, w, 4).gather(4, argmax.long().unsqueeze(4)).squeeze(4)
-    assert relative_error(chosen, expected) <= TOLERANCE[dtype]
+    assert relative_error(chosen, expected) <= tolerance
 
 
 def test_no_bias(emulated):
@@ -92,12 +102,13 @@ def test_no_bias(emulated):
     assert relative_error(output, expected) <= TOLERANCE[torch.bfloat16]
 
 
-def backward(emulated, epilogue, shape, arguments, weight):
+def backward(emulated, epilogue, shape, arguments, weight, arithmetic=None):
     """The operators' backward pass: expand, rotate, data gradient, weight's gradient."""
     grad_output, input, output, argmax = arguments
     n, c, h, w, k = shape
     dtype, accumulator = input.dtype, torch.promote_types(input.dtype, torch.float32)
     storage, sizes = DTYPES[dtype], longs(*shape)
+    arithmetic = storage if arithmetic is None else arithmetic
     gradient, grad_bias = Poisoned((n, k, h, w), dtype), Poisoned((k,), dtype)
     workspace = Poisoned((emulated.emulate_expand_workspace(sizes),), accumulator)
     assert not emulated.emulate_expand(
@@ -115,23 +126,23 @@ def backward(emulated, epilogue, shape, arguments, weight):
     )  # fmt: skip
     grad_input = Poisoned((n, c, h, w), dtype)
     assert not emulated.emulate_fprop(
-        0, storage, longs(n, k, h, w, c), pointer(gradient.take()), pointer(rotated.take()), None,
-        pointer(grad_input.tensor), None,
+        0, arithmetic, longs(n, k, h, w, c), pointer(gradient.take()), pointer(rotated.take()),
+        None, pointer(grad_input.tensor), None,
     )  # fmt: skip
 
-    partial = Poisoned((emulated.emulate_wgrad_workspace(storage, sizes),), accumulator)
+    partial = Poisoned((emulated.emulate_wgrad_workspace(arithmetic, sizes),), accumulator)
     grad_weight = torch.full_like(weight, math.nan)
     assert not emulated.emulate_wgrad(
-        storage, sizes, pointer(gradient.take()), pointer(channels_last(input)),
+        arithmetic, sizes, pointer(gradient.take()), pointer(channels_last(input)),
         pointer(grad_weight), longs(*grad_weight.stride()), pointer(partial.tensor),
     )  # fmt: skip
     partial.take()
     return grad_input.take(), grad_weight, grad_bias.take()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "arithmetic", "tolerance"), ARITHMETICS)
 @pytest.mark.parametrize(("epilogue", "shape"), CONVOLUTIONS)
-def test_backward(emulated, epilogue, shape, dtype):
+def test_backward(emulated, epilogue, shape, dtype, arithmetic, tolerance):
     input, weight, bias = problem(shape, dtype)
     output, argmax = forward(emulated, epilogue, shape, input, weight, bias)
     grad_output = torch.randn(output.shape, dtype=torch.float64).to(dtype)
@@ -139,9 +150,10 @@ def test_backward(emulated, epilogue, shape, dtype):
     wide = [a.double() if a.is_floating_point() else a for a in given]
     expected = getattr(ops, epilogue).reference_backward(*wide, True, True, True)
     layout = layouts(weight)[("nchw", "channels_last", "strided")[sum(shape) % 3]]
-    found = backward(emulated, epilogue, shape, (grad_output, input, output, argmax), layout)
+    saved = (grad_output, input, output, argmax)
+    found = backward(emulated, epilogue, shape, saved, layout, arithmetic)
     for actual, wanted in zip(found, expected, strict=True):
-        assert relative_error(actual, wanted) <= 2.5 * TOLERANCE[dtype]
+        assert relative_error(actual, wanted) <= 2.5 * tolerance
 
 
 def test_many_slices_give_the_same_gradient_twice(emulated):
@@ -156,15 +168,31 @@ def test_many_slices_give_the_same_gradient_twice(emulated):
         assert torch.equal(first, second)
 
 
-def test_nan_and_infinity_reach_what_the_convolution_reaches(emulated):
+@pytest.mark.parametrize("arithmetic", [DTYPES[torch.float32], TF32], ids=["fp32", "tf32"])
+def test_nan_and_infinity_reach_what_the_convolution_reaches(emulated, arithmetic):
     shape = (1, 8, 6, 6, 8)
     for value, epilogue in itertools.product((math.nan, math.inf), EPILOGUES):
         input, weight, bias = problem(shape, torch.float32)
         input[0, 0, 2, 2] = value
-        output, _ = forward(emulated, epilogue, shape, input, weight, bias)
+        output, _ = forward(emulated, epilogue, shape, input, weight, bias, arithmetic)
         expected = exact(epilogue, input, weight, bias)
         assert torch.equal(output.isnan(), expected.isnan())
         assert torch.equal(output.isinf(), expected.isinf())
+
+
+def test_operands_are_rounded_to_the_nearest_tf32(emulated):
+    # Every exponent and sign, with fractions around the last bit that is kept; the canonical NaN.
+    fractions = torch.tensor([0, 1, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2000, 0x3000, 0x7FEFFF])
+    fractions = torch.cat((fractions, torch.tensor([0x7FF000, 0x7FFFFF])))
+    for sign, exponent in itertools.product((0, 1), range(256)):
+        bits = sign << 31 | exponent << 23 | fractions
+        kept = torch.tensor([emulated.round_to_tf32(b) & 0xFFFFE000 for b in bits.tolist()])
+        given, found = (b.to(torch.int32).view(torch.float32).double() for b in (bits, kept))
+        assert torch.equal(found.isnan(), given.isnan() & (bits & 0x7FE000 != 0))
+        finite = given.isfinite() & found.isfinite()
+        unit = 2.0 ** (max(exponent, 1) - 127 - 10)
+        assert bool(((found - given).abs() <= unit / 2)[finite].all())
+        assert bool(found[given.isinf()].isinf().all())
 
 
 # ------------------------------------------------------------------------- maps, over small shapes

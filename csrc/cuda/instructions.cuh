@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "tf32.cuh"
+
 namespace vgg_fast::cuda {
 
 #if defined(__CUDACC__)
@@ -40,7 +42,7 @@ __device__ __forceinline__ void wait_for_copies() {
 
 // Four 8x8 matrices of 16-bit elements, whose lines the lanes name: lane 8 * i + j line j of
 // matrix i. A lane gets elements 2 * (lane % 4) and the next of line lane / 4; transposed, of
-// column lane / 4.
+// column lane / 4. Of 8x4 matrices of 32-bit elements it gets element lane % 4 of line lane / 4.
 template <bool kTransposed>
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* line) {
   if constexpr (kTransposed) {
@@ -70,6 +72,16 @@ __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&
                                              uint32_t b1, __half) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// sums += a (16x8) * b (8x8)
+__device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1, Tf32) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};\n"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -75,7 +75,8 @@ cudaError_t conv3x3_wgrad(const Convolution& problem, const Upstream& upstream, 
 int64_t conv3x3_wgrad_workspace(const Convolution& problem);
 
 // ------------------------------------------------------------------------------------------------
-// Any number of channels. T is the element type that DenseConvolution's storage names.
+// Any number of channels. T is the element type that DenseConvolution's storage names; of fp32 also
+// Tf32 (tf32.cuh), which is how its products are computed.
 
 // bias may be null, argmax too; output is dense and channels_last. With the weight that
 // rotate_weight makes, the gradient as its input, and C and K exchanged, kLinear is the data

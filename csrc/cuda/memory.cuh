@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "tf32.cuh"
 #include "window.cuh"
 
 namespace vgg_fast::cuda {
@@ -28,12 +29,17 @@ using Accumulator = typename AccumulatorOf<T>::type;
 
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ double widen(double value) { return value; }
+__device__ __forceinline__ float widen(Tf32 value) { return value.value; }
 __device__ __forceinline__ float widen(__half value) { return __half2float(value); }
 __device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 template <typename T>
 __device__ __forceinline__ T narrow(Accumulator<T> value) {
   return value;
+}
+template <>
+__device__ __forceinline__ Tf32 narrow<Tf32>(float value) {
+  return Tf32(value);
 }
 template <>
 __device__ __forceinline__ __half narrow<__half>(float value) {
