@@ -5,11 +5,13 @@ Needs no GPU.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.cases import CONVOLUTIONS, OPERATORS
-from vgg_fast import backends, choices
+from vgg_fast import _extension, backends, choices
 from vgg_fast.ops import registry
 
 
@@ -50,6 +52,36 @@ def chosen(name: str, key: str, arguments: tuple) -> str:
 def test_the_first_layer_is_theirs_forward_and_backward(op, c, k, backend, dtype) -> None:
     for name, arguments in calls(op, c, k, dtype):
         assert chosen(name, "CUDA", arguments) == backend
+
+
+def test_a_row_may_choose_hoppers_own_kernels(monkeypatch) -> None:
+    rows = (choices.Row(choices.HOPPER, "measured"), choices.Row("triton", "measured"))
+    monkeypatch.setattr(choices, "order", lambda name, args: rows)
+    name, arguments = calls("conv3x3", 64, 64)[0]
+    assert chosen(name, "CUDA", arguments) == "triton"  # they aren't built
+    monkeypatch.setitem(registry._hopper, name, kernel)
+    assert registry.kernel_for(name, "CUDA", *arguments) == (choices.HOPPER, kernel)
+
+
+@pytest.fixture(params=["ieee", "tf32"])
+def precision(request):
+    """torch's switch for convolutions in fp32."""
+    setting = torch.backends.cudnn.conv
+    before, setting.fp32_precision = setting.fp32_precision, request.param
+    yield request.param
+    setting.fp32_precision = before
+
+
+def test_torchs_switch_reaches_them_with_every_call(monkeypatch, precision: str) -> None:
+    told = []
+    monkeypatch.setattr(_extension, "set_cuda", lambda *given: told.append(given))
+    monkeypatch.setattr(torch.library, "get_kernel", lambda op, key: SimpleNamespace(
+        call_boxed=lambda keyset, *given: given))  # fmt: skip
+    for hopper in (False, True):
+        native = registry._native_kernel("vgg_fast::conv3x3", "CUDA", hopper)
+        for dtype in (torch.float32, torch.bfloat16):
+            native(torch.empty(1, dtype=dtype))
+            assert told.pop() == (precision == "tf32" and dtype == torch.float32, hopper)
 
 
 def test_every_pooling_is_theirs() -> None:

@@ -6,6 +6,7 @@ They are registered for CPU tensors in a namespace of their own, with the schema
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from tests import operators
 from tests.cases import CONVOLUTIONS, DTYPES, LAYOUTS, OPERATORS, Shape
 from tests.emulated import emulation
+from tests.numerics import relative_error
 from tests.operators import (
     ALL,
     Arguments,
@@ -123,6 +125,59 @@ def test_pooling(kernels: str) -> None:
 
 
 # ---------------------------------------------------------------------------- which kernels are run
+
+
+@pytest.fixture
+def settings(library, monkeypatch):
+    """What Python says before each call; what a program without Python gets comes back after it."""
+    monkeypatch.delenv("VGG_FAST_GPU", raising=False)
+    yield library.vgg_fast_set_cuda
+    library.vgg_fast_set_cuda(0, 0)
+
+
+def fp32_error() -> float:
+    given = random_arguments("conv3x3", Shape(2, 40, 40, 8, 8), torch.float32)
+    found = torch.ops.vgg_fast_emulated.conv3x3(given.input, given.weight, None)
+    exact = torch.nn.functional.conv2d(given.input.double(), given.weight.double(), padding=1)
+    return relative_error(found, exact)
+
+
+def test_fp32_is_tf32_where_it_is_allowed_and_exact_in_a_program_without_python(settings) -> None:
+    assert fp32_error() <= 2e-6
+    settings(1, 0)
+    assert 1e-5 <= fp32_error() <= 5e-4
+    found = []
+    other = threading.Thread(target=lambda: found.append(fp32_error()))
+    other.start()
+    other.join()
+    assert found[0] <= 2e-6, "a thread has settings of its own"
+    settings(0, 0)
+    assert fp32_error() <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("hopper", "name", "capability", "expected"),
+    [
+        (0, None, 9, False),
+        (1, None, 9, True),
+        (1, None, 8, False),  # the settings wish, and don't insist
+        (1, "sm_80", 9, False),
+        (0, "sm_90a", 9, True),
+    ],
+)
+def test_hoppers_kernels_run_where_they_are_chosen(
+    settings, library, monkeypatch, hopper: int, name: str | None, capability: int, expected: bool
+) -> None:
+    settings(0, hopper)
+    if name is not None:
+        monkeypatch.setenv("VGG_FAST_GPU", name)
+    library.set_capability(capability)
+    before = library.boxes_made()
+    try:
+        convolve()
+    finally:
+        library.set_capability(9)
+    assert (library.boxes_made() > before) == expected
 
 
 def convolve() -> None:

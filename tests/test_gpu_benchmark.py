@@ -457,7 +457,7 @@ def test_no_roofline_without_matplotlib_or_measurements(tmp_path, monkeypatch) -
 def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
     step = steps.Step(main.parse([*QUICK[:2], "--batch=256"]), tmp_path / "part.json", 10)
     layer = SEED_LAYERS[2]
-    times = {"forward": (3.0, 2.0, 4.0), "forward and backward": (9.0, 10.0, 9.5)}
+    times = {"forward": (3.0, 2.0, 4.0, 5.0), "forward and backward": (9.0, 10.0, 9.0, 9.5)}
     step.found["groups"] = {
         figures.layer_name(layer, 256, what != "forward"): {
             "peers": {b: {"median_ms": t} for b, t in zip(choices.BACKENDS, ms, strict=True)},
@@ -468,11 +468,16 @@ def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
     ahead, back = steps._winners(step, layer)
     assert (ahead.backend, ahead.operator) == ("cpp", "conv3x3_relu")
     assert (back.backend, back.operator) == ("reference", "conv3x3_relu_backward")
-    assert "cpp 8.000 ms, reference 5.500 ms, triton 6.000 ms" in back.origin
+    assert "cpp 8.000 ms, cpp sm_90a 5.000 ms, reference 4.500 ms, triton" in back.origin
     assert (back.c, back.k, back.side, back.batch) == ((128, 128), (256, 256), (56, 56), (256, 511))
     for group in step.found["groups"].values():
         group["problems"]["cpp"] = "its result differs from fused"
     assert steps._winners(step, layer)[0].backend == "triton"  # wrong never wins
+    ahead_of_all = {"median_ms": 1.0}
+    step.found["groups"][figures.layer_name(layer, 256, False)]["peers"][choices.HOPPER] = (
+        ahead_of_all
+    )
+    assert steps._winners(step, layer)[0].backend == choices.HOPPER
 
 
 def test_adopted_winners_stand_before_the_shipped_rows(tmp_path) -> None:

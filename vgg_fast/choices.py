@@ -1,9 +1,10 @@
 """Which backend ``auto`` takes for a call on an NVIDIA GPU: the first row of a table that serves.
 
 ``choices.json`` ships the table: for a family of GPUs, an operator, a kind of arithmetic and ranges
-of channels, sizes and batches, the fastest of Triton (``triton``), CUDA C++ (``cpp``) and PyTorch
-with cuDNN (``reference``). Each row says where it comes from. ``VGG_FAST_CHOICES`` names a file of
-rows that stand before it. Where a row's backend isn't there, the next row that serves decides.
+of channels, sizes and batches, the fastest of Triton (``triton``), CUDA C++ (``cpp``, and ``cpp
+sm_90a`` with Hopper's own kernels) and PyTorch with cuDNN (``reference``). Each row says where it
+comes from. ``VGG_FAST_CHOICES`` names a file of rows that stand before it. Where a row's backend
+isn't there, the next row that serves decides.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch
 from vgg_fast.triton.tiles import family_of, kind, precision, within
 
 SHIPPED = Path(__file__).with_name("choices.json")
-BACKENDS = ("triton", "cpp", "reference")
+HOPPER = "cpp sm_90a"
+BACKENDS = ("triton", "cpp", HOPPER, "reference")
 
 
 class Layer(NamedTuple):

@@ -23,7 +23,7 @@ from vgg_fast.layers import Conv3x3ReLUPool
 from vgg_fast.models import PRESETS, VGG
 from vgg_fast.ops import registry
 
-KERNELS = {"cpp": "C++", "triton": "Triton", "reference": "PyTorch"}
+KERNELS = {"cpp": "C++", choices.HOPPER: "C++, sm_90a", "triton": "Triton", "reference": "PyTorch"}
 
 ENVIRONMENT = {
     "VGG_FAST_BACKEND": "the backend: auto, cpp, triton or reference (PyTorch; cuDNN on a GPU)",

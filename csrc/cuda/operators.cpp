@@ -77,7 +77,7 @@ cudaError_t fprop(const char* op, const Tensor& input, const Tensor& weight, con
                                     stream);
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
-  return with_element_type(input, [&](auto element) {
+  return with_arithmetic(input, [&](auto element) {
     return fprop_product<kEpilogue, decltype(element)>(op, problem, bias, output, argmax, stream);
   });
 }
@@ -159,7 +159,7 @@ void dgrad(const char* op, const void* gradient, const Tensor& input, const Tens
                                 problem.outputs, problem.channels,
                                 problem.height,  problem.width,
                                 gradient,        rotated.data_ptr()};
-  require_launched(op, with_element_type(input, [&](auto element) {
+  require_launched(op, with_arithmetic(input, [&](auto element) {
                      return fprop_product<Epilogue::kLinear, decltype(element)>(
                          op, turned, nullptr, grad_input.data_ptr(), nullptr, stream);
                    }));
@@ -176,7 +176,7 @@ void wgrad(const char* op, const void* gradient, const Tensor& input, const Tens
     workspace = empty_1d(input, elements, accumulator_of(input));
     return workspace.data_ptr();
   };
-  require_launched(op, with_element_type(input, [&](auto element) {
+  require_launched(op, with_arithmetic(input, [&](auto element) {
                      return wgrad_product<decltype(element)>(op, problem, gradient,
                                                              grad_weight.data_ptr(), strides,
                                                              allocate, current_stream(input));

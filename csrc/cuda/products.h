@@ -1,5 +1,5 @@
 // Which kernel computes a matrix product: the plain one, which every GPU from sm_80 on runs, or
-// Hopper's. VGG_FAST_GPU=sm_90a asks for the latter: no GPU has run them yet.
+// Hopper's. The settings say which is the faster, and VGG_FAST_GPU overrules them.
 
 #pragma once
 
@@ -8,15 +8,19 @@
 
 #include "../checks.h"
 #include "kernels.h"
+#include "settings.h"
 #include "tensor_map.h"
 
 namespace vgg_fast::cuda {
 
-#if defined(VGG_FAST_HOPPER)
-inline constexpr bool kHopperIsBuilt = true;
-#else
-inline constexpr bool kHopperIsBuilt = false;
-#endif
+// major * 10 + minor of the current device.
+inline int compute_capability() {
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return major * 10 + minor;
+}
 
 // Throws if VGG_FAST_GPU names nothing, or Hopper's kernels where they can't run.
 inline bool hopper_is_chosen(const char* op) {
@@ -24,17 +28,15 @@ inline bool hopper_is_chosen(const char* op) {
   const std::string name = wish == nullptr ? "" : wish;
   require(name.empty() || name == "sm_80" || name == "sm_90a", "vgg_fast::", op,
           ": VGG_FAST_GPU=", name, " names no kernels; set it to sm_80 or sm_90a, or unset it");
-  if (name != "sm_90a") return false;
+  if (name.empty()) return settings().hopper && kHopperIsBuilt && compute_capability() == 90;
+  if (name == "sm_80") return false;
   require(kHopperIsBuilt, "vgg_fast::", op,
           ": VGG_FAST_GPU=sm_90a, but the library isn't built for it; build it with "
           "TORCH_CUDA_ARCH_LIST=9.0a, or unset VGG_FAST_GPU");
-  int device = 0, major = 0, minor = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  require(major == 9 && minor == 0, "vgg_fast::", op,
-          ": VGG_FAST_GPU=sm_90a, but this GPU's compute capability is ", major, ".", minor,
-          "; unset VGG_FAST_GPU");
+  const int capability = compute_capability();
+  require(capability == 90, "vgg_fast::", op,
+          ": VGG_FAST_GPU=sm_90a, but this GPU's compute capability is ", capability / 10, ".",
+          capability % 10, "; unset VGG_FAST_GPU");
   return true;
 }
 

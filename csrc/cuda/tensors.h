@@ -17,6 +17,8 @@
 
 #include "../checks.h"
 #include "kernels.h"
+#include "settings.h"
+#include "tf32.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -75,9 +77,10 @@ inline View view_of(const Tensor& tensor) {
   return view;
 }
 
-// The kernels' coordinates are 32 bits wide (their products 64), and a grid has 65535 rows.
+// The kernels' coordinates are 32 bits wide (their products 64), and a grid has 65535 rows, each of
+// 16 channels or more.
 inline int32_t extent(const char* op, const char* name, int64_t size) {
-  constexpr int64_t kMost = int64_t{1} << 21;
+  constexpr int64_t kMost = 65535 * 16;
   require(size <= kMost, "vgg_fast::", op, ": the CUDA kernel takes a ", name, " of at most ",
           kMost, ", but it is ", size, "; use the backend 'reference'");
   return static_cast<int32_t>(size);
@@ -108,12 +111,12 @@ inline DenseConvolution dense_convolution_of(const char* op, const Tensor& input
           input.data_ptr(), weight.data_ptr()};
 }
 
-// Returns what `body` returns of a value of the tensor's element type.
+// Returns what `body` returns of a value of the type that the tensor's elements are multiplied in.
 template <typename Body>
-auto with_element_type(const Tensor& tensor, const Body& body) {
+auto with_arithmetic(const Tensor& tensor, const Body& body) {
   switch (storage_of(tensor)) {
     case Storage::kFloat32:
-      return body(float{});
+      return settings().tf32 ? body(Tf32{}) : body(float{});
     case Storage::kBFloat16:
       return body(__nv_bfloat16{});
     case Storage::kFloat16:

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgg_fast import backends, choices
+from vgg_fast import _extension, backends, choices
+from vgg_fast.triton.tiles import precision
 
 _library = torch.library.Library("vgg_fast", "IMPL")
 _references: dict[str, Callable] = {}
-_native: dict[tuple[str, str], Callable] = {}  # (operator, dispatch key) -> the C++ kernel
+# (operator, dispatch key) -> the C++ kernel; for CUDA with Hopper's own instructions too
+_native: dict[tuple[str, str], Callable | None] = {}
+_hopper: dict[str, Callable] = {}
 
 
 def register(
@@ -104,6 +107,8 @@ def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
     if key == "CPU" and native is not None:
         return "cpp", native
     for row in choices.order(name, args) if key == "CUDA" else ():
+        if row.backend == choices.HOPPER and name in _hopper:
+            return choices.HOPPER, _hopper[name]
         if row.backend == "cpp" and native is not None:
             return "cpp", native
         if row.backend == "triton":
@@ -118,9 +123,9 @@ def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
 def _route_through_python(name: str, key: str) -> None:
     op = f"vgg_fast::{name}"
     has_native = torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
-    native = torch.library.get_kernel(op, key) if has_native else None
-    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-    _native[name, key] = native and (lambda *args: native.call_boxed(keyset, *args))
+    _native[name, key] = _native_kernel(op, key) if has_native else None
+    if has_native and key == "CUDA" and _extension.has_hopper_kernels():
+        _hopper[name] = _native_kernel(op, key, hopper=True)
 
     def choose(*args: Any) -> Any:
         return kernel_for(name, key, *args)[1](*args)
@@ -130,6 +135,19 @@ def _route_through_python(name: str, key: str) -> None:
         warnings.filterwarnings("ignore", "Warning only once for all operators")
         warnings.filterwarnings("ignore", ".*[Oo]verriding a previously registered kernel")
         _library.impl(name, choose, key, allow_override=True)
+
+
+def _native_kernel(op: str, key: str, hopper: bool = False) -> Callable:
+    kernel = torch.library.get_kernel(op, key)
+    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    if key != "CUDA":
+        return lambda *args: kernel.call_boxed(keyset, *args)
+
+    def call(*args: Any) -> Any:
+        _extension.set_cuda(precision(args[0].dtype) == "tf32", hopper)
+        return kernel.call_boxed(keyset, *args)
+
+    return call
 
 
 def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
