@@ -1,6 +1,6 @@
 // The launchers of csrc/cuda/kernels.h and the arithmetic of window.cuh, as C functions for ctypes.
 
-#include "cuda_emulation.h"
+#include "cuda_emulation_sm80.h"
 // The emulation has to come first.
 #include "../csrc/cuda/conv3x3.cu"
 #include "../csrc/cuda/conv3x3_relu.cu"
@@ -33,8 +33,8 @@ template <Epilogue kEpilogue>
 void backward(const Convolution& problem, const Upstream& upstream, void* grad_input,
               void* grad_weight, const int64_t* strides, void* grad_bias, void* workspace) {
   const int64_t to[4] = {strides[0], strides[1], strides[2], strides[3]};
-  if (grad_input != nullptr) conv3x3_dgrad<kEpilogue>(problem, upstream, grad_input, nullptr);
-  conv3x3_wgrad<kEpilogue>(problem, upstream, grad_weight, to, grad_bias, workspace, nullptr);
+  if (grad_input != nullptr) first_layer_dgrad<kEpilogue>(problem, upstream, grad_input, nullptr);
+  first_layer_wgrad<kEpilogue>(problem, upstream, grad_weight, to, grad_bias, workspace, nullptr);
 }
 
 }  // namespace
@@ -58,15 +58,15 @@ void emulate_conv3x3(int epilogue, int storage, const int64_t* shape, const void
                      uint8_t* argmax) {
   const Convolution problem =
       convolution(storage, shape, input, input_strides, weight, weight_strides);
-  const auto run = epilogue == 0   ? conv3x3_fprop<Epilogue::kLinear>
-                   : epilogue == 1 ? conv3x3_fprop<Epilogue::kRelu>
-                                   : conv3x3_fprop<Epilogue::kReluPool>;
+  const auto run = epilogue == 0   ? first_layer_fprop<Epilogue::kLinear>
+                   : epilogue == 1 ? first_layer_fprop<Epilogue::kRelu>
+                                   : first_layer_fprop<Epilogue::kReluPool>;
   run(problem, bias, output, argmax, nullptr);
 }
 
 int64_t emulate_workspace(const int64_t* shape) {
   const int64_t none[4] = {};
-  return conv3x3_wgrad_workspace(convolution(0, shape, nullptr, none, nullptr, none));
+  return first_layer_wgrad_workspace(convolution(0, shape, nullptr, none, nullptr, none));
 }
 
 void emulate_conv3x3_backward(int epilogue, int storage, const int64_t* shape, const void* input,
@@ -89,6 +89,19 @@ double window(const double* values, uint8_t* argmax) {
   *argmax = best.argmax;
   return best.value;
 }
+
+double relu_window(const double* values, uint8_t* argmax) {
+  const auto best = relu_window_max(values[0], values[1], values[2], values[3]);
+  *argmax = best.argmax;
+  return best.value;
+}
+
+uint32_t inside(int y, int x, int height, int width) {
+  return surroundings_inside(y, x, height, width);
+}
+
+int place(int lane, int step, int j) { return place_of_operand(lane, step, j); }
+int channel(int block, int column) { return channel_of_column(block, column); }
 
 // The odometer after `steps` steps of `stride` items from `start`, as one index again.
 int64_t walk(int64_t start, int64_t stride, int steps, int y, int x, int c) {

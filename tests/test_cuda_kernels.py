@@ -31,7 +31,7 @@ SHAPES = [(2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(emulation(tmp_path_factory, "cuda_emulation.cpp")))
-    loaded.window.restype = ctypes.c_double
+    loaded.window.restype = loaded.relu_window.restype = ctypes.c_double
     loaded.walk.restype = loaded.emulate_workspace.restype = ctypes.c_int64
     return loaded
 
@@ -186,6 +186,39 @@ def test_every_order_of_a_window(emulated):
         assert argmax.value == index.item()
 
 
+def test_the_relu_may_follow_the_maximum(emulated):
+    values = (0.0, -0.0, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf)
+    for window in itertools.product(values, repeat=4):
+        found, expected = ctypes.c_uint8(), ctypes.c_uint8()
+        given = torch.tensor(window, dtype=torch.float64)
+        best = emulated.relu_window(pointer(given), ctypes.byref(found))
+        last = emulated.window(pointer(given.relu()), ctypes.byref(expected))
+        assert found.value == expected.value
+        assert best == last or (math.isnan(best) and math.isnan(last))
+
+
+def test_the_surroundings_inside_the_image(emulated):
+    for h, w in itertools.product(range(1, 6), repeat=2):
+        for y, x in itertools.product(range((h + 1) // 2), range((w + 1) // 2)):
+            expected = 0
+            for i, j in itertools.product(range(4), repeat=2):
+                row, column = 2 * y - 1 + i, 2 * x - 1 + j
+                expected |= (0 <= row < h and 0 <= column < w) << (4 * i + j)
+            assert emulated.inside(y, x, h, w) == expected
+
+
+def test_operands_and_columns_are_dealt_out_once(emulated):
+    places = [
+        emulated.place(q, step, j) for q, step, j in itertools.product(range(4), range(2), range(4))
+    ]
+    assert sorted(places) == list(range(32))
+    channels = [emulated.channel(b, c) for b, c in itertools.product(range(8), range(8))]
+    assert sorted(channels) == list(range(64))
+    for q, run in itertools.product(range(4), range(2)):  # a lane's channels lie side by side
+        runs = [emulated.channel(4 * run + v // 2, 2 * q + v % 2) for v in range(8)]
+        assert runs == list(range(32 * run + 8 * q, 32 * run + 8 * q + 8))
+
+
 def test_the_odometer_counts_as_multiplication_does(emulated):
     big = 2**33
     for y, x, c in itertools.product((1, 2, 3), (1, 3, 4), (1, 2, 5)):
@@ -194,9 +227,10 @@ def test_the_odometer_counts_as_multiplication_does(emulated):
             assert index == start + 5 * stride
 
 
-def test_nan_passes_the_relu_and_its_mask(emulated):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nan_passes_the_relu_and_its_mask(emulated, dtype):
     shape = (1, 1, 4, 4, 8)
-    input, weight, bias = problem(shape, torch.float32)
+    input, weight, bias = problem(shape, dtype)
     input[0, 0, 1, 1] = math.nan
     for epilogue in EPILOGUES:
         output, _ = forward(emulated, epilogue, shape, input, weight, bias)

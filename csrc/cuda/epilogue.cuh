@@ -52,20 +52,18 @@ __device__ __forceinline__ void transpose_over_lanes(Value (&row)[4]) {
   }
 }
 
-template <Epilogue kEpilogue, typename T>
+template <typename T>
 __device__ __forceinline__ void add_bias(const Output<T>& to, int32_t k,
                                          Accumulator<T> (&sums)[kBlocks][4]) {
   using Acc = Accumulator<T>;
   const int lane = threadIdx.x % 32;
+  if (to.bias == nullptr) return;
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int32_t channel = k + block * 8 + column_of_sum(lane, i);
-      const Acc bias =
-          to.bias != nullptr && channel < to.outputs ? widen(to.bias[channel]) : Acc(0);
-      const Acc sum = sums[block][i] + bias;
-      sums[block][i] = kEpilogue == Epilogue::kLinear ? sum : relu(sum);
+      sums[block][i] += channel < to.outputs ? widen(to.bias[channel]) : Acc(0);
     }
 }
 
@@ -132,12 +130,14 @@ __device__ __forceinline__ void store_pixels(const Output<T>& to, const Pixel& o
   }
 }
 
-// The 16 pixels of a group, channels k to k + 63.
+// The 16 pixels of the group at `origin`, channels k to k + 63.
 template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ void store_group(const Output<T>& to, int64_t group, int32_t k,
+__device__ __forceinline__ void store_group(const Output<T>& to, const Pixel& origin, int32_t k,
                                             Accumulator<T> (&sums)[kBlocks][4]) {
-  add_bias<kEpilogue>(to, k, sums);
-  const Pixel origin = group_origin(to.map, group);
+  add_bias(to, k, sums);
+  if constexpr (kEpilogue != Epilogue::kLinear)
+#pragma unroll
+    for (int i = 0; i < 4 * kBlocks; ++i) sums[i / 4][i % 4] = relu(sums[i / 4][i % 4]);
   if constexpr (kEpilogue == Epilogue::kReluPool)
     store_pooled(to, origin, k, sums);
   else

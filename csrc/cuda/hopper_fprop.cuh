@@ -65,9 +65,10 @@ struct HopperFprop {
                                         float (&sums)[kStrips][kBlocks][4]) const {
     const int64_t group = first_group(tile) + row / kGroup;
     if (group >= to.map.groups) return;
+    const Pixel origin = group_origin(to.map, group);
 #pragma unroll
     for (int strip = 0; strip < kStrips; ++strip)
-      store_group<kEpilogue>(to, group, first_output(tile) + strip * kStrip, sums[strip]);
+      store_group<kEpilogue>(to, origin, first_output(tile) + strip * kStrip, sums[strip]);
   }
 };
 

@@ -115,7 +115,8 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
 #pragma unroll
   for (int group = 0; group < kGroups<T>; ++group) {
     const int64_t at = first_group + row / kGroup + group;
-    if (at < to.map.groups) store_group<kEpilogue>(to, at, first_output + column, sums[group]);
+    if (at < to.map.groups)
+      store_group<kEpilogue>(to, group_origin(to.map, at), first_output + column, sums[group]);
   }
 }
 

@@ -8,7 +8,7 @@
 
 #pragma once
 
-#include "conv3x3_backward.cuh"
+#include "first_layer_backward.cuh"
 #include "pipeline.cuh"
 
 namespace vgg_fast::cuda {

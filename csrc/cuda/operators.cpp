@@ -73,8 +73,8 @@ cudaError_t fprop(const char* op, const Tensor& input, const Tensor& weight, con
                   void* output, uint8_t* argmax) {
   const cudaStream_t stream = current_stream(input);
   if (is_first_layer(input))
-    return conv3x3_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
-                                    stream);
+    return first_layer_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
+                                        stream);
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
   return with_arithmetic(input, [&](auto element) {
@@ -137,15 +137,16 @@ void first_layer_backward(const char* op, const Upstream& upstream, const Tensor
   const cudaStream_t stream = current_stream(input);
   if (wanted.input && problem.n != 0)
     require_launched(
-        op, conv3x3_dgrad<kEpilogue>(problem, upstream, wanted.grad_input.data_ptr(), stream));
+        op, first_layer_dgrad<kEpilogue>(problem, upstream, wanted.grad_input.data_ptr(), stream));
   if (!wanted.weight && !wanted.bias) return;
-  const Tensor workspace = empty_1d(input, conv3x3_wgrad_workspace(problem), accumulator_of(input));
+  const Tensor workspace =
+      empty_1d(input, first_layer_wgrad_workspace(problem), accumulator_of(input));
   int64_t strides[4] = {};
   if (wanted.weight) weight_strides_of(wanted.grad_weight, strides);
   require_launched(
-      op, conv3x3_wgrad<kEpilogue>(problem, upstream,
-                                   wanted.weight ? wanted.grad_weight.data_ptr() : nullptr, strides,
-                                   wanted.bias_pointer(), workspace.data_ptr(), stream));
+      op, first_layer_wgrad<kEpilogue>(
+              problem, upstream, wanted.weight ? wanted.grad_weight.data_ptr() : nullptr, strides,
+              wanted.bias_pointer(), workspace.data_ptr(), stream));
 }
 
 // The data gradient: a convolution of the gradient with the rotated weight.

@@ -49,6 +49,25 @@ VGG_HOST_DEVICE WindowMax<Acc> window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
   return best;
 }
 
+// The same of the values' ReLUs: three fewer of them. Where none is positive all are zero, and the
+// first wins.
+template <typename Acc>
+VGG_HOST_DEVICE WindowMax<Acc> relu_window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
+  const WindowMax<Acc> best = window_max(v00, v01, v10, v11);
+  return best.value <= Acc(0) ? WindowMax<Acc>{Acc(0), 0} : best;
+}
+
+// Bit 4 * i + j: the pixel in row 2 * y - 1 + i and column 2 * x - 1 + j lies inside the image. The
+// first pixel of the window at (y, x) does.
+VGG_HOST_DEVICE uint32_t surroundings_inside(int32_t y, int32_t x, int32_t height, int32_t width) {
+  const auto inside = [](int32_t first, int32_t size) {
+    return (first > 0 ? 1u : 0u) | 2u | (first + 1 < size ? 4u : 0u) | (first + 2 < size ? 8u : 0u);
+  };
+  const uint32_t rows = inside(2 * y, height), columns = inside(2 * x, width);
+  return (rows & 1) * columns | (rows >> 1 & 1) * (columns << 4) |
+         (rows >> 2 & 1) * (columns << 8) | (rows >> 3 & 1) * (columns << 12);
+}
+
 // A place in a grid of N x Y x X x C items, C fastest. N is 64 bits wide and the others 32, whose
 // sums stay below 2^31 as long as every extent is at most 2^30.
 struct Cursor {

@@ -1,4 +1,5 @@
-// The first layer's convolution (C = 1 or 3), forward, with its epilogue in registers:
+// The first layer's convolution (C = 1 or 3), forward, with its epilogue in registers; in bf16 and
+// fp16 it is first_layer_product.cuh's.
 //
 //   output[n, k, y, x] = epilogue(bias[k] + sum over c, r, s of
 //                                 weight[k, c, r, s] * input[n, c, y + r - 1, x + s - 1])
@@ -11,8 +12,7 @@
 
 #pragma once
 
-#include "launch.cuh"
-#include "memory.cuh"
+#include "first_layer_product.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -21,17 +21,6 @@ inline constexpr int kFpropChannels = 64;  // output channels whose weights a bl
 inline constexpr int kMaxInputChannels = 3;
 // Enough blocks to fill 132 multiprocessors four times over, few enough to amortise the weights.
 inline constexpr int64_t kFpropBlocks = 132 * 8 * 4;
-
-template <typename T>
-struct Fprop {
-  int64_t n;
-  int32_t channels, outputs, height, width;
-  Strided<const T> input, weight;
-  const T* bias;  // may be null
-  T* output;
-  uint8_t* argmax;  // may be null
-  bool aligned;     // every store of 16 bytes is aligned
-};
 
 // The 4x4 pixels around the patch at rows 2y, 2y + 1 and columns 2x, 2x + 1; zero outside the
 // image.
@@ -52,7 +41,7 @@ __device__ __forceinline__ void load_surroundings(const Strided<const T>& input,
 }
 
 template <typename T>
-__device__ __forceinline__ void load_weights(const Fprop<T>& problem, int32_t first,
+__device__ __forceinline__ void load_weights(const FirstLayer<T>& problem, int32_t first,
                                              Accumulator<T> (*weights)[kFpropChannels],
                                              Accumulator<T>* bias) {
   for (int i = threadIdx.x; i < problem.channels * 9 * kFpropChannels; i += kFpropThreads) {
@@ -68,7 +57,8 @@ __device__ __forceinline__ void load_weights(const Fprop<T>& problem, int32_t fi
 }
 
 template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ void store_patch(const Fprop<T>& problem, const Cursor& at, int32_t k,
+__device__ __forceinline__ void store_patch(const FirstLayer<T>& problem, const Cursor& at,
+                                            int32_t k,
                                             const Accumulator<T> (&sums)[4][kVector<T>]) {
   constexpr int V = kVector<T>;
   const int count = min(V, problem.outputs - k);
@@ -79,8 +69,7 @@ __device__ __forceinline__ void store_patch(const Fprop<T>& problem, const Curso
     Vector<uint8_t, V> positions;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const auto maximum =
-          window_max(relu(sums[0][v]), relu(sums[1][v]), relu(sums[2][v]), relu(sums[3][v]));
+      const auto maximum = relu_window_max(sums[0][v], sums[1][v], sums[2][v], sums[3][v]);
       best.values[v] = narrow<T>(maximum.value);
       positions.values[v] = maximum.argmax;
     }
@@ -104,7 +93,8 @@ __device__ __forceinline__ void store_patch(const Fprop<T>& problem, const Curso
 }
 
 template <Epilogue kEpilogue, typename T>
-__global__ void __launch_bounds__(kFpropThreads, 2) conv3x3_fprop_kernel(Fprop<T> problem) {
+__global__ void __launch_bounds__(kFpropThreads, 2)
+    first_layer_fprop_kernel(FirstLayer<T> problem) {
   using Acc = Accumulator<T>;
   constexpr int V = kVector<T>;
   alignas(16) __shared__ Acc weights[kMaxInputChannels * 9][kFpropChannels];
@@ -150,25 +140,34 @@ __global__ void __launch_bounds__(kFpropThreads, 2) conv3x3_fprop_kernel(Fprop<T
 // ------------------------------------------------------------------------------------------------
 
 template <Epilogue kEpilogue>
-cudaError_t conv3x3_fprop(const Convolution& problem, const void* bias, void* output,
-                          uint8_t* argmax, cudaStream_t stream) {
+cudaError_t first_layer_fprop(const Convolution& problem, const void* bias, void* output,
+                              uint8_t* argmax, cudaStream_t stream) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   const int64_t patches = problem.n *
                           (kPool ? problem.height / 2 : covering_patches(problem.height)) *
                           (kPool ? problem.width / 2 : covering_patches(problem.width));
   return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
-    const int chunks = (problem.outputs + kFpropChannels - 1) / kFpropChannels;
-    const int vectors = (std::min(problem.outputs, kFpropChannels) + kVector<T> - 1) / kVector<T>;
-    const dim3 grid(grid_for(patches * vectors, kFpropThreads, kFpropBlocks), chunks);
-    return launch(
-        conv3x3_fprop_kernel<kEpilogue, T>, grid, kFpropThreads, stream,
-        Fprop<T>{
-            problem.n, problem.channels, problem.outputs, problem.height, problem.width,
-            Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
-            Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
-            static_cast<const T*>(bias), static_cast<T*>(output), argmax,
-            problem.outputs % kVector<T> == 0});
+    const FirstLayer<T> layer{
+        problem.n,
+        problem.channels,
+        problem.outputs,
+        problem.height,
+        problem.width,
+        Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
+        Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
+        static_cast<const T*>(bias),
+        static_cast<T*>(output),
+        argmax,
+        problem.outputs % kVector<T> == 0};
+    if constexpr (sizeof(T) == 2) {
+      return first_layer_product<kEpilogue>(layer, patches, stream);
+    } else {
+      const int chunks = (problem.outputs + kFpropChannels - 1) / kFpropChannels;
+      const int vectors = (std::min(problem.outputs, kFpropChannels) + kVector<T> - 1) / kVector<T>;
+      const dim3 grid(grid_for(patches * vectors, kFpropThreads, kFpropBlocks), chunks);
+      return launch(first_layer_fprop_kernel<kEpilogue, T>, grid, kFpropThreads, stream, layer);
+    }
   });
 }
 
