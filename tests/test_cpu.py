@@ -221,8 +221,10 @@ def test_released_workspaces_are_given_back():
     "arguments, sentence",
     [
         (("winograd",), "there is no algorithm 'winograd': choose one of auto, direct"),
-        (("auto", -1), "workspace must be a number of MiB or None, but it is -1"),
-        (("auto", None, -1), "weight_cache must be a number of MiB, but it is -1"),
+        (("auto", -1), "workspace must be a number of MiB below 1000000000 or None, but it is -1"),
+        (("auto", 10**9), "workspace must be a number of MiB below 1000000000 or None"),
+        (("auto", None, -1), "weight_cache must be a number of MiB below 1000000000, but it is -1"),
+        (("auto", None, 1 << 70), "weight_cache must be a number of MiB below 1000000000"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments, sentence):

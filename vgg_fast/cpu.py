@@ -38,6 +38,7 @@ __all__ = [
 ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "matrix")
 
 _MEBIBYTE = 1 << 20
+_MOST_MEBIBYTES = 10**9  # as in the environment variables
 _STORAGES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -86,16 +87,23 @@ def set(
             beyond it, those that were used longest ago are freed. 0: none is kept.
 
     Raises:
-        ValueError: there is no such algorithm, or a number of MiB is negative.
+        ValueError: there is no such algorithm, or a number of MiB is negative, or has more
+            than nine digits.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(
             f"there is no algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}"
         )
-    if workspace is not None and workspace < 0:
-        raise ValueError(f"workspace must be a number of MiB or None, but it is {workspace}")
-    if weight_cache < 0:
-        raise ValueError(f"weight_cache must be a number of MiB, but it is {weight_cache}")
+    if workspace is not None and not 0 <= workspace < _MOST_MEBIBYTES:
+        raise ValueError(
+            f"workspace must be a number of MiB below {_MOST_MEBIBYTES} or None, "
+            f"but it is {workspace}"
+        )
+    if not 0 <= weight_cache < _MOST_MEBIBYTES:
+        raise ValueError(
+            f"weight_cache must be a number of MiB below {_MOST_MEBIBYTES}, "
+            f"but it is {weight_cache}"
+        )
     torch.ops.vgg_fast.set_cpu_settings(
         ALGORITHMS.index(algorithm),
         -1 if workspace is None else workspace * _MEBIBYTE,

@@ -116,8 +116,11 @@ Workspace::~Workspace() {
   if (!lock || bytes > kMostKept) return;
   make_room(pool, bytes);
   while (pool.bytes + bytes > kMostKept) drop_oldest(pool);
-  pool.blocks.push_back(std::move(memory_));
-  pool.bytes += bytes;
+  try {
+    pool.blocks.push_back(std::move(memory_));
+    pool.bytes += bytes;
+  } catch (const std::bad_alloc&) {  // no room for the list: the block is freed instead
+  }
 }
 
 int64_t release_workspaces() {
