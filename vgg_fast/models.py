@@ -162,7 +162,8 @@ class VGG(nn.Sequential):
         width: multiplies the channels of every block (rounded to the nearest whole number).
         classifier_width: outputs of the two hidden linear layers.
         dropout: probability of dropping a value after each hidden linear layer.
-        fused: one kernel for each convolution with its ReLU (and pooling), or plain torch layers.
+        fused: one kernel for each convolution with its ReLU (and pooling), and :class:`Linear` for
+            the hidden linear layers; or plain torch layers.
         device, dtype: of the parameters.
 
     Shape:
