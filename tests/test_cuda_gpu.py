@@ -49,7 +49,8 @@ SAME_BITS = {"rtol": 0, "atol": 0, "equal_nan": True}
 @pytest.fixture(autouse=True)
 def ieee_fp32():
     """fp32 is multiplied as fp32, not as TF32, in our kernels and in PyTorch's."""
-    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    cudnn = torch.backends.cudnn
+    settings = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "ieee"

@@ -26,6 +26,18 @@ main = importlib.import_module("benchmarks.gpu.__main__")
 QUICK = ["--device=cpu", "--preset=fast", "--batch=1", "--rounds=2", "--milliseconds=1"]
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_process_of_its_own(monkeypatch):
+    """Steps run in processes of their own, where the checkout can be imported and nothing lasts."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    cudnn = torch.backends.cudnn
+    settings = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    yield
+    for setting, value in zip(settings, before, strict=True):
+        setting.fp32_precision = value
+
+
 class FakeClock:
     """Each call takes the milliseconds that it returns, and is written down."""
 

@@ -132,13 +132,21 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.dim() != 2 or self.bias is None:
             return linear(input, self.weight, self.bias)
-        if not torch.jit.is_scripting():
-            few = input.shape[0] <= 64 and self.weight.dtype == torch.float32
-            if few and torch.is_autocast_enabled("cpu"):
+        if not torch.jit.is_scripting():  # noqa: SIM102 (torch.jit.script reads this line alone)
+            if _casts_more_than_it_multiplies(input, self.weight):
                 with torch.autocast("cpu", enabled=False):
-                    output = _from_left(input.to(self.weight.dtype), self.weight, self.bias)
+                    output = _from_left(input.float(), self.weight, self.bias)
                 return output.to(torch.get_autocast_dtype("cpu"))
         return _from_left(input, self.weight, self.bias)
+
+
+def _casts_more_than_it_multiplies(input: Tensor, weight: Tensor) -> bool:
+    return (
+        torch.is_autocast_enabled("cpu")
+        and weight.dtype == torch.float32
+        and not torch.compiler.is_exporting()  # the program stays free in its number of rows
+        and input.shape[0] <= 64
+    )
 
 
 def _from_left(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -390,7 +390,9 @@ def more(step: Step) -> None:
     vgg16 = {"conv_arch": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), "in_channels": 3}
     variants = figures.VARIANTS if step.device.type == "cuda" else figures.VARIANTS[:1]
     for variant in variants:
-        for setting in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        cudnn = torch.backends.cudnn
+        # All of cuDNN's: where they differ, torch.compile and torch.export raise.
+        for setting in (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul):
             setting.fp32_precision = "tf32" if variant.tf32 else "ieee"
         options = {**step.network, **(vgg16 if variant.vgg16 else {})}
         for train in (False, True):
