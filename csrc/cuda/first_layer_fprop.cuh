@@ -7,8 +7,7 @@
 //   . . . .      one thread = one 2x2 patch of pixels (o) x 16 bytes of output channels;
 //   . o o .      it reads the 4x4 pixels around them once per c, and pools in registers.
 //   . o o .      Neighbouring threads take the next channels: their stores are one line.
-//   . . . .      Weights wait in shared memory as [c * 9 + tap][channel]. Bound by the output's
-//   bytes.
+//   . . . .      Weights wait in shared memory as [c * 9 + tap][channel]. Bound by instructions.
 
 #pragma once
 

@@ -6,7 +6,7 @@
 // Rows and columns are dealt out so that a lane's sums are the four pixels of one window, and two
 // runs of eight neighbouring channels: it pools without asking another lane, and stores 16 bytes at
 // a time, 64 beside each other. Lanes gather the pixels under their taps for the next windows while
-// these are stored; nothing passes through shared memory. Bound by the output's bytes.
+// these are stored; nothing passes through shared memory. Bound by instructions, not yet by bytes.
 
 #pragma once
 
