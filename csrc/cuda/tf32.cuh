@@ -16,7 +16,7 @@ struct Tf32 {
 };
 
 // The bits of the nearest TF32 in the upper 19; the tensor cores ignore the others. Unrounded, they
-// would cut, and every product would be too small by 2^-11 on average.
+// would cut, and a product would be too small by 7e-4 on average.
 VGG_HOST_DEVICE uint32_t nearest_tf32(uint32_t bits) {
   constexpr uint32_t kInfinity = 0x7f800000, kHalf = 1u << 12;
   return (bits & 0x7fffffff) < kInfinity ? bits + kHalf : bits;
