@@ -162,15 +162,19 @@ def test_the_whole_network_is_as_accurate_as_torchs() -> None:
     assert_as_accurate(fused, plain, torch.randn(2, 1, 64, 64, device=GPU))
 
 
-def test_tf32_follows_torchs_switch() -> None:
-    arguments = on(GPU, random_arguments("conv3x3", Shape(2, 64, 64, 32, 32), torch.float32))
-    exact = torch.nn.functional.conv2d(
-        arguments.input.double(), arguments.weight.double(), arguments.bias.double(), padding=1
-    )
-    given = (arguments.input, arguments.weight, arguments.bias)
-    assert relative_error(OPS.conv3x3(*given), exact) <= 2e-6
+def test_tf32_follows_torchs_switch(backend: str) -> None:
+    values = random_arguments("conv3x3", Shape(2, 64, 64, 32, 32), torch.float32)
+    doubled = Arguments(**{n: t if t is None else t.double() for n, t in vars(values).items()})
+    with backends.use("reference"):
+        exact = forward_backward("conv3x3", doubled)
+    ieee = on("cpu", forward_backward("conv3x3", on(GPU, values)))
     torch.backends.cudnn.conv.fp32_precision = "tf32"
-    assert relative_error(OPS.conv3x3(*given), exact) <= 1e-3
+    tf32 = on("cpu", forward_backward("conv3x3", on(GPU, values)))
+    assert relative_error(ieee.output, exact.output) <= 2e-6
+    for name in ("output", "grad_input", "grad_weight"):
+        expected = getattr(exact, name)
+        assert relative_error(getattr(ieee, name), expected) <= 1e-5, name
+        assert 5e-5 <= relative_error(getattr(tf32, name), expected) <= 1e-3, name
 
 
 def test_a_name_of_no_kernels_is_refused_in_one_sentence(monkeypatch) -> None:

@@ -358,7 +358,8 @@ def test_the_gpu_tests_are_counted(tmp_path, monkeypatch) -> None:
     (tmp_path / "tests" / "test_other.py").write_text("raise ImportError\n")
     steps.run("tests", main.parse(QUICK), tmp_path / "part.json", 60)
     assert record.read(tmp_path / "part.json")["tests"] == {
-        "outcome": "pytest ended with 1", "passed": 2, "failed": 1, "skipped": 1,
+        "outcome": "pytest ended with 1 in the equivalence tests",
+        "passed": 2, "failed": 1, "skipped": 1,
         "failing": {"tests/test_some.py::test_it[False]": "assert False"},
     }  # fmt: skip
 
@@ -371,13 +372,30 @@ def test_the_tests_that_ran_before_the_time_was_up_are_counted(tmp_path, monkeyp
         "import pytest, time\n"
         "pytestmark = pytest.mark.gpu\n"
         "def test_quick():\n    pass\n"
+        "def test_sanitizer():\n    pass\n"
         "def test_slow():\n    time.sleep(300)\n"
     )
     steps.run("tests", main.parse(QUICK), tmp_path / "part.json", 12)
     assert record.read(tmp_path / "part.json")["tests"] == {
-        "outcome": "stopped: the time was up",
+        "outcome": "stopped: the time was up in the equivalence tests",
         "passed": 1, "failed": 0, "skipped": 0, "failing": {},
     }  # fmt: skip
+
+
+def test_equivalence_comes_first_and_the_sanitizer_last(tmp_path, monkeypatch) -> None:
+    commands = []
+
+    def run_for(seconds: float, command: list[str]) -> int:
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(steps, "_run_for", run_for)
+    steps.run("tests", main.parse(QUICK), tmp_path / "part.json", 60)
+    names = [command[command.index("-k") + 1] for command in commands]
+    assert "not sanitizer" in names[0] and names[1:] == [steps.LARGE, steps.SANITIZER]
+    for command in commands:
+        files = [Path(word).name for word in command if word.endswith(".py")]
+        assert tuple(files[:2]) == steps.EQUIVALENCE and "test_cuda_sanitizer.py" in files[2:]
 
 
 def test_a_winner_of_the_tuning_becomes_a_row(tmp_path, monkeypatch, capsys) -> None:

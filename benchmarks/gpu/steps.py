@@ -30,6 +30,8 @@ DTYPE = torch.bfloat16
 TEST_PROCESSES = 8  # at most: each holds a CUDA context, and a few GiB at times
 COMPILE_SECONDS = 35.0  # with less time left, no compilation is begun
 LARGE = "2_to_the_31"  # in the names of tests that take tens of GiB
+SANITIZER = "sanitizer"  # in the names of tests that run kernels a hundred times as slowly
+EQUIVALENCE = ("test_cuda_gpu.py", "test_triton_gpu.py")  # what all else is worth nothing without
 TRIAL_SECONDS = 25.0  # in which the C++ kernels run on small shapes
 
 
@@ -108,11 +110,16 @@ class Step:
 
 
 def tests(step: Step) -> None:
-    """Everything that is marked ``gpu``, in a process that may be stopped; counts and failures."""
+    """Everything that is marked ``gpu``, in a process that may be stopped; counts and failures.
+
+    Equivalence comes first and compute-sanitizer last, so that a stop costs what tells least.
+    """
     told = step.file.with_suffix(".outcomes")
     files = [
         str(file)
-        for file in sorted((ROOT / "tests").glob("test_*.py"))
+        for file in sorted(
+            (ROOT / "tests").glob("test_*.py"), key=lambda f: (f.name not in EQUIVALENCE, f.name)
+        )
         if "mark.gpu" in file.read_text(encoding="utf-8")
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
@@ -120,16 +127,23 @@ def tests(step: Step) -> None:
     os.environ[outcomes.VARIABLE] = str(told)
     # Most of their time is compiling, on the CPU; but those with the largest tensors go one by one.
     processes = min(TEST_PROCESSES, os.cpu_count() or 1) if importlib.util.find_spec("xdist") else 0
-    outcome = "passed"
-    for names, count in ((f"not {LARGE}", processes), (LARGE, 0)):
+    problems: list[str] = []
+    for what, names, count in (
+        ("the equivalence tests", f"not {LARGE} and not {SANITIZER}", processes),
+        ("the largest tensors", LARGE, 0),
+        ("compute-sanitizer", SANITIZER, processes),
+    ):
         some = [*command, "-k", names] + (["-n", str(count)] if count else [])
         status = _run_for(step.seconds_left(), some)
         if status is None:
-            outcome = "stopped: the time was up"
-        elif status not in (0, pytest.ExitCode.NO_TESTS_COLLECTED) and outcome == "passed":
-            outcome = f"pytest ended with {status}"
+            problems.append(f"stopped: the time was up in {what}")
+        elif status not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+            problems.append(f"pytest ended with {status} in {what}")
+        outcome = ", ".join(problems) or "passed"
         step.found["tests"] = {"outcome": outcome, **outcomes.summary(told)}
         step.write()
+        if status is None:
+            break
 
 
 def _run_for(seconds: float, command: list[str]) -> int | None:
