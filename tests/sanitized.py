@@ -13,6 +13,7 @@ from vgg_fast import backends
 
 SHAPES = (
     Shape(1, 1, 8, 5, 6),
+    Shape(2, 3, 20, 4, 7),
     Shape(2, 16, 24, 6, 5),
     Shape(1, 5, 72, 3, 9),
     Shape(4, 72, 7, 2, 2),
@@ -21,7 +22,8 @@ SHAPES = (
 
 def main() -> None:
     with backends.use("cpp"):
-        for dtype in DTYPES:
+        for dtype, precision in [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32")]:
+            torch.backends.cudnn.conv.fp32_precision = precision
             for shape in SHAPES:
                 for op in CONVOLUTIONS:
                     given = random_arguments(op, shape, dtype)
