@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+from tests.cuda_toolkit import cuobjdump_of_triton
+
 SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes that a block may have
 
 
@@ -69,7 +68,7 @@ def _usage(cubin: bytes) -> tuple[int, int, int]:
         file.write(cubin)
         file.flush()
         report = subprocess.run(
-            [os.fspath(CUOBJDUMP), "--dump-resource-usage", file.name],
+            [str(cuobjdump_of_triton()), "--dump-resource-usage", file.name],
             capture_output=True,
             text=True,
             check=True,

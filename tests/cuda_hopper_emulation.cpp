@@ -3,22 +3,11 @@
 #include "cuda_emulation_sm90.h"
 // The emulation has to come first.
 #include "../csrc/cuda/hopper_wgrad.cuh"
+#include "cuda_emulated_problem.h"
 
 using namespace vgg_fast::cuda;
 
 namespace {
-
-// shape is N, C, H, W, K
-DenseConvolution dense(int storage, const int64_t* shape, const void* input, const void* weight) {
-  return {Storage(storage),
-          int32_t(shape[0]),
-          int32_t(shape[1]),
-          int32_t(shape[4]),
-          int32_t(shape[2]),
-          int32_t(shape[3]),
-          input,
-          weight};
-}
 
 template <typename Body>
 int with_16_bits(int storage, const Body& body) {

@@ -5,22 +5,11 @@
 #include "../csrc/cuda/igemm_fprop.cuh"
 #include "../csrc/cuda/igemm_gradient.cu"
 #include "../csrc/cuda/igemm_wgrad.cuh"
+#include "cuda_emulated_problem.h"
 
 using namespace vgg_fast::cuda;
 
 namespace {
-
-// shape is N, C, H, W, K
-DenseConvolution dense(int storage, const int64_t* shape, const void* input, const void* weight) {
-  return {Storage(storage),
-          int32_t(shape[0]),
-          int32_t(shape[1]),
-          int32_t(shape[4]),
-          int32_t(shape[2]),
-          int32_t(shape[3]),
-          input,
-          weight};
-}
 
 // What the products are computed in: one more than there are storages.
 constexpr int kTf32 = 4;

@@ -26,9 +26,16 @@ def toolkit() -> Path | None:
 def cuobjdump() -> Path | None:
     """The toolkit's disassembler, or the one inside the triton package; None where neither is."""
     found = shutil.which("cuobjdump", path=str(toolkit() / "bin")) if toolkit() else None
-    if found is None and (triton := importlib.util.find_spec("triton")):
-        folder = Path(triton.submodule_search_locations[0]) / "backends" / "nvidia" / "bin"
-        found = shutil.which("cuobjdump", path=str(folder))
+    return Path(found) if found else cuobjdump_of_triton()
+
+
+def cuobjdump_of_triton() -> Path | None:
+    """The one that knows whatever the triton package compiles; None without that package."""
+    triton = importlib.util.find_spec("triton")
+    if triton is None:
+        return None
+    folder = Path(triton.submodule_search_locations[0]) / "backends" / "nvidia" / "bin"
+    found = shutil.which("cuobjdump", path=str(folder))
     return Path(found) if found else None
 
 
