@@ -56,8 +56,9 @@ class Options:
 
     gpu: Literal["sm_80", "sm_90"] | None = None
     """Only print which backend and which of Triton's tiles the seed network's layers get on a GPU
-    of compute capability 9.0, or on another from 8.0 on. VGG_FAST_BACKEND forces one: triton, cpp,
-    or reference, which is cuDNN there."""
+    of compute capability 9.0, or on another from 8.0 on. "C++, sm_90a" are the CUDA C++ kernels
+    with Hopper's own. VGG_FAST_BACKEND forces one: triton, cpp (VGG_FAST_GPU says which of the
+    two), or reference, which is cuDNN there."""
 
     batch: int = 256
     """Of the table for a GPU."""
