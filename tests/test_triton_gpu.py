@@ -81,7 +81,7 @@ def test_the_seed_networks_layers_with_many_images(layer, dtype: torch.dtype) ->
             for kernel in ("direct", "direct_wgrad")
         ]
     for call in calls:
-        check_call(call, tuning.tile_for(call, gpu()), dtype, gpu())
+        check_call(call, tuning.choice_for(call, gpu()).tile, dtype, gpu())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -168,7 +168,7 @@ def test_the_current_stream_is_used_with_descriptors() -> None:
 def test_tuning_finds_a_tile_that_is_right(monkeypatch) -> None:
     monkeypatch.setenv("VGG_FAST_AUTOTUNE", "10")
     call = tiles.Call("fprop", "half", 16, 30, 31, 20, 40, True)
-    tile = tuning.tile_for(call, gpu())
+    tile = tuning.choice_for(call, gpu()).tile
     (row,) = tiles.read(tuning.cache_file(gpu()))
     assert row.tile == tile and row.origin.startswith("measured on")
     check_call(call, tile, torch.bfloat16, gpu())

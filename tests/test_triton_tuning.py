@@ -61,17 +61,17 @@ def measured(monkeypatch):
 def test_what_the_table_serves_is_never_tuned(measured) -> None:
     fake = measured()
     row = tiles.find(tiles.shipped(), "sm_90", WIDE)
-    assert tuning.tile_for(WIDE, GPU) == row.tile and not fake.calls
+    assert tuning.choice_for(WIDE, GPU).tile == row.tile and not fake.calls
 
 
 def test_what_it_does_not_is_tuned_once_and_kept_on_disk(measured, capsys) -> None:
     fake = measured(pixels_32=2.0)
-    tile = tuning.tile_for(NARROW, GPU)
+    tile = tuning.choice_for(NARROW, GPU).tile
     assert tile.pixels == 32 and len(fake.calls) > 3
     tuned = len(fake.calls)
-    assert tuning.tile_for(NARROW, GPU) == tile
+    assert tuning.choice_for(NARROW, GPU).tile == tile
     tuning.forget()  # as another process would start
-    assert tuning.tile_for(NARROW, GPU) == tile and len(fake.calls) == tuned
+    assert tuning.choice_for(NARROW, GPU).tile == tile and len(fake.calls) == tuned
     (row,) = json.loads(tuning.cache_file(GPU).read_text())["rows"]
     assert row["origin"].startswith("measured on NVIDIA Test 9000 with triton")
     assert row["batch"] == [64, 127] and row["pool"] is True
@@ -80,11 +80,11 @@ def test_what_it_does_not_is_tuned_once_and_kept_on_disk(measured, capsys) -> No
 
 def test_a_batch_of_another_size_class_is_tuned_for_itself(measured) -> None:
     fake = measured()
-    tuning.tile_for(NARROW, GPU)
+    tuning.choice_for(NARROW, GPU)
     tuned = len(fake.calls)
-    tuning.tile_for(NARROW._replace(n=65), GPU)
+    tuning.choice_for(NARROW._replace(n=65), GPU)
     assert len(fake.calls) == tuned
-    tuning.tile_for(NARROW._replace(n=8), GPU)
+    tuning.choice_for(NARROW._replace(n=8), GPU)
     assert len(fake.calls) > tuned
 
 
@@ -92,14 +92,14 @@ def test_autotune_0_tunes_nothing(measured, monkeypatch) -> None:
     monkeypatch.setenv("VGG_FAST_AUTOTUNE", "0")
     fake = measured(pixels_32=2.0)
     row = tiles.find(tiles.shipped(), "sm_90", NARROW)
-    assert tuning.tile_for(NARROW, GPU) == row.tile and not fake.calls
+    assert tuning.choice_for(NARROW, GPU).tile == row.tile and not fake.calls
     assert not tuning.cache_file(GPU).exists()
 
 
 def test_autotune_must_be_a_number(measured, monkeypatch) -> None:
     monkeypatch.setenv("VGG_FAST_AUTOTUNE", "no")
     with pytest.raises(ValueError, match="VGG_FAST_AUTOTUNE='no' is no number"):
-        tuning.tile_for(NARROW, GPU)
+        tuning.choice_for(NARROW, GPU)
 
 
 def test_the_seconds_of_a_process_are_an_end(measured, monkeypatch, capsys) -> None:
@@ -113,9 +113,9 @@ def test_the_seconds_of_a_process_are_an_end(measured, monkeypatch, capsys) -> N
         return fake(call, tile, device)
 
     monkeypatch.setattr(tuning, "_measure", slow)
-    tuning.tile_for(NARROW, GPU)
+    tuning.choice_for(NARROW, GPU)
     assert len(fake.calls) == 4  # the fourth begins at 9 seconds
-    tuning.tile_for(NARROW._replace(c=22), GPU)
+    tuning.choice_for(NARROW._replace(c=22), GPU)
     assert len(fake.calls) == 4
     said = capsys.readouterr().err.splitlines()
     assert "tuning fprop of 100x20x7x9 to 24 (half)" in said[0] and "up to 10 s" in said[0]
@@ -125,9 +125,9 @@ def test_the_seconds_of_a_process_are_an_end(measured, monkeypatch, capsys) -> N
 def test_nothing_is_timed_while_a_graph_is_captured(measured, monkeypatch) -> None:
     fake = measured(pixels_32=2.0)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert tuning.tile_for(NARROW, GPU).pixels == 64 and not fake.calls
+    assert tuning.choice_for(NARROW, GPU).tile.pixels == 64 and not fake.calls
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert tuning.tile_for(NARROW, GPU).pixels == 32
+    assert tuning.choice_for(NARROW, GPU).tile.pixels == 32
 
 
 def test_a_tile_that_is_wrong_or_fails_never_wins(measured) -> None:
@@ -144,7 +144,7 @@ def test_if_every_tile_fails_the_tables_own_is_taken_and_nothing_kept(monkeypatc
         raise RuntimeError("no driver")
 
     monkeypatch.setattr(tuning, "_measure", broken)
-    assert tuning.tile_for(NARROW, GPU) == tiles.find(tiles.shipped(), "sm_90", NARROW).tile
+    assert tuning.choice_for(NARROW, GPU).tile == tiles.find(tiles.shipped(), "sm_90", NARROW).tile
     assert not tuning.cache_file(GPU).exists()
 
 
@@ -170,7 +170,7 @@ def test_an_unreadable_cache_is_passed_over(measured, capsys) -> None:
     file = tuning.cache_file(GPU)
     file.parent.mkdir(parents=True)
     file.write_text("{")
-    tuning.tile_for(WIDE, GPU)
+    tuning.choice_for(WIDE, GPU)
     assert "can't be read, and is passed over" in capsys.readouterr().err
 
 
@@ -181,7 +181,7 @@ def test_a_disk_that_cannot_be_written_is_no_error(measured, monkeypatch, capsys
         raise OSError("no space left")
 
     monkeypatch.setattr(table_file, "write", full)
-    tuning.tile_for(NARROW, GPU)
+    tuning.choice_for(NARROW, GPU)
     assert "the winner isn't kept: no space left" in capsys.readouterr().err
 
 

@@ -278,11 +278,12 @@ class TestMaxPool2x2:
     def test_no_layout_is_copied_first(self, layout: str, monkeypatch) -> None:
         launched = []
 
-        def record(kernel, grid, like, arguments, constants) -> None:
-            launched.append(arguments[0])
-            launch.launch(kernel, grid, like, arguments, constants)
+        def record(self: launch.Launch, *tensors) -> None:
+            launched.append(tensors[0])
+            start(self, *tensors)
 
-        monkeypatch.setattr(max_pool2x2, "launch", record)
+        start = launch.Launch.__call__
+        monkeypatch.setattr(launch.Launch, "__call__", record)
         input, grad_output = map(LAYOUTS[layout], self.random((2, 3, 5, 6), torch.bfloat16))
         _, argmax = max_pool2x2.max_pool2x2(input)
         max_pool2x2.max_pool2x2_backward(grad_output, argmax, 5, 6)

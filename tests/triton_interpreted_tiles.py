@@ -52,13 +52,14 @@ def hopper(monkeypatch) -> Iterator[list[tiles.Tile]]:
     """The interpreter takes the tiles of a Hopper GPU; the list is of those that were taken."""
     taken: list[tiles.Tile] = []
 
-    def tile_for(call: tiles.Call, device: torch.device) -> tiles.Tile:
-        taken.append(chosen(call, device))
-        return taken[-1]
+    def choice_for(call: tiles.Call, device: torch.device) -> tuning.Choice:
+        choice = chosen(call, device)
+        taken.append(choice.tile)
+        return choice
 
-    chosen = tuning.tile_for
+    chosen = tuning.choice_for
     monkeypatch.setattr(launch, "interpreted_family", "sm_90")
-    monkeypatch.setattr(tuning, "tile_for", tile_for)
+    monkeypatch.setattr(tuning, "choice_for", choice_for)
     conv = torch.backends.cudnn.conv
     before, conv.fp32_precision = conv.fp32_precision, "tf32"
     tuning.forget()

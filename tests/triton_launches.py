@@ -60,7 +60,7 @@ def describe(call: tiles.Call, tile: tiles.Tile, type: str) -> Launch:
         kernel, extents, constants = fprop.fprop_kernel, plan.extents, plan.constants
     elif call.kernel == "wgrad":
         gradient = wgrad.plan(call, tile)
-        kernel, extents, constants = gradient.kernel, gradient.extents, gradient.constants
+        kernel, extents, constants = gradient.kernel, gradient.numbers, gradient.constants
         pointers["workspace"] = sums
     else:
         layer = direct.plan(call, tile)

@@ -11,7 +11,6 @@ needs the full map, which would be written and read again, when the images want 
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from vgg_fast.triton import tiles, tuning
 from vgg_fast.triton.epilogue import store_tile
-from vgg_fast.triton.launch import channels_last, check_extents, launch
+from vgg_fast.triton.launch import Launch, channels_last, check_extents
 from vgg_fast.triton.patch import (
     dot,
     first_pixel,
@@ -31,7 +30,7 @@ from vgg_fast.triton.patch import (
     patch_origin,
     patch_pixels,
 )
-from vgg_fast.triton.reduce import sum_splits
+from vgg_fast.triton.reduce import sum_splits, sum_weights
 from vgg_fast.triton.window import mask_gradient
 
 MOST_CHANNELS = 3
@@ -151,11 +150,22 @@ def direct_wgrad_kernel(
 
 
 class Plan(NamedTuple):
-    """How one shape is launched; looked up once, then remembered."""
+    """How one shape is launched."""
 
     grid: tuple[int, ...]
     extents: tuple[int, ...]
     constants: dict[str, Any]
+
+    def launch(self, relu: bool, bias: bool, argmax: bool) -> Launch:
+        """Ready to be called with what :func:`run` hands over."""
+        k = self.extents[3]
+        epilogue = (k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf)
+        return Launch(direct_kernel, self.grid, (*self.extents, *epilogue), self.constants)
+
+    def launch_wgrad(self, relu: bool) -> Launch:
+        """Ready to be called with what :func:`run_wgrad` hands over."""
+        constants = {**self.constants, "RELU": relu}
+        return Launch(direct_wgrad_kernel, self.grid, self.extents, constants)
 
 
 def serves(input: Tensor) -> bool:
@@ -176,39 +186,26 @@ def direct(
     """Equivalent to ``fprop.fprop``, for an input of up to :data:`MOST_CHANNELS` channels."""
     if output.numel() == 0:
         return
-    plan = _plan_for("direct", input, weight, pool)
-    run(channels_last(input), channels_last(weight), bias, output, argmax, relu, plan)
+    call, choice = _choice_for("direct", input, weight, pool)
+    key = (input.dtype, relu, bias is not None, argmax is not None)
+    ready = choice.ready.get(key)
+    if ready is None:
+        ready = choice.ready[key] = plan(call, choice.tile).launch(*key[1:])
+    run(ready, channels_last(input), channels_last(weight), bias, output, argmax)
 
 
 def run(
+    launch: Launch,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     output: Tensor,
     argmax: Tensor | None,
-    relu: bool,
-    plan: Plan,
 ) -> None:
-    """Launch a plan; all tensors are channels_last, and fit it."""
-    k = weight.shape[0]
-    missing = plan.constants["POOL"] and argmax is None
-    launch(
-        direct_kernel,
-        plan.grid,
-        input,
-        (
-            input,
-            weight,
-            weight if bias is None else bias.contiguous(),
-            output,
-            input.new_empty(1, dtype=torch.uint8) if missing else argmax,
-            *plan.extents,
-            0 if bias is None else k,
-            0 if argmax is None else k,
-            0.0 if relu else -math.inf,
-        ),
-        plan.constants,
-    )
+    """Launch what a plan made ready; all tensors are channels_last, and fit it."""
+    if argmax is None and launch.constants["POOL"]:
+        argmax = input.new_empty(1, dtype=torch.uint8)
+    launch(input, weight, weight if bias is None else bias.contiguous(), output, argmax)
 
 
 def direct_wgrad(
@@ -225,58 +222,50 @@ def direct_wgrad(
     """
     if input.shape[0] == 0:
         return torch.zeros_like(weight), weight.new_zeros((weight.shape[0],))
-    plan = _plan_for("direct_wgrad", input, weight, argmax is not None)
+    call, choice = _choice_for("direct_wgrad", input, weight, argmax is not None)
+    key = (input.dtype, output is not None)
+    ready = choice.ready.get(key)
+    if ready is None:
+        ready = choice.ready[key] = plan(call, choice.tile).launch_wgrad(key[1])
     return run_wgrad(
+        ready,
         channels_last(grad_output),
         channels_last(input),
         weight,
         None if output is None else channels_last(output),
         None if argmax is None else channels_last(argmax),
-        plan,
     )
 
 
 def run_wgrad(
+    launch: Launch,
     grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
     output: Tensor | None,
     argmax: Tensor | None,
-    plan: Plan,
 ) -> tuple[Tensor, Tensor]:
-    """Launch a plan; the maps are channels_last, and fit it."""
+    """Launch what a plan made ready; the maps are channels_last, and fit it."""
     k, c = weight.shape[:2]
-    result = torch.empty_like(weight)
-    splits = plan.grid[1]
+    splits = launch.grid[1]
     weights = input.new_empty((splits, k, 3, 3, c), dtype=torch.float32)
     biases = input.new_empty((splits, k), dtype=torch.float32)
-    launch(
-        direct_wgrad_kernel,
-        plan.grid,
-        input,
-        (
-            grad_output,
-            output,
-            argmax,
-            input,
-            weights,
-            biases,
-            *plan.extents,
-        ),
-        {**plan.constants, "RELU": output is not None},
+    launch(grad_output, output, argmax, input, weights, biases)
+    return (
+        sum_weights(weights, torch.empty_like(weight)),
+        sum_splits(biases, weight.new_empty((k,))),
     )
-    sum_splits(weights, result.permute(0, 2, 3, 1))
-    return result, sum_splits(biases, weight.new_empty((k,)))
 
 
-def _plan_for(kernel: str, input: Tensor, weight: Tensor, pool: bool) -> Plan:
+def _choice_for(
+    kernel: str, input: Tensor, weight: Tensor, pool: bool
+) -> tuple[tiles.Call, tuning.Choice]:
     n, c, h, w = input.shape
     kind = tiles.kind(input.dtype, tiles.precision(input.dtype))
     call = tiles.Call(kernel, kind, n, h, w, c, weight.shape[0], pool)
-    return plan(call, tuning.tile_for(call, input.device))
+    return call, tuning.choice_for(call, input.device)
 
 
-@functools.cache
 def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
     """How ``tile`` computes ``call``.
 

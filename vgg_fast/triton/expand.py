@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.ops import _shared
-from vgg_fast.triton.launch import channels_last, check_extents, launch
+from vgg_fast.triton.launch import Launch, channels_last, check_extents
 from vgg_fast.triton.reduce import accumulator_of, sum_splits
 from vgg_fast.triton.window import mask_gradient
 
@@ -106,41 +106,30 @@ def expand(
     grad_bias = bias_like.new_empty((k,))
     if n == 0:
         return grad, grad_bias.zero_()
-    check_extents(n, height, width, k)
-    rows, grid, steps, tile = _work(n, height, width, k, grad_output.dtype, pool)
-    sums = grad_output.new_empty((grid[1], k), dtype=accumulator_of(grad_output))
+    launch = _launch(n, height, width, k, grad_output.dtype, relu, pool)
+    sums = grad_output.new_empty((launch.grid[1], k), dtype=accumulator_of(grad_output))
     launch(
-        expand_kernel,
-        grid,
-        grad,
-        (
-            grad_output,
-            None if output is None else channels_last(output),
-            None if argmax is None else channels_last(argmax),
-            grad if relu else None,
-            sums,
-            rows,
-            height,
-            width,
-            k,
-            steps,
-        ),
-        {"RELU": relu, "POOL": pool, **tile},
+        grad_output,
+        None if output is None else channels_last(output),
+        None if argmax is None else channels_last(argmax),
+        grad if relu else None,
+        sums,
     )
     return grad, sum_splits(sums, grad_bias)
 
 
 @functools.cache
-def _work(
-    n: int, height: int, width: int, k: int, dtype: torch.dtype, pool: bool
-) -> tuple[int, tuple[int, int], int, dict[str, int]]:
-    """How many rows there are, the grid, the steps of a program, and its tile."""
+def _launch(
+    n: int, height: int, width: int, k: int, dtype: torch.dtype, relu: bool, pool: bool
+) -> Launch:
+    check_extents(n, height, width, k)
     rows = n * (-(-height // 2) * -(-width // 2) if pool else height * width)
     tile = tile_of(k, dtype, pool)
     blocks = triton.cdiv(k, tile["COLUMNS"])
     tiles = triton.cdiv(rows, tile["ROWS"])
     steps = triton.cdiv(tiles, triton.cdiv(_PROGRAMS, blocks))
-    return rows, (blocks, triton.cdiv(tiles, steps)), steps, tile
+    grid, numbers = (blocks, triton.cdiv(tiles, steps)), (rows, height, width, k, steps)
+    return Launch(expand_kernel, grid, numbers, {"RELU": relu, "POOL": pool, **tile})
 
 
 def tile_of(k: int, dtype: torch.dtype, pool: bool) -> dict[str, int]:

@@ -17,7 +17,6 @@ from shared memory in one order only.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from torch import Tensor
 from vgg_fast.ops import _shared
 from vgg_fast.triton import tiles, tuning
 from vgg_fast.triton.epilogue import store_tile
-from vgg_fast.triton.launch import channels_last, check_extents, launch, multiprocessors
+from vgg_fast.triton.launch import Launch, channels_last, check_extents, multiprocessors
 from vgg_fast.triton.patch import (
     describe_map,
     dot,
@@ -121,13 +120,21 @@ def _describe_weight(
 
 
 class Plan(NamedTuple):
-    """How one shape is launched; looked up once, then remembered."""
+    """How one shape is launched."""
 
     programs: int
     extents: tuple[int, ...]
     constants: dict[str, Any]
     rotates: bool
     """The kernel reads the unrotated weight of a data gradient."""
+
+    def launch(self, relu: bool, bias: bool, argmax: bool) -> Launch:
+        """Ready to be called with what :func:`run` hands over."""
+        k = self.extents[4]
+        epilogue = (k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf)
+        numbers = (*self.extents, *epilogue)
+        descriptors = self.constants["DESCRIPTORS"]
+        return Launch(fprop_kernel, self.programs, numbers, self.constants, descriptors)
 
 
 def fprop(
@@ -150,8 +157,12 @@ def fprop(
     if output.numel() == 0:
         return
     input, weight = channels_last(input), channels_last(weight)
-    plan = _plan_for("fprop", input, weight, weight.shape[0], pool)
-    run(plan, input, weight, bias, output, argmax, relu)
+    call, choice = _choice_for("fprop", input, weight, weight.shape[0], pool)
+    key = (input.dtype, relu, bias is not None, argmax is not None)
+    ready = choice.ready.get(key)
+    if ready is None:
+        ready = choice.ready[key] = plan(call, choice.tile, input.device).launch(*key[1:])
+    run(ready, input, weight, bias, output, argmax)
 
 
 def dgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
@@ -159,10 +170,14 @@ def dgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     result = _shared.channels_last(input, *input.shape[1:])
     if result.numel() > 0:
         grad, weight = channels_last(grad), channels_last(weight)
-        plan = _plan_for("dgrad", grad, weight, input.shape[1], False)
-        if not plan.rotates:
-            weight = rotated(weight)
-        run(plan, grad, weight, None, result, None, False)
+        call, choice = _choice_for("dgrad", grad, weight, input.shape[1], False)
+        ready = choice.ready.get(grad.dtype)
+        if ready is None:
+            planned = plan(call, choice.tile, grad.device)
+            ready = planned.rotates, planned.launch(relu=False, bias=False, argmax=False)
+            choice.ready[grad.dtype] = ready
+        rotates, launch = ready
+        run(launch, grad, weight if rotates else rotated(weight), None, result, None)
     return result
 
 
@@ -171,16 +186,17 @@ def rotated(weight: Tensor) -> Tensor:
     return channels_last(weight.transpose(0, 1).flip(2, 3))
 
 
-def _plan_for(kernel: str, input: Tensor, weight: Tensor, k: int, pool: bool) -> Plan:
+def _choice_for(
+    kernel: str, input: Tensor, weight: Tensor, k: int, pool: bool
+) -> tuple[tiles.Call, tuning.Choice]:
     n, c, h, w = input.shape
     call = tiles.Call(
         kernel, tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k, pool,
         aligned=(input.data_ptr() | weight.data_ptr()) % 16 == 0,
     )  # fmt: skip
-    return plan(call, tuning.tile_for(call, input.device), input.device)
+    return call, tuning.choice_for(call, input.device)
 
 
-@functools.cache
 def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
     """How ``tile`` computes ``call``.
 
@@ -216,35 +232,14 @@ def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
 
 
 def run(
-    plan: Plan,
+    launch: Launch,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     output: Tensor,
     argmax: Tensor | None,
-    relu: bool,
 ) -> None:
-    """Launch a plan; all tensors are channels_last, and fit it."""
-    k = plan.extents[4]
-    if plan.constants["POOL"] and argmax is None:
-        argmax, argmax_channels = input.new_empty(1, dtype=torch.uint8), 0
-    else:
-        argmax_channels = 0 if argmax is None else k
-    launch(
-        fprop_kernel,
-        plan.programs,
-        input,
-        (
-            input,
-            weight,
-            weight if bias is None else bias.contiguous(),
-            output,
-            argmax,
-            *plan.extents,
-            0 if bias is None else k,
-            argmax_channels,
-            0.0 if relu else -math.inf,
-        ),
-        plan.constants,
-        descriptors=plan.constants["DESCRIPTORS"],
-    )
+    """Launch what a plan made ready; all tensors are channels_last, and fit it."""
+    if argmax is None and launch.constants["POOL"]:
+        argmax = input.new_empty(1, dtype=torch.uint8)
+    launch(input, weight, weight if bias is None else bias.contiguous(), output, argmax)

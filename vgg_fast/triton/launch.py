@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -25,8 +25,11 @@ interpreted_family = "sm_80"
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
     """Launches inside go to the current stream of the device that holds ``tensor``."""
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
-        return contextlib.nullcontext()
+        return _HERE
     return torch.cuda.device(tensor.device)
+
+
+_HERE = contextlib.nullcontext()
 
 
 def channels_last(tensor: Tensor) -> Tensor:
@@ -64,43 +67,90 @@ def _properties(index: int) -> Any:
     return properties
 
 
-def launch(
-    kernel: Any,
-    grid: int | tuple[int, ...],
-    like: Tensor,
-    arguments: tuple[Any, ...],
-    constants: dict[str, Any],
-    descriptors: bool = False,
-) -> None:
-    """Launch ``kernel`` on the current stream of the device that holds ``like``.
+class Launch:
+    """One kernel with its grid, numbers and constants: a call with its tensors launches it.
 
-    Args:
-        arguments: all that the kernel takes before its constants, in its order.
-        constants: of one kernel always in the same order.
-        descriptors: the kernel makes tensor descriptors, in device memory that Triton asks an
-            allocator for. The allocator is a context variable: a thread of PyTorch's backward pass
-            has none, and a user's own must not be replaced.
+    A plan makes it once for a shape, and what is left for each call is the least: Triton, asked by
+    tensors, looks for the compiled kernel by the types of all arguments, and asks the driver about
+    every pointer, which takes the host longer than the launch.
     """
-    grid = (*grid, 1, 1)[:3] if isinstance(grid, tuple) else (grid, 1, 1)
-    key = (id(kernel), like.get_device(), *constants.values(), *map(_specialised, arguments))
 
-    def start() -> None:
-        if descriptors:
-            triton.set_allocator(_allocate)
-        known = _compiled.get(key)
-        if known is None:
-            _compiled[key] = _Known.of(kernel, constants, kernel[grid](*arguments, **constants))
-        else:
-            known.compiled[grid](*arguments, *known.constants)
+    def __init__(
+        self,
+        kernel: Any,
+        grid: int | tuple[int, ...],
+        numbers: tuple[float, ...],
+        constants: dict[str, Any],
+        descriptors: bool = False,
+    ) -> None:
+        """
+        Args:
+            kernel: takes tensors, then numbers, then constants.
+            descriptors: it makes tensor descriptors, in device memory that Triton asks an allocator
+                for.
+        """
+        self.kernel = kernel
+        self.grid = (*grid, 1, 1)[:3] if isinstance(grid, tuple) else (grid, 1, 1)
+        self.numbers = numbers
+        self.constants = constants
+        self.descriptors = descriptors
+        # As the launcher of a compiled kernel takes them: in the kernel's order, without options.
+        ordered = (constants[name] for name in kernel.arg_names if name in constants)
+        self._behind_pointers = (*numbers, *ordered)
+        # By device. Triton compiles anew for tensors that aren't aligned: those it finds itself.
+        self._compiled: dict[int, Any] = {}
 
-    if _compiles_only.get():
-        kernel.warmup(*arguments, grid=grid, **constants)
-        return
-    with on_device_of(like):
-        if descriptors:
-            contextvars.copy_context().run(start)
+    def __call__(self, *tensors: Any) -> None:
+        """Launch on the current stream of the device that holds the tensors.
+
+        Args:
+            tensors: in the kernel's order; each time of the same dtypes, and the same of them None,
+                which the first never is.
+        """
+        if _compiles_only.get():
+            self.kernel.warmup(*tensors, *self.numbers, grid=self.grid, **self.constants)
+            return
+        with on_device_of(tensors[0]):
+            if self.descriptors:
+                # The allocator is a context variable: a thread of PyTorch's backward pass has none,
+                # and a user's own must not be replaced.
+                contextvars.copy_context().run(self._start_with_allocator, tensors)
+            else:
+                self._start(tensors)
+
+    def _start_with_allocator(self, tensors: tuple[Any, ...]) -> None:
+        triton.set_allocator(_allocate)
+        self._start(tensors)
+
+    def _start(self, tensors: tuple[Any, ...]) -> None:
+        device = tensors[0].get_device()
+        compiled = self._compiled.get(device)
+        pointers: list[int | None] = []
+        bits = 0
+        for tensor in tensors:
+            pointer = None if tensor is None else tensor.data_ptr()
+            pointers.append(pointer)
+            bits |= pointer or 0
+        if compiled is None or bits % 16:
+            compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
+            if compiled is not None and not bits % 16:  # None: it is interpreted
+                self._compiled[device] = compiled
+        elif _heard():
+            compiled[self.grid](*tensors, *self._behind_pointers)
         else:
-            start()
+            stream = triton.runtime.driver.active.get_current_stream(device)
+            compiled.run(
+                *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None,
+                *pointers, *self._behind_pointers,
+            )  # fmt: skip
+
+
+def _heard() -> bool:
+    """Whether somebody, a profiler say, wants to hear of each launch."""
+    runtime = triton.knobs.runtime
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    # A chain of hooks is there always, and mostly empty.
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 _compiles_only = contextvars.ContextVar("_compiles_only", default=False)
@@ -114,30 +164,6 @@ def compiling_only() -> Iterator[None]:
         yield
     finally:
         _compiles_only.reset(token)
-
-
-class _Known(NamedTuple):
-    """A compiled kernel, so that no launch but the first looks for it: half of the host's time."""
-
-    compiled: Any
-    constants: tuple[Any, ...]
-    """As its launcher takes them: in the kernel's order, without Triton's options."""
-
-    @staticmethod
-    def of(kernel: Any, constants: dict[str, Any], compiled: Any) -> _Known | None:
-        """Nothing is compiled under the interpreter."""
-        ordered = tuple(constants[name] for name in kernel.arg_names if name in constants)
-        return compiled and _Known(compiled, ordered)
-
-
-_compiled: dict[tuple, _Known | None] = {}
-
-
-def _specialised(argument: Any) -> Any:
-    # Triton compiles anew for another dtype, alignment or number; here any other number counts.
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % 16 == 0
-    return argument
 
 
 def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vgg_fast.ops import _shared
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
-from vgg_fast.triton.launch import INTERPRETED, channels_last, check_extents, launch
+from vgg_fast.triton.launch import INTERPRETED, Launch, channels_last, check_extents
 from vgg_fast.triton.window import widen, window_max
 
 __all__ = ["INTERPRETED", "max_pool2x2", "max_pool2x2_backward"]
@@ -107,14 +107,12 @@ def max_pool2x2(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tens
     """Equivalent to: ``F.max_pool2d(input, 2)``"""
     check_input("max_pool2x2", input)
     check_poolable("max_pool2x2", input)
-    n, c, h, w = input.shape
+    c, h, w = input.shape[1:]
     output = _shared.channels_last(input, c, h // 2, w // 2)
     argmax = torch.empty_like(output, dtype=torch.uint8) if return_argmax else None
     if output.numel() > 0:
-        check_extents(n, h, w, c)
-        grid, tile = tiling(n * (h // 2), w // 2, c, is_nchw(input))
-        given = (input, output, argmax, h, w, c, *input.stride())
-        launch(pool_kernel, grid, input, given, {"NCHW": is_nchw(input), **tile})
+        launch = _pool(input.dtype, input.shape, input.stride(), is_nchw(input), return_argmax)
+        launch(input, output, argmax)
     return output, _shared.nothing(input, torch.uint8) if argmax is None else argmax
 
 
@@ -133,16 +131,33 @@ def max_pool2x2_backward(grad_output: Tensor, argmax: Tensor, height: int, width
             f"{height}x{width}"
         )
     check_argmax(op, argmax)
-    n, c = grad_output.shape[:2]
+    c = grad_output.shape[1]
     grad_input = _shared.channels_last(grad_output, c, height, width)
     if grad_input.numel() > 0:
-        check_extents(n, height, width, c)
-        rows, columns = n * ((height + 1) // 2), (width + 1) // 2
-        grid, tile = tiling(rows, columns, c, is_nchw(grad_output))
-        maps = (grad_output, channels_last(argmax), grad_input)
-        given = (*maps, height, width, c, *grad_output.stride())
-        launch(unpool_kernel, grid, grad_output, given, tile)
+        launch = _unpool(
+            grad_output.dtype, grad_input.shape, grad_output.stride(), is_nchw(grad_output)
+        )
+        launch(grad_output, channels_last(argmax), grad_input)
     return grad_input
+
+
+# What a launch depends on is in its key: of another dtype, or without an argmax, it is another.
+@functools.cache
+def _pool(
+    dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...], nchw: bool, with_argmax: bool
+) -> Launch:
+    n, c, h, w = shape
+    check_extents(n, h, w, c)
+    grid, tile = tiling(n * (h // 2), w // 2, c, nchw)
+    return Launch(pool_kernel, grid, (h, w, c, *strides), {"NCHW": nchw, **tile})
+
+
+@functools.cache
+def _unpool(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...], nchw: bool) -> Launch:
+    n, c, h, w = shape
+    check_extents(n, h, w, c)
+    grid, tile = tiling(n * ((h + 1) // 2), (w + 1) // 2, c, nchw)
+    return Launch(unpool_kernel, grid, (h, w, c, *strides), tile)
 
 
 def is_nchw(tensor: Tensor) -> bool:
@@ -150,7 +165,6 @@ def is_nchw(tensor: Tensor) -> bool:
     return tensor.stride(3) == 1 and (tensor.stride(1) != 1 or tensor.shape[1] == 1)
 
 
-@functools.cache
 def tiling(
     rows: int, columns: int, channels: int, nchw: bool
 ) -> tuple[tuple[int, int, int], dict[str, int]]:

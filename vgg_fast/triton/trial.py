@@ -48,19 +48,20 @@ def _of_forward(call: Call, tile: Tile, normal: Callable, device: torch.device) 
     output = torch.full_like(normal(*_output_shape(call)), torch.nan)
     argmax = torch.empty_like(output, dtype=torch.uint8) if call.pool else None
 
-    def run() -> None:
-        if call.kernel == "direct":
-            direct.run(input, weight, bias, output, argmax, True, direct.plan(call, tile))
-        else:
-            plan = fprop.plan(call, tile, device)
-            fprop.run(plan, input, weight, bias, output, argmax, True)
+    if call.kernel == "direct":
+        start, plan = direct.run, direct.plan(call, tile)
+    else:
+        start, plan = fprop.run, fprop.plan(call, tile, device)
+    launch = plan.launch(relu=True, bias=True, argmax=call.pool)
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
         given = _as(dtype, magnitudes, input, weight, bias)
         full = F.conv2d(*given, padding=1).relu()
         return F.max_pool2d(full, 2) if call.pool else full
 
-    return Trial(run, lambda: output, by_torch)
+    return Trial(
+        lambda: start(launch, input, weight, bias, output, argmax), lambda: output, by_torch
+    )
 
 
 def _of_dgrad(call: Call, tile: Tile, normal: Callable, device: torch.device) -> Trial:
@@ -69,13 +70,14 @@ def _of_dgrad(call: Call, tile: Tile, normal: Callable, device: torch.device) ->
     weight = normal(call.c, call.k, 3, 3) * (2 / (9 * call.c)) ** 0.5
     grad_input = torch.full_like(normal(*_output_shape(call)), torch.nan)
     plan = fprop.plan(call, tile, device)
+    launch = plan.launch(relu=False, bias=False, argmax=False)
     given = weight if plan.rotates else fprop.rotated(weight)
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
         return F.conv_transpose2d(*_as(dtype, magnitudes, grad, weight), padding=1)
 
     return Trial(
-        lambda: fprop.run(plan, grad, given, None, grad_input, None, False),
+        lambda: fprop.run(launch, grad, given, None, grad_input, None),
         lambda: grad_input,
         by_torch,
     )
@@ -91,12 +93,17 @@ def _of_wgrad(call: Call, tile: Tile, normal: Callable) -> Trial:
         if call.pool:
             argmax = torch.randint_like(grad, 4).to(torch.uint8)
 
+    launch = (
+        wgrad.plan(call, tile)
+        if call.kernel == "wgrad"
+        else direct.plan(call, tile).launch_wgrad(relu=True)
+    )
+
     def run() -> None:
         if call.kernel == "wgrad":
-            results[:] = [wgrad.run(grad, input, weight, wgrad.plan(call, tile))]
+            results[:] = [wgrad.run(launch, grad, input, weight)]
         else:
-            plan = direct.plan(call, tile)
-            results[:] = direct.run_wgrad(grad, input, weight, output, argmax, plan)[:1]
+            results[:] = direct.run_wgrad(launch, grad, input, weight, output, argmax)[:1]
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
         given, full = _as(dtype, magnitudes, input, grad)

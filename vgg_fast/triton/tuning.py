@@ -19,11 +19,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -44,7 +44,16 @@ TYPES = {
 
 _lock = threading.RLock()
 _spent = 0.0
-_chosen: dict[tuple[Call, torch.device], Tile] = {}
+_chosen: dict[tuple[Call, torch.device], Choice] = {}
+
+
+class Choice:
+    """The tile that serves a call, and what was made ready for it."""
+
+    def __init__(self, tile: Tile) -> None:
+        self.tile = tile
+        self.ready: dict[Hashable, Any] = {}
+        """Plans and launches, by what else they depend on; forgotten with the choice."""
 
 
 class Timing(NamedTuple):
@@ -55,23 +64,22 @@ class Timing(NamedTuple):
     problem: str = ""
 
 
-def tile_for(call: Call, device: torch.device) -> Tile:
+def choice_for(call: Call, device: torch.device) -> Choice:
     """The tile that ``call`` takes on ``device``; looked up once, then remembered."""
-    found = _chosen.get((call, device))
-    return found or _choose(call, device)
+    return _chosen.get((call, device)) or _choose(call, device)
 
 
-def _choose(call: Call, device: torch.device) -> Tile:
+def _choose(call: Call, device: torch.device) -> Choice:
     with _lock:
         row = row_for(call, device)
         if row.last_resort and may_tune(device):
             if torch.cuda.is_current_stream_capturing():
-                return row.tile  # nothing can be timed here; the next call may
+                return Choice(row.tile)  # nothing can be timed here; the next call may
             row = tune(call, device, seconds_left())[0]
             if not row.last_resort:
                 remember([row], device)
-        _chosen[call, device] = row.tile
-        return row.tile
+        choice = _chosen[call, device] = Choice(row.tile)
+        return choice
 
 
 def row_for(call: Call, device: torch.device) -> Row:

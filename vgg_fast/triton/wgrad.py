@@ -12,16 +12,13 @@ is a matrix as it is, and the left operand needs no registers. Pointers: a step 
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.triton import tiles, tuning
-from vgg_fast.triton.launch import channels_last, check_extents, launch
+from vgg_fast.triton.launch import Launch, channels_last, check_extents
 from vgg_fast.triton.patch import (
     dot,
     images_that_fit,
@@ -30,7 +27,7 @@ from vgg_fast.triton.patch import (
     patch_origin,
     patch_pixels,
 )
-from vgg_fast.triton.reduce import accumulator_of, sum_splits
+from vgg_fast.triton.reduce import accumulator_of, sum_weights
 
 # An H100's, whatever the GPU, so that the order of the sums depends on the shape alone.
 _MULTIPROCESSORS = 132
@@ -129,16 +126,6 @@ def _store(sums, workspace, split, k, tap, c, K, C):
     )
 
 
-class Plan(NamedTuple):
-    """How one shape is launched; looked up once, then remembered."""
-
-    kernel: Any
-    grid: tuple[int, int]
-    extents: tuple[int, ...]
-    constants: dict[str, Any]
-    descriptors: bool
-
-
 def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     """The gradient of ``weight``, in its layout, from the convolution's gradient ``grad``."""
     n, c, h, w = input.shape
@@ -150,28 +137,22 @@ def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
         "wgrad", tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k,
         aligned=(input.data_ptr() | grad.data_ptr()) % 16 == 0,
     )  # fmt: skip
-    return run(grad, input, weight, plan(call, tuning.tile_for(call, input.device)))
+    choice = tuning.choice_for(call, input.device)
+    ready = choice.ready.get(input.dtype)
+    if ready is None:
+        ready = choice.ready[input.dtype] = plan(call, choice.tile)
+    return run(ready, grad, input, weight)
 
 
-def run(grad: Tensor, input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Launch a plan; the maps are channels_last, and fit it."""
+def run(launch: Launch, grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+    """Launch what a plan made ready; the maps are channels_last, and fit it."""
     k, c = weight.shape[:2]
-    result = torch.empty_like(weight)
-    workspace = input.new_empty((plan.grid[1], k, 3, 3, c), dtype=accumulator_of(input))
-    launch(
-        plan.kernel,
-        plan.grid,
-        input,
-        (grad, input, workspace, *plan.extents),
-        plan.constants,
-        descriptors=plan.descriptors,
-    )
-    sum_splits(workspace, result.permute(0, 2, 3, 1))
-    return result
+    workspace = input.new_empty((launch.grid[1], k, 3, 3, c), dtype=accumulator_of(input))
+    launch(grad, input, workspace)
+    return sum_weights(workspace, torch.empty_like(weight))
 
 
-@functools.cache
-def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
+def plan(call: tiles.Call, tile: tiles.Tile) -> Launch:
     """How ``tile`` computes ``call``.
 
     Raises:
@@ -191,7 +172,7 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
         splits, per_split = _split(programs, steps)
         constants |= {"TAPS": tile.taps, "IMAGES": tile.pixels}
         extents = (n, h, w, c, k, steps, per_split)
-        return Plan(wgrad_of_images_kernel, (programs, splits), extents, constants, True)
+        return Launch(wgrad_of_images_kernel, (programs, splits), extents, constants, True)
     patch = patch_for(n, h, w, tile.pixels, min(tile.images, images_that_fit(h, w, max(c, k))))
     patches_n, patches_y, patches_x = patch.count(n, h, w)
     steps = patches_n * patches_y * patches_x
@@ -204,7 +185,7 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
         "PATCH_W": patch.w,
     }
     extents = (n, h, w, c, k, steps, patches_y, patches_x, per_split)
-    return Plan(wgrad_kernel, (programs, splits), extents, constants, False)
+    return Launch(wgrad_kernel, (programs, splits), extents, constants)
 
 
 def _split(programs: int, steps: int) -> tuple[int, int]:
