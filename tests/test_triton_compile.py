@@ -118,7 +118,10 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
     tile, pooled = (
         expand.tile_of(k, torch_type.get(dtype, torch.float64), pool) for pool in (False, True)
     )
-    split = {"workspace": sums, "output": value, "count": 9 * k * k, "splits": 33, "channels": k}
+    split = {"workspace": sums, "output": value, "count": 9 * k * k, "splits": 33}
+    split |= {"channels": k, "programs": 9, "count_2": k, "splits_2": 33}
+    both = split | {"workspace_2": sums, "output_2": value}
+    large = {"SPLITS_2": 32, "BLOCK_2": 64}
     for kernel, arguments, constants in (
         (expand.expand_kernel, whole, tile | {"RELU": False, "POOL": False}),
         (expand.expand_kernel, relu, tile | {"RELU": True, "POOL": False}),
@@ -127,8 +130,8 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
             relu | {"argmax": "*u8"},
             pooled | {"RELU": True, "POOL": True},
         ),
-        (reduce.sum_splits_kernel, split, {"TAPS_LAST": True, "SPLITS": 32, "BLOCK": 64}),
-        (reduce.sum_splits_kernel, split, {"TAPS_LAST": False, "SPLITS": 1, "BLOCK": 2048}),
+        (reduce.sum_splits_kernel, both, large | {"TAPS_LAST": True, "SPLITS": 32, "BLOCK": 64}),
+        (reduce.sum_splits_kernel, split, large | {"TAPS_LAST": False, "SPLITS": 1, "BLOCK": 2048}),
     ):
         assert compile_ahead(kernel, arguments, constants, target).spilled == 0
 

@@ -1,14 +1,16 @@
 """The gradients of a convolution from that of its output, as the three operators share them.
 
-    grad = grad_output, un-pooled and masked by the ReLU     expand.py, with the bias gradient
+    grad = grad_output, un-pooled and masked by the ReLU     expand.py, with the bias's in splits
     grad_input  = dgrad(grad, weight)                        fprop.py
-    grad_weight = wgrad(grad, input)                         wgrad.py
+    grad_weight = wgrad(grad, input), in splits              wgrad.py
+    the sums of the splits                                   reduce.py
 
 The first layer's weight gradient undoes pooling and ReLU by itself: direct.py.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vgg_fast.ops._shared import nothing
@@ -16,6 +18,7 @@ from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
 from vgg_fast.triton import direct
 from vgg_fast.triton.expand import expand
 from vgg_fast.triton.fprop import dgrad
+from vgg_fast.triton.reduce import sum_gradients
 from vgg_fast.triton.wgrad import wgrad
 
 
@@ -34,24 +37,33 @@ def gradients(
     Args:
         grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
     """
-    grad_input = grad_weight = grad_bias = None
+    if input.shape[0] == 0:
+        return (
+            torch.empty_like(input) if need_input else nothing(input),
+            torch.zeros_like(weight) if need_weight else nothing(weight),
+            weight.new_zeros((weight.shape[0],)) if need_bias else nothing(weight),
+        )
+    grad_input = weights = biases = None
     first = direct.serves(input)
     if first and (need_weight or need_bias):
         # Both come from one pass, and from the same one whichever is wanted: the same bits.
-        grad_weight, grad_bias = direct.direct_wgrad(grad_output, input, weight, output, argmax)
+        weights, biases = direct.direct_wgrad(grad_output, input, output, argmax)
     if need_input or not first:
         grad = grad_output  # without a ReLU it is the gradient of the sums already
         if output is not None or (need_bias and not first):
-            grad, sums = expand(grad_output, weight, *input.shape[2:], output, argmax)
-            grad_bias = grad_bias if first else sums
+            grad, sums = expand(grad_output, *input.shape[2:], output, argmax)
+            biases = biases if first else sums
         if need_input:
             grad_input = dgrad(grad, input, weight)
         if need_weight and not first:
-            grad_weight = wgrad(grad, input, weight)
+            weights = wgrad(grad, input)
+    grad_weight, grad_bias = sum_gradients(
+        weights if need_weight else None, biases if need_bias else None, weight
+    )
     return (
-        grad_input if need_input else nothing(input),
-        grad_weight if need_weight else nothing(weight),
-        grad_bias if need_bias else nothing(weight),
+        nothing(input) if grad_input is None else grad_input,
+        nothing(weight) if grad_weight is None else grad_weight,
+        nothing(weight) if grad_bias is None else grad_bias,
     )
 
 

@@ -30,7 +30,6 @@ from vgg_fast.triton.patch import (
     patch_origin,
     patch_pixels,
 )
-from vgg_fast.triton.reduce import sum_splits, sum_weights
 from vgg_fast.triton.window import mask_gradient
 
 MOST_CHANNELS = 3
@@ -186,7 +185,7 @@ def direct(
     """Equivalent to ``fprop.fprop``, for an input of up to :data:`MOST_CHANNELS` channels."""
     if output.numel() == 0:
         return
-    call, choice = _choice_for("direct", input, weight, pool)
+    call, choice = _choice_for("direct", input, weight.shape[0], pool)
     key = (input.dtype, relu, bias is not None, argmax is not None)
     ready = choice.ready.get(key)
     if ready is None:
@@ -211,18 +210,15 @@ def run(
 def direct_wgrad(
     grad_output: Tensor,
     input: Tensor,
-    weight: Tensor,
     output: Tensor | None = None,
     argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and bias, in one pass over everything.
+    """The gradients of weight and bias in splits, as wgrad.py's and expand.py's, in one pass.
 
     Args:
         grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
     """
-    if input.shape[0] == 0:
-        return torch.zeros_like(weight), weight.new_zeros((weight.shape[0],))
-    call, choice = _choice_for("direct_wgrad", input, weight, argmax is not None)
+    call, choice = _choice_for("direct_wgrad", input, grad_output.shape[1], argmax is not None)
     key = (input.dtype, output is not None)
     ready = choice.ready.get(key)
     if ready is None:
@@ -231,7 +227,6 @@ def direct_wgrad(
         ready,
         channels_last(grad_output),
         channels_last(input),
-        weight,
         None if output is None else channels_last(output),
         None if argmax is None else channels_last(argmax),
     )
@@ -241,28 +236,21 @@ def run_wgrad(
     launch: Launch,
     grad_output: Tensor,
     input: Tensor,
-    weight: Tensor,
     output: Tensor | None,
     argmax: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Launch what a plan made ready; the maps are channels_last, and fit it."""
-    k, c = weight.shape[:2]
-    splits = launch.grid[1]
+    k, c, splits = grad_output.shape[1], input.shape[1], launch.grid[1]
     weights = input.new_empty((splits, k, 3, 3, c), dtype=torch.float32)
     biases = input.new_empty((splits, k), dtype=torch.float32)
     launch(grad_output, output, argmax, input, weights, biases)
-    return (
-        sum_weights(weights, torch.empty_like(weight)),
-        sum_splits(biases, weight.new_empty((k,))),
-    )
+    return weights, biases
 
 
-def _choice_for(
-    kernel: str, input: Tensor, weight: Tensor, pool: bool
-) -> tuple[tiles.Call, tuning.Choice]:
+def _choice_for(kernel: str, input: Tensor, k: int, pool: bool) -> tuple[tiles.Call, tuning.Choice]:
     n, c, h, w = input.shape
     kind = tiles.kind(input.dtype, tiles.precision(input.dtype))
-    call = tiles.Call(kernel, kind, n, h, w, c, weight.shape[0], pool)
+    call = tiles.Call(kernel, kind, n, h, w, c, k, pool)
     return call, tuning.choice_for(call, input.device)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vgg_fast.ops import _shared
 from vgg_fast.triton.launch import Launch, channels_last, check_extents
-from vgg_fast.triton.reduce import accumulator_of, sum_splits
+from vgg_fast.triton.reduce import accumulator_of
 from vgg_fast.triton.window import mask_gradient
 
 ELEMENTS = 2048  # of a tile: ROWS × COLUMNS
@@ -86,26 +86,21 @@ def _expand_windows(grad_output, output, argmax, grad, row, k, rows, H, W, K):
 
 def expand(
     grad_output: Tensor,
-    bias_like: Tensor,
     height: int,
     width: int,
     output: Tensor | None = None,
     argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the sums (N, K, height, width), channels_last, and its sum over all pixels.
+    """The gradient of the sums (N, K, height, width), channels_last, and the bias's (splits, K).
 
     Args:
         grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
             Without ``output`` it is itself the gradient of the sums.
-        bias_like: of the dtype that the bias gradient (K) has.
     """
     n, k = grad_output.shape[:2]
     relu, pool = output is not None, argmax is not None
     grad_output = channels_last(grad_output)
     grad = _shared.channels_last(grad_output, k, height, width) if relu else grad_output
-    grad_bias = bias_like.new_empty((k,))
-    if n == 0:
-        return grad, grad_bias.zero_()
     launch = _launch(n, height, width, k, grad_output.dtype, relu, pool)
     sums = grad_output.new_empty((launch.grid[1], k), dtype=accumulator_of(grad_output))
     launch(
@@ -115,7 +110,7 @@ def expand(
         grad if relu else None,
         sums,
     )
-    return grad, sum_splits(sums, grad_bias)
+    return grad, sums
 
 
 @functools.cache

@@ -168,16 +168,15 @@ def fprop(
 def dgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     """grad_input[n, y, x, c] = Σ_{r, s, k} grad[n, y+r-1, x+s-1, k] · weight[k, 2-r, 2-s, c]"""
     result = _shared.channels_last(input, *input.shape[1:])
-    if result.numel() > 0:
-        grad, weight = channels_last(grad), channels_last(weight)
-        call, choice = _choice_for("dgrad", grad, weight, input.shape[1], False)
-        ready = choice.ready.get(grad.dtype)
-        if ready is None:
-            planned = plan(call, choice.tile, grad.device)
-            ready = planned.rotates, planned.launch(relu=False, bias=False, argmax=False)
-            choice.ready[grad.dtype] = ready
-        rotates, launch = ready
-        run(launch, grad, weight if rotates else rotated(weight), None, result, None)
+    grad, weight = channels_last(grad), channels_last(weight)
+    call, choice = _choice_for("dgrad", grad, weight, input.shape[1], False)
+    ready = choice.ready.get(grad.dtype)
+    if ready is None:
+        planned = plan(call, choice.tile, grad.device)
+        ready = planned.rotates, planned.launch(relu=False, bias=False, argmax=False)
+        choice.ready[grad.dtype] = ready
+    rotates, launch = ready
+    run(launch, grad, weight if rotates else rotated(weight), None, result, None)
     return result
 
 

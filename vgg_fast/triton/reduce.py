@@ -1,6 +1,8 @@
-"""Sums in a fixed order, without atomics: the last pass of a split sum.
+"""Sums in a fixed order, without atomics: the last pass of a weight's and a bias's split gradients.
 
 out[i] = Σ_split workspace[split, i]
+
+One launch sums both: beside a small layer's arithmetic a launch is long.
 """
 
 from __future__ import annotations
@@ -21,10 +23,24 @@ MOST_SPLITS = 32  # of a tile
 
 @triton.jit
 def sum_splits_kernel(
-    workspace, output, count, splits, channels,
+    workspace, output, workspace_2, output_2, count, splits, channels, programs, count_2, splits_2,
+    TAPS_LAST: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
+    SPLITS_2: tl.constexpr, BLOCK_2: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    if program < programs:
+        _sum(workspace, output, program, count, splits, channels, TAPS_LAST, SPLITS, BLOCK)
+    elif workspace_2 is not None:
+        block = program - programs
+        _sum(workspace_2, output_2, block, count_2, splits_2, 1, False, SPLITS_2, BLOCK_2)
+
+
+@triton.jit
+def _sum(
+    workspace, output, block, count, splits, channels,
     TAPS_LAST: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     split = tl.arange(0, SPLITS)
     total = tl.zeros((BLOCK,), workspace.dtype.element_ty)
     # Many splits at a time: one after the other, each would wait for memory.
@@ -40,7 +56,7 @@ def sum_splits_kernel(
     if TAPS_LAST:  # (k, tap, c) to (k, c, tap); a division of 64 bits would be a call
         value = i.to(tl.int32)
         tap = value // channels % 9
-        place = (value // (9 * channels) * channels + value % channels) * 9 + tap
+        place = ((value // (9 * channels) * channels + value % channels) * 9 + tap).to(tl.int64)
     tl.store(output + place, narrow(total, output.dtype.element_ty), mask=i < count)
 
 
@@ -49,43 +65,56 @@ def accumulator_of(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def sum_splits(workspace: Tensor, output: Tensor) -> Tensor:
-    """``workspace`` (splits, ...) summed over its first dimension into ``output``, rounded once.
+def sum_gradients(
+    weights: Tensor | None, biases: Tensor | None, weight: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of weight and bias from their splits, rounded once; None where those are.
 
-    Both are contiguous.
+    Args:
+        weights: (splits, K, 3, 3, C), contiguous.
+        biases: (splits, K), contiguous.
+        weight: (K, C, 3, 3); its gradient has its layout and dtype, as has that of the bias.
     """
-    _launch(output.numel(), workspace.shape[0], 1, False, workspace.dtype, output.dtype)(
-        workspace, output
-    )
-    return output
+    grad_bias = None if biases is None else weight.new_empty(biases.shape[1:])
+    if weights is None:
+        if biases is not None:
+            _launch(biases.shape, None, False, biases.dtype, weight.dtype)(
+                biases, grad_bias, None, None
+            )
+        return None, grad_bias
+    grad_weight = torch.empty_like(weight)
+    taps_last = grad_weight.is_contiguous()
+    in_place = taps_last or grad_weight.is_contiguous(memory_format=torch.channels_last)
+    dense = grad_weight if in_place else weight.new_empty(weights.shape[1:])
+    second = None if biases is None else biases.shape
+    launch = _launch(weights.shape, second, taps_last, weights.dtype, weight.dtype)
+    launch(weights, dense, biases, grad_bias)
+    if not in_place:
+        grad_weight.permute(0, 2, 3, 1).copy_(dense)
+    return grad_weight, grad_bias
 
 
-def sum_weights(workspace: Tensor, output: Tensor) -> Tensor:
-    """``workspace`` (splits, K, 3, 3, C) summed into ``output`` (K, C, 3, 3) of any layout."""
-    by_taps = output.permute(0, 2, 3, 1)
-    if by_taps.is_contiguous():
-        sum_splits(workspace, by_taps)
-    elif output.is_contiguous():
-        _launch(
-            output.numel(), workspace.shape[0], output.shape[1], True, workspace.dtype, output.dtype
-        )(workspace, output)
-    else:
-        by_taps.copy_(sum_splits(workspace, output.new_empty(by_taps.shape)))
-    return output
-
-
+# The dtypes decide nothing here, but a launch is of one kind of tensors.
 @functools.cache
 def _launch(
-    count: int,
-    splits: int,
-    channels: int,
+    first: torch.Size,
+    second: torch.Size | None,
     taps_last: bool,
     accumulator: torch.dtype,
     dtype: torch.dtype,
 ) -> Launch:
-    # The dtypes decide nothing here, but a launch is of one kind of tensors.
+    count, splits, programs, tile = _part(first)
+    count_2, splits_2, programs_2, tile_2 = _part(second) if second else (0, 0, 0, (1, 1))
+    constants = dict(zip(("SPLITS", "BLOCK", "SPLITS_2", "BLOCK_2"), tile + tile_2, strict=True))
+    numbers = (count, splits, first[-1], programs, count_2, splits_2)
+    return Launch(
+        sum_splits_kernel, programs + programs_2, numbers, {"TAPS_LAST": taps_last, **constants}
+    )
+
+
+def _part(workspace: torch.Size) -> tuple[int, int, int, tuple[int, int]]:
+    """How many values a workspace has, in how many splits, for how many programs of which tile."""
+    splits, count = workspace[0], workspace[1:].numel()
     rows = min(MOST_SPLITS, triton.next_power_of_2(splits))
     block = ELEMENTS // rows
-    constants = {"TAPS_LAST": taps_last, "SPLITS": rows, "BLOCK": block}
-    numbers = (count, splits, channels)
-    return Launch(sum_splits_kernel, triton.cdiv(count, block), numbers, constants)
+    return count, splits, triton.cdiv(count, block), (rows, block)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vgg_fast.triton import direct, fprop, wgrad
+from vgg_fast.triton.reduce import sum_gradients
 from vgg_fast.triton.tiles import Call, Tile
 
 
@@ -101,9 +102,10 @@ def _of_wgrad(call: Call, tile: Tile, normal: Callable) -> Trial:
 
     def run() -> None:
         if call.kernel == "wgrad":
-            results[:] = [wgrad.run(launch, grad, input, weight)]
+            weights, biases = wgrad.run(launch, grad, input), None
         else:
-            results[:] = direct.run_wgrad(launch, grad, input, weight, output, argmax)[:1]
+            weights, biases = direct.run_wgrad(launch, grad, input, output, argmax)
+        results[:] = sum_gradients(weights, biases, weight)[:1]
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
         given, full = _as(dtype, magnitudes, input, grad)

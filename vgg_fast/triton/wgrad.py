@@ -12,7 +12,6 @@ is a matrix as it is, and the left operand needs no registers. Pointers: a step 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -27,7 +26,7 @@ from vgg_fast.triton.patch import (
     patch_origin,
     patch_pixels,
 )
-from vgg_fast.triton.reduce import accumulator_of, sum_weights
+from vgg_fast.triton.reduce import accumulator_of
 
 # An H100's, whatever the GPU, so that the order of the sums depends on the shape alone.
 _MULTIPROCESSORS = 132
@@ -126,12 +125,10 @@ def _store(sums, workspace, split, k, tap, c, K, C):
     )
 
 
-def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of ``weight``, in its layout, from the convolution's gradient ``grad``."""
+def wgrad(grad: Tensor, input: Tensor) -> Tensor:
+    """The weight's gradient in splits (splits, K, 3, 3, C), from that of the convolution."""
     n, c, h, w = input.shape
-    k = weight.shape[0]
-    if n == 0:
-        return torch.zeros_like(weight)
+    k = grad.shape[1]
     grad, input = channels_last(grad), channels_last(input)
     call = tiles.Call(
         "wgrad", tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k,
@@ -141,15 +138,15 @@ def wgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     ready = choice.ready.get(input.dtype)
     if ready is None:
         ready = choice.ready[input.dtype] = plan(call, choice.tile)
-    return run(ready, grad, input, weight)
+    return run(ready, grad, input)
 
 
-def run(launch: Launch, grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+def run(launch: Launch, grad: Tensor, input: Tensor) -> Tensor:
     """Launch what a plan made ready; the maps are channels_last, and fit it."""
-    k, c = weight.shape[:2]
-    workspace = input.new_empty((launch.grid[1], k, 3, 3, c), dtype=accumulator_of(input))
+    shape = (launch.grid[1], grad.shape[1], 3, 3, input.shape[1])
+    workspace = input.new_empty(shape, dtype=accumulator_of(input))
     launch(grad, input, workspace)
-    return sum_weights(workspace, torch.empty_like(weight))
+    return workspace
 
 
 def plan(call: tiles.Call, tile: tiles.Tile) -> Launch:
