@@ -40,11 +40,13 @@ namespace cpu = vgg_fast::cpu;
 using Planner = cpu::Plan (*)(const cpu::Problem&, const cpu::Settings&);
 
 py::dict describe(const cpu::Plan& plan) {
-  py::dict facts("algorithm"_a = cpu::name(plan.algorithm), "pieces"_a = plan.pieces,
-                 "workspace"_a = plan.workspace);
+  py::dict facts("algorithm"_a = cpu::name(plan.algorithm));
+  if (plan.dots) facts["by"] = "dot products";
+  facts["pieces"] = plan.pieces;
+  facts["workspace"] = plan.workspace;
   const bool direct =
       plan.algorithm == cpu::Algorithm::kDirect || plan.algorithm == cpu::Algorithm::kMatrix;
-  if (direct) {
+  if (direct && !plan.dots) {
     facts["images"] = plan.tiling.images;
     facts["rows"] = plan.tiling.rows;
     facts["columns"] = plan.tiling.columns;
@@ -61,7 +63,8 @@ py::dict describe(const cpu::Plan& plan) {
 // The numbers that stand for enumerators are those of vgg_fast/cpu.py.
 template <Planner kPlanner>
 py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, int64_t width,
-              int64_t storage, int64_t threads, int64_t algorithm, int64_t workspace) {
+              int64_t storage, int64_t threads, int64_t algorithm, int64_t workspace,
+              bool for_dgrad) {
   cpu::Problem problem;
   problem.images = images;
   problem.inputs = inputs;
@@ -70,6 +73,7 @@ py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, i
   problem.width = width;
   problem.storage = cpu::Storage(storage);
   problem.threads = threads;
+  problem.for_dgrad = for_dgrad;
   problem.set_instruction_set(cpu::instruction_set());
   return describe(kPlanner(problem, {cpu::Wish(algorithm), workspace}));
 }

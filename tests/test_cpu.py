@@ -209,6 +209,18 @@ def test_too_little_workspace_falls_back_and_stays_right():
         assert cpu.plan(1, 128, 14, 14, 128)["forward"]["algorithm"] != "direct"
 
 
+def test_few_pixels_are_convolved_by_dot_products():
+    plans = cpu.plan(1, 512, 4, 4, 512)
+    assert plans["forward"]["by"] == "dot products" and plans["forward"]["workspace"] > 0
+    assert "by" not in plans["input gradient"] and "by" not in plans["weight gradient"]
+    assert "by" not in cpu.plan(1, 512, 4, 5, 512)["forward"]
+    with cpu.use(workspace=0):
+        assert "by" not in cpu.plan(1, 512, 4, 4, 512)["forward"]
+        input, weight, bias = (t.detach() for t in tensors((1, 128, 2, 3, 64)))
+        without = conv3x3(input, weight, bias)
+    torch.testing.assert_close(conv3x3(input, weight, bias), without, rtol=1e-4, atol=1e-4)
+
+
 def test_released_workspaces_are_given_back():
     input, weight, bias = (t.detach() for t in tensors((1, 128, 14, 14, 128)))
     conv3x3(input, weight, bias)

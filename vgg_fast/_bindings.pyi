@@ -13,6 +13,7 @@ def plan_convolution(
     threads: int,
     algorithm: int,
     workspace: int,
+    for_dgrad: bool,
 ) -> dict[str, Any]: ...
 def plan_weight_gradient(
     images: int,
@@ -24,4 +25,5 @@ def plan_weight_gradient(
     threads: int,
     algorithm: int,
     workspace: int,
+    for_dgrad: bool,
 ) -> dict[str, Any]: ...

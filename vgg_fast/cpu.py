@@ -196,6 +196,7 @@ def plan(
     Returns:
         for "forward", "input gradient" and "weight gradient": the "algorithm", into how many
         "pieces" the work is cut, what the largest of them spans, and its "workspace" in bytes.
+        A few pixels are convolved directly "by" dot products, in any dense layout of the weight.
 
     Raises:
         ValueError: a number is less than 1, or the dtype isn't served.
@@ -212,11 +213,13 @@ def plan(
     options = (_STORAGES.index(dtype), threads, algorithm, workspace)
     size = (height, width)
     return {
-        "forward": _bindings.plan_convolution(images, in_channels, out_channels, *size, *options),
+        "forward": _bindings.plan_convolution(
+            images, in_channels, out_channels, *size, *options, False
+        ),
         "input gradient": _bindings.plan_convolution(
-            images, out_channels, in_channels, *size, *options
+            images, out_channels, in_channels, *size, *options, True
         ),
         "weight gradient": _bindings.plan_weight_gradient(
-            images, in_channels, out_channels, *size, *options
+            images, in_channels, out_channels, *size, *options, False
         ),
     }

@@ -14,8 +14,6 @@
 namespace vgg_fast::cpu {
 namespace {
 
-int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
-
 Weight weight_of(const Tensor& weight) {
   return {storage_of(weight), weight.data_ptr(), weight.size(0),   weight.size(1),
           weight.stride(0),   weight.stride(1),  weight.stride(2), weight.stride(3)};
@@ -60,11 +58,6 @@ bool has_dense_terms(const Weight& weight) {
   const bool by_tap =
       weight.input_stride == 1 && weight.row_stride == 3 * inputs && weight.column_stride == inputs;
   return by_input || by_tap;
-}
-
-bool suits_dots(const Source& source, const Weight& weight, bool for_dgrad) {
-  return source.images * source.height * source.width <= kFewPixels &&
-         source.kind == Source::Kind::kMap && !for_dgrad && has_dense_terms(weight);
 }
 
 void convolve_by_dots(const Convolution& task, const Weight& weight) {
@@ -390,13 +383,14 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
                       packed_bias.at(0));
   task.packed_bias = packed_bias.at(0);
 
-  const Plan plan =
-      plan_convolution(problem_of(source, source.channels, destination.channels), settings());
+  Problem problem = problem_of(source, source.channels, destination.channels);
+  problem.for_dgrad = for_dgrad;
+  const Plan plan = plan_convolution(problem, settings());
   say_what_the_cap_costs(plan);
   switch (plan.algorithm) {
     case Algorithm::kDirect:
       if (const Weight source_weight = weight_of(weight);
-          suits_dots(source, source_weight, for_dgrad)) {
+          plan.dots && has_dense_terms(source_weight)) {
         return convolve_by_dots(task, source_weight);
       }
       return convolve_directly(task, weight, for_dgrad, plan.tiling, nullptr);

@@ -25,6 +25,9 @@ inline int64_t stored_size(Storage storage) {
   }
 }
 
+// What is computed with.
+inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
+
 // What a convolution reads: a map, or a gradient on its way back through ReLU and pooling, which is
 // undone as the map is read.
 struct Source {

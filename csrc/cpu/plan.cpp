@@ -146,8 +146,12 @@ Plan matrix_plan(const Problem& problem) {
 }
 
 // The Winograd plan, or the direct one where the settings leave too little memory.
+bool fits(const Settings& settings, const Plan& plan) {
+  return settings.workspace < 0 || plan.workspace <= settings.workspace;
+}
+
 Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
-  if (settings.workspace < 0 || winograd.workspace <= settings.workspace) return winograd;
+  if (fits(settings, winograd)) return winograd;
   direct.wanted = winograd.workspace;
   return direct;
 }
@@ -227,7 +231,7 @@ Current& current() {
 }  // namespace
 
 void Problem::set_instruction_set(InstructionSet set) {
-  lanes = vector_bytes(set) / (storage == Storage::kFloat64 ? 8 : 4);
+  lanes = vector_bytes(set) / real_size(storage);
   channel_block = vectors_of_outputs(set) * lanes;
   tile_group = kRowsOfSums;
   matrix_tiles = set == InstructionSet::kAmx;
@@ -256,7 +260,17 @@ void set_settings(const Settings& settings) {
 
 Plan plan_convolution(const Problem& problem, const Settings& settings) {
   const Algorithm algorithm = choose(problem, settings, false);
-  if (algorithm == Algorithm::kDirect) return direct_plan(problem, problem.inputs);
+  if (algorithm == Algorithm::kDirect) {
+    const Plan direct = direct_plan(problem, problem.inputs);
+    const int64_t pixels = problem.images * problem.height * problem.width;
+    if (problem.for_dgrad || pixels > kFewPixels) return direct;
+    Plan plan = direct;
+    plan.dots = true;
+    plan.pieces = divide_up(problem.outputs, problem.lanes);
+    plan.workspace =
+        pixels * round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
+    return fits(settings, plan) ? plan : direct;
+  }
   if (algorithm == Algorithm::kMatrix) return matrix_plan(problem);
   Plan plan;
   plan.algorithm = algorithm;

@@ -33,16 +33,20 @@ struct Problem {
   // micro-kernel takes; whether there are matrix tiles.
   int64_t lanes = 4, channel_block = 16, tile_group = kRowsOfSums;
   bool matrix_tiles = false;
+  bool for_dgrad = false;                        // the convolution is an input gradient's
   void set_instruction_set(InstructionSet set);  // after the storage
 };
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
+  // Of a direct convolution: few pixels, by dot products with the weight where it lies. A weight
+  // whose outputs aren't dense takes the tiling.
+  bool dots = false;
   Tiling tiling;
   Blocking blocking;      // a Winograd convolution's
   int64_t chunk = 0;      // a weight gradient's, but the direct one's: tiles
   int64_t pieces = 0;     // of work: shared by the threads, but for chunks
-  int64_t workspace = 0;  // bytes beside the tensors, about; 0 if the algorithm is direct
+  int64_t workspace = 0;  // bytes beside the tensors, about; 0 for direct tiles
   int64_t wanted = 0;     // workspace of the Winograd plan that the settings have no room for; or 0
 };
 
