@@ -10,9 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
+from torch.torch_version import TorchVersion
 
 pytest.importorskip("triton", reason="there is no Triton for this platform")
+
+import triton
 
 TESTS = Path(__file__).parent
 
@@ -33,6 +37,10 @@ def python(*arguments: str, interpret: bool) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.skipif(
+    TorchVersion(triton.__version__) < (3, 7) and TorchVersion(numpy.__version__) >= (2, 4),
+    reason="the interpreter of Triton 3.6 takes arrays of one value for numbers: NumPy below 2.4",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "tests"),

@@ -40,7 +40,7 @@ def _sum(
     workspace, output, block, count, splits, channels,
     TAPS_LAST: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = block * BLOCK + tl.arange(0, BLOCK)  # check_extents leaves room for the last tile
     split = tl.arange(0, SPLITS)
     total = tl.zeros((BLOCK,), workspace.dtype.element_ty)
     # Many splits at a time: one after the other, each would wait for memory.
@@ -53,10 +53,9 @@ def _sum(
         )
         total += tl.sum(values, axis=0)
     place = i
-    if TAPS_LAST:  # (k, tap, c) to (k, c, tap); a division of 64 bits would be a call
-        value = i.to(tl.int32)
-        tap = value // channels % 9
-        place = ((value // (9 * channels) * channels + value % channels) * 9 + tap).to(tl.int64)
+    if TAPS_LAST:  # (k, tap, c) to (k, c, tap)
+        tap = i // channels % 9
+        place = (i // (9 * channels) * channels + i % channels) * 9 + tap
     tl.store(output + place, narrow(total, output.dtype.element_ty), mask=i < count)
 
 
