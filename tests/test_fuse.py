@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, prune
 import vgg_fast
 from tests.numerics import assert_as_accurate, in_float64, relative_error
 from vgg_fast import FusionReport, fuse, unfuse
-from vgg_fast.layers import Conv3x3, Conv3x3ReLU, Conv3x3ReLUPool, MaxPool2x2
+from vgg_fast.layers import Conv3x3, Conv3x3ReLU, Conv3x3ReLUPool, Linear, MaxPool2x2
 
 
 def conv(**options) -> nn.Conv2d:
@@ -71,7 +71,7 @@ def test_torchvisions_vgg_keeps_its_keys_and_comes_back(name: str) -> None:
     assert str(unfuse(fused)) == printout
 
 
-def test_every_convolution_of_torchvisions_vgg16_is_fused() -> None:
+def test_every_layer_of_torchvisions_vgg16_is_replaced() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg16(weights=None, init_weights=False)
     fused, report = fuse(model, return_report=True)
@@ -79,7 +79,9 @@ def test_every_convolution_of_torchvisions_vgg16_is_fused() -> None:
     group2 = [Conv3x3ReLU, Conv3x3ReLUPool]
     group3 = [Conv3x3ReLU, Conv3x3ReLU, Conv3x3ReLUPool]
     assert kinds == group2 * 2 + group3 * 3
-    assert len(report.changed) == 13 and not report.left
+    assert [type(layer) for layer in fused.classifier[::3]] == [Linear] * 3
+    assert len(report.changed) == 16 and not report.left
+    assert report.changed[-1] == ("classifier.6", "Linear is now vgg_fast.layers.Linear")
     assert report.changed[0] == ("features.0", "Conv2d → ReLU is now Conv3x3ReLU")
     assert report.changed[1] == ("features.2", "Conv2d → ReLU → MaxPool2d is now Conv3x3ReLUPool")
 
@@ -150,6 +152,42 @@ def test_training_mode_and_frozen_weights_stay() -> None:
     assert not any(module.training for module in back.modules())
 
 
+# ------------------------------------------------------------------------------------ linear layers
+
+
+def test_large_linear_layers_compute_the_same_and_come_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    fused, report = fuse(model, return_report=True)
+    assert [type(layer) for layer in fused] == [Linear, nn.ReLU, nn.Linear]
+    assert report.changed == [("0", "Linear is now vgg_fast.layers.Linear")] and not report.left
+    assert fused[0].weight is model[0].weight and fused[0].bias is model[0].bias
+    input = torch.randn(3, 1024)
+    assert_as_accurate(fused, model, input)
+    back, report = unfuse(fused, return_report=True)
+    assert report.changed == [("0", "vgg_fast.layers.Linear is now Linear")]
+    assert type(back[0]) is nn.Linear and back[0].weight is model[0].weight
+    assert torch.equal(back(input), model(input))
+
+
+def test_linear_layers_that_do_something_else_are_left() -> None:
+    def hooked() -> nn.Linear:
+        layer = nn.Linear(1024, 1024)
+        layer.register_forward_hook(lambda *given: None)
+        return layer
+
+    shared = nn.Linear(1024, 1024)
+    layers = [hooked(), shared, shared, nn.Linear(1024, 1024, bias=False), nn.LazyLinear(1024)]
+    model = nn.ModuleDict({"behind": nn.Sequential(*layers), "outside": nn.Linear(1024, 1024)})
+    fused, report = fuse(model, return_report=True)
+    assert str(fused) == str(model) and not report.changed
+    assert report.left == [
+        ("behind.0", "has hooks, which fusing would lose"),
+        ("behind.1", "stands at 2 places of the model"),
+        ("behind.2", "stands at 2 places of the model"),
+    ]
+
+
 # ----------------------------------------------------------------------------------------- unfusing
 
 
@@ -177,7 +215,8 @@ def test_unfuse_takes_a_network_that_was_built_fused() -> None:
     plain, report = unfuse(fused, return_report=True)
     assert str(plain) == str(vgg_fast.VGG(**options, fused=False))
     assert list(plain.state_dict()) == list(fused.state_dict())
-    assert len(report.changed) == 3 and not report.left
+    assert len(report.changed) == 5 and not report.left
+    assert not any(isinstance(layer, Linear) for layer in plain)
     assert_as_accurate(fused, plain, torch.randn(2, 1, 8, 8))
     assert str(fuse(plain)) == str(fused)
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import vgg_fast
 from tests.numerics import assert_as_accurate, relative_error
-from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
-from vgg_fast.models import CONV_ARCHS, PRESETS, SEED_ARCH, VGG, Linear, vgg_block
+from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool, Linear
+from vgg_fast.models import CONV_ARCHS, PRESETS, SEED_ARCH, VGG, vgg_block
 
 # What print() shows of the seed network below its first line.
 SEED_PRINTOUT = """\
@@ -205,13 +205,14 @@ def test_the_whole_seed_network_is_as_accurate_as_unfused() -> None:
     assert_as_accurate(fused.eval(), plain.eval(), torch.randn(1, 1, 64, 64))
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (1, 7), (0, 7), (2, 3, 7), (7,)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(9, 7), (2, 7), (1, 7), (0, 7), (2, 3, 7), (7,)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_linear_layer_with_the_weight_on_the_left_is_a_linear_layer(shape, bias) -> None:
-    ours = Linear(7, 5, bias, dtype=torch.float64)
-    theirs = nn.Linear(7, 5, bias, dtype=torch.float64)
+def test_a_linear_layer_computes_what_torchs_does(shape, bias, dtype) -> None:
+    ours = Linear(7, 5, bias, dtype=dtype)
+    theirs = nn.Linear(7, 5, bias, dtype=dtype)
     theirs.load_state_dict(ours.state_dict())
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True)]
+    inputs = [torch.randn(shape, dtype=dtype, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
     outputs = [layer(x) for layer, x in zip((ours, theirs), inputs, strict=True)]
     gradient = torch.randn_like(outputs[1])
@@ -223,7 +224,14 @@ def test_a_linear_layer_with_the_weight_on_the_left_is_a_linear_layer(shape, bia
         torch.testing.assert_close(mine.grad, other.grad)
 
 
-@pytest.mark.parametrize("rows", [16, 100])
+@pytest.mark.parametrize("dtype, rows", [(torch.float32, 8), (torch.bfloat16, 1)])
+def test_few_rows_are_multiplied_with_the_weight_on_the_left(dtype, rows) -> None:
+    layer = Linear(7, 5, dtype=dtype)
+    assert layer(torch.randn(rows + 1, 7, dtype=dtype)).stride() == (1, rows + 1)
+    assert Linear(7, 5, dtype=torch.float16)(torch.randn(9, 7).half()).stride() == (5, 1)
+
+
+@pytest.mark.parametrize("rows", [3, 16, 100])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_a_linear_layer_has_its_dtype_and_no_more_error(rows, dtype) -> None:
     ours, theirs = Linear(300, 50), nn.Linear(300, 50)

@@ -5,6 +5,7 @@ Inside every ``nn.Sequential``, at any depth:
     Conv2d(3x3) → ReLU → MaxPool2d(2)    becomes    Conv3x3ReLUPool, Identity, Identity
     Conv2d(3x3) → ReLU                   becomes    Conv3x3ReLU, Identity
     MaxPool2d(2) alone                   becomes    MaxPool2x2
+    Linear of 2^20 weights or more       becomes    this package's Linear, for few rows on a CPU
 
 A convolution that no ReLU follows is left as it is: there is nothing to fuse with it.
 """
@@ -20,13 +21,26 @@ from typing import Literal, overload
 import torch
 from torch import nn
 
-from vgg_fast.layers import Conv3x3, Conv3x3ReLU, Conv3x3ReLUPool, MaxPool2x2, why_not_conv3x3
+from vgg_fast.layers import (
+    Conv3x3,
+    Conv3x3ReLU,
+    Conv3x3ReLUPool,
+    Linear,
+    MaxPool2x2,
+    why_not_conv3x3,
+)
 
 __all__ = ["FusionReport", "fuse", "unfuse"]
 
 # Where a replaced layer keeps what stood there, for unfuse(): in a tuple, so that nn.Module doesn't
 # take it for a child.
 _REPLACED = "_vgg_fast_replaced"
+
+# What a report names where it isn't in a Sequential; a linear layer there has lost nothing.
+_FUSABLE = ("convolution", "pooling")
+
+# Of a linear layer whose weights take longer to read than the layer's result to turn round.
+_MANY_WEIGHTS = 1 << 20
 
 
 @dataclass
@@ -35,7 +49,8 @@ class FusionReport:
 
     Attributes:
         changed: (name, what became of it) of each group of layers that was replaced.
-        left: (name, the reason) of each convolution or pooling that was not.
+        left: (name, the reason) of each convolution or pooling, or linear layer with many weights,
+            that was not.
     """
 
     changed: list[tuple[str, str]] = field(default_factory=list)
@@ -60,6 +75,9 @@ def fuse(
     model: nn.Module, *, inplace: bool = False, return_report: bool = False
 ) -> nn.Module | tuple[nn.Module, FusionReport]:
     """Replace 3×3 convolutions, their ReLU and their pooling by fused layers.
+
+    Large linear layers become :class:`vgg_fast.layers.Linear`, which reads few rows' weights faster
+    on a CPU, and is ``nn.Linear`` elsewhere.
 
     The fused layer stands at the convolution's index and ``nn.Identity`` at those of what it
     absorbed, so ``state_dict`` keys stay as they are. The Parameters (and buffers) are the model's
@@ -96,7 +114,7 @@ def fuse(
             _fuse_sequential(name, parent, places, report)
         else:
             _report_outside(name, parent, report)
-    if _kind(model) is not None:
+    if _kind(model) in _FUSABLE:
         report.left.append(("(the model)", "stands outside an nn.Sequential"))
     return (model, report) if return_report else model
 
@@ -166,6 +184,13 @@ def _fuse_sequential(
                 report.changed.append((here, "MaxPool2d is now MaxPool2x2"))
             else:
                 report.left.append((here, why_not))
+        elif kind == "linear":
+            why_not = _why_not_linear(layers[0], places)
+            if why_not is None:
+                _replace_linear(parent, keys[i])
+                report.changed.append((here, "Linear is now vgg_fast.layers.Linear"))
+            else:
+                report.left.append((here, why_not))
         i += taken
 
 
@@ -211,6 +236,14 @@ def _why_not_pool(pool: nn.Module | None) -> str | None:
     return None
 
 
+def _why_not_linear(linear: nn.Module | None, places: Counter[int]) -> str | None:
+    assert isinstance(linear, nn.Linear)
+    why_not = _why_not_plain(linear, nn.Linear)
+    if why_not is None and places[id(linear)] > 1:
+        why_not = f"stands at {places[id(linear)]} places of the model"
+    return why_not
+
+
 def _why_not_plain(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Why ``module`` may do more than the forward of ``kind``; None if it can't."""
     if nn.utils.parametrize.is_parametrized(module):
@@ -223,7 +256,8 @@ def _why_not_plain(module: nn.Module, kind: type[nn.Module]) -> str | None:
         return "has hooks, which fusing would lose"
     if any(name not in ("weight", "bias") for name in (*module._parameters, *module._buffers)):
         return "has parameters or buffers besides weight and bias"
-    if kind is nn.Conv2d and not isinstance(module._parameters.get("weight"), nn.Parameter):
+    weighted = kind in (nn.Conv2d, nn.Linear)
+    if weighted and not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "has a weight that is computed, such as by weight_norm or pruning"
     return None
 
@@ -232,12 +266,24 @@ def _replace_conv(parent: nn.Sequential, keys: list[str]) -> None:
     conv = parent._modules[keys[0]]
     assert isinstance(conv, nn.Conv2d)
     fused = (Conv3x3ReLU if len(keys) == 2 else Conv3x3ReLUPool).from_conv(conv)
-    # What is remembered holds no tensors: the fused layer's are the ones that count.
-    shell = copy.copy(conv)
-    shell._parameters = dict.fromkeys(conv._parameters)
-    _put(parent, keys[0], fused, shell)
+    _put(parent, keys[0], fused, _without_tensors(conv))
     for key in keys[1:]:
         _put(parent, key, nn.Identity(), parent._modules[key])
+
+
+def _replace_linear(parent: nn.Sequential, key: str) -> None:
+    plain = parent._modules[key]
+    assert isinstance(plain, nn.Linear)
+    layer = Linear(plain.in_features, plain.out_features, device="meta")
+    layer._parameters = dict(plain._parameters)
+    _put(parent, key, layer, _without_tensors(plain))
+
+
+def _without_tensors(layer: nn.Module) -> nn.Module:
+    """What is remembered holds none: the new layer's are the ones that count."""
+    shell = copy.copy(layer)
+    shell._parameters = dict.fromkeys(layer._parameters)
+    return shell
 
 
 def _put(parent: nn.Sequential, key: str, layer: nn.Module, replaced: nn.Module | None) -> None:
@@ -249,7 +295,7 @@ def _put(parent: nn.Sequential, key: str, layer: nn.Module, replaced: nn.Module 
 def _report_outside(name: str, parent: nn.Module, report: FusionReport) -> None:
     container = type(parent).__name__
     for key, child in parent.named_children():
-        if _kind(child) is not None:
+        if _kind(child) in _FUSABLE:
             why = f"stands in a {container}, not in a plain nn.Sequential"
             report.left.append((_join(name, key), why))
 
@@ -259,6 +305,10 @@ def _kind(module: nn.Module | None) -> str | None:
         module is not None and type(module).__name__.endswith("Conv2d")
     ):
         return "convolution"
+    if isinstance(module, nn.Linear) and not isinstance(module, Linear):
+        # Without a bias it has nothing to gain; a lazy one isn't initialised yet.
+        few = module.in_features * module.out_features < _MANY_WEIGHTS
+        return None if few or module._parameters.get("bias") is None else "linear"
     return "pooling" if isinstance(module, nn.MaxPool2d) else None
 
 
@@ -273,6 +323,10 @@ def _unfuse_sequential(name: str, parent: nn.Sequential, report: FusionReport) -
         if isinstance(layer, MaxPool2x2):
             parent._modules[key] = _original(layer, nn.MaxPool2d(2))
             report.changed.append((here, "MaxPool2x2 is now MaxPool2d"))
+        elif type(layer) is Linear:
+            plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
+            parent._modules[key] = _original_with(layer, plain)
+            report.changed.append((here, "vgg_fast.layers.Linear is now Linear"))
         elif isinstance(layer, Conv3x3):
             absorbed = _absorbed(layer)
             behind = keys[i + 1 : i + 1 + len(absorbed)]
@@ -309,9 +363,14 @@ def _original(layer: nn.Module, default: nn.Module) -> nn.Module:
 
 def _original_conv(layer: Conv3x3) -> nn.Module:
     options = {"padding": 1, "bias": layer.bias is not None, "device": "meta"}
-    conv = _original(layer, nn.Conv2d(layer.in_channels, layer.out_channels, 3, **options))
-    conv._parameters = {"weight": layer._parameters["weight"], "bias": layer._parameters["bias"]}
-    return conv
+    return _original_with(layer, nn.Conv2d(layer.in_channels, layer.out_channels, 3, **options))
+
+
+def _original_with(layer: nn.Module, default: nn.Module) -> nn.Module:
+    """What stood there, with the Parameters of the layer that does now."""
+    original = _original(layer, default)
+    original._parameters = {name: layer._parameters[name] for name in ("weight", "bias")}
+    return original
 
 
 # ------------------------------------------------------------------------------------------- both

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.nn.functional import linear
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
@@ -25,6 +27,7 @@ __all__ = [
     "LazyConv3x3",
     "LazyConv3x3ReLU",
     "LazyConv3x3ReLUPool",
+    "Linear",
     "MaxPool2x2",
     "why_not_conv3x3",
 ]
@@ -248,3 +251,48 @@ class LazyConv3x3ReLUPool(_LazyInputChannels, Conv3x3ReLUPool):
     """A :class:`Conv3x3ReLUPool` that takes ``in_channels`` from its first input."""
 
     cls_to_become = Conv3x3ReLUPool
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, by the fastest of torch's ways for few rows on a CPU.
+
+    With few rows the bytes of the weight decide. From 8 rows on y = x Wᵀ copies all of W into
+    another order first, and y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on; and autocast
+    writes a 16-bit copy of W, and of its gradient, which takes longer than the product in float32.
+    So up to 64 rows are multiplied in the weight's own dtype, and only the result has autocast's.
+    docs/performance.md has the measurements.
+
+    Shape:
+        (N, in_features) to (N, out_features), whose columns may be contiguous on a CPU; other
+        shapes as in ``nn.Linear``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or input.dim() != 2 or self.bias is None:
+            return linear(input, self.weight, self.bias)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (torch.jit.script reads this line alone)
+            if _casts_more_than_it_multiplies(input, self.weight):
+                with torch.autocast("cpu", enabled=False):
+                    output = _multiply(input.float(), self.weight, self.bias)
+                return output.to(torch.get_autocast_dtype("cpu"))
+        return _multiply(input, self.weight, self.bias)
+
+
+def _casts_more_than_it_multiplies(input: Tensor, weight: Tensor) -> bool:
+    return (
+        torch.is_autocast_enabled("cpu")
+        and weight.dtype == torch.float32
+        and _has_rows_up_to(64, input)
+    )
+
+
+def _multiply(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    few = input.shape[0] <= 7 if torch.jit.is_scripting() else _has_rows_up_to(7, input)
+    if weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and not few):
+        return torch.addmm(bias.unsqueeze(1), weight, input.t()).t()
+    return linear(input, weight, bias)
+
+
+def _has_rows_up_to(most: int, input: Tensor) -> bool:
+    """Whether that is known: a program that is free in its number of rows is to stay so."""
+    return not torch.jit.is_tracing() and statically_known_true(input.shape[0] <= most)

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import nn
 
 from vgg_fast.layers import (
     Conv3x3,
@@ -22,6 +21,7 @@ from vgg_fast.layers import (
     Conv3x3ReLUPool,
     LazyConv3x3ReLU,
     LazyConv3x3ReLUPool,
+    Linear,
 )
 
 __all__ = [
@@ -114,43 +114,6 @@ class Flatten(nn.Flatten):
 
     def extra_repr(self) -> str:
         return ""
-
-
-class Linear(nn.Linear):
-    """``nn.Linear``, by the fastest of torch's ways for few rows on a CPU.
-
-    With few rows the bytes of the weight decide. y = x Wᵀ copies all of W into another order first,
-    and y = (W xᵀ)ᵀ doesn't; and autocast writes a 16-bit copy of W, and of its gradient, which
-    takes longer than the product in float32. So up to 64 rows are multiplied in the weight's own
-    dtype, and only the result has autocast's. docs/performance.md has the measurements.
-
-    Shape:
-        (N, in_features) to (N, out_features), whose columns are contiguous on a CPU; other shapes
-        as in ``nn.Linear``.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or input.dim() != 2 or self.bias is None:
-            return linear(input, self.weight, self.bias)
-        if not torch.jit.is_scripting():  # noqa: SIM102 (torch.jit.script reads this line alone)
-            if _casts_more_than_it_multiplies(input, self.weight):
-                with torch.autocast("cpu", enabled=False):
-                    output = _from_left(input.float(), self.weight, self.bias)
-                return output.to(torch.get_autocast_dtype("cpu"))
-        return _from_left(input, self.weight, self.bias)
-
-
-def _casts_more_than_it_multiplies(input: Tensor, weight: Tensor) -> bool:
-    return (
-        torch.is_autocast_enabled("cpu")
-        and weight.dtype == torch.float32
-        and not torch.compiler.is_exporting()  # the program stays free in its number of rows
-        and input.shape[0] <= 64
-    )
-
-
-def _from_left(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.addmm(bias.unsqueeze(1), weight, input.t()).t()
 
 
 class VGG(nn.Sequential):
