@@ -122,8 +122,8 @@ TENSOR_CORES = [
 ]
 
 
-def instructions_of(object_file: Path, architecture: str) -> dict[str, set[str]]:
-    """Of each kernel the instructions' names, without their modifiers."""
+def instructions_of(object_file: Path, architecture: str) -> dict[str, list[str]]:
+    """Of each kernel the instructions' names, with their modifiers, in order."""
     dump = subprocess.run(
         [str(cuobjdump()), "--dump-sass", f"--gpu-architecture=sm_{architecture}", object_file],
         capture_output=True,
@@ -132,7 +132,7 @@ def instructions_of(object_file: Path, architecture: str) -> dict[str, set[str]]
     ).stdout
     functions = re.split(r"Function : (\S+)", dump)[1:]
     return {
-        name: set(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\w+)", body))
+        name: re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)", body)
         for name, body in zip(functions[::2], functions[1::2], strict=True)
     }
 
@@ -144,7 +144,8 @@ def instructions_of(object_file: Path, architecture: str) -> dict[str, set[str]]
 def test_products_run_on_tensor_cores(object_of, source):
     checked = set()
     for architecture in ARCHITECTURES:
-        for name, found in instructions_of(object_of(source), architecture).items():
+        for name, instructions in instructions_of(object_of(source), architecture).items():
+            found = {instruction.split(".")[0] for instruction in instructions}
             for architectures, kernel, expected in TENSOR_CORES:
                 if architecture not in architectures or not re.search(kernel, name):
                     continue
@@ -152,6 +153,21 @@ def test_products_run_on_tensor_cores(object_of, source):
                 assert not found & {"LDL", "STL"}, f"{name} uses local memory"
                 checked.add(name)
     assert checked, f"{source} has no matrix product"
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_pooling_has_a_windows_four_loads_in_flight(object_of, architecture):
+    checked = 0
+    for name, found in instructions_of(object_of("max_pool2x2.cu"), architecture).items():
+        if "max_pool2x2_kernel" not in name:
+            continue
+        loads = [i for i, instruction in enumerate(found) if re.match(r"LDG\.\S*128", instruction)]
+        assert len(loads) >= 4, name
+        between = found[loads[0] + 1 : loads[3]]
+        assert len(between) < 16 and "BRA" not in between, (name, between)
+        checked += 1
+    assert checked == 4
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("hopper_")])

@@ -29,6 +29,23 @@ __device__ __forceinline__ Vector<T, kVector<T>> read_channels(Strided<const T> 
   return vector;
 }
 
+// The four pixels of a window, row by row. One branch around all of them: inside a branch of its
+// own, a load is waited for before the next begins.
+template <typename T>
+__device__ __forceinline__ void read_window(Strided<const T> from, int64_t n, int32_t c, int32_t y,
+                                            int32_t x, int count, bool aligned,
+                                            Vector<T, kVector<T>> (&pixels)[4]) {
+  if (aligned) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      pixels[i] = load<T, kVector<T>>(from.at(n, c, y + i / 2, x + i % 2), count, true);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      pixels[i] = read_channels(from, n, c, y + i / 2, x + i % 2, count, false);
+  }
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     max_pool2x2_kernel(Strided<const T> input, T* __restrict__ output, uint8_t* __restrict__ argmax,
@@ -41,16 +58,14 @@ __global__ void __launch_bounds__(kThreads)
   for (; at.n < shape.n; advance(at, step, extents)) {
     const int32_t c = at.c * V;
     const int count = min(V, shape.channels - c);
-    const auto v00 = read_channels(input, at.n, c, 2 * at.y, 2 * at.x, count, aligned);
-    const auto v01 = read_channels(input, at.n, c, 2 * at.y, 2 * at.x + 1, count, aligned);
-    const auto v10 = read_channels(input, at.n, c, 2 * at.y + 1, 2 * at.x, count, aligned);
-    const auto v11 = read_channels(input, at.n, c, 2 * at.y + 1, 2 * at.x + 1, count, aligned);
+    Vector<T, V> pixels[4];
+    read_window(input, at.n, c, 2 * at.y, 2 * at.x, count, aligned, pixels);
     Vector<T, V> best;
     Vector<uint8_t, V> positions;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const auto maximum = window_max(widen(v00.values[i]), widen(v01.values[i]),
-                                      widen(v10.values[i]), widen(v11.values[i]));
+      const auto maximum = window_max(widen(pixels[0].values[i]), widen(pixels[1].values[i]),
+                                      widen(pixels[2].values[i]), widen(pixels[3].values[i]));
       best.values[i] = narrow<T>(maximum.value);
       positions.values[i] = maximum.argmax;
     }
