@@ -197,3 +197,14 @@ def test_the_whole_seed_network_compiled_and_exported() -> None:
         torch.testing.assert_close(compiled(input), expected)
         program = torch.export.export(net, (input,))
         assert torch.equal(program.module()(input), expected)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_program_exported_under_autocast_runs_with_and_without_it(strict: bool) -> None:
+    net = seed_network().eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        program = torch.export.export(net, (images(3),), strict=strict).module()
+        expected = net(images(3))
+        assert relative_error(program(images(3)), expected) < 2e-2
+    with torch.no_grad():
+        assert relative_error(program(images(3)), expected) < 2e-2

@@ -188,6 +188,42 @@ def test_linear_layers_that_do_something_else_are_left() -> None:
     ]
 
 
+def test_a_linear_layer_that_was_changed_since_is_left_by_unfuse() -> None:
+    def fused() -> nn.Sequential:
+        return fuse(nn.Sequential(nn.Linear(1024, 1024)))
+
+    hooked, pruned, weighted = fused(), fused(), fused()
+    hooked[0].register_forward_hook(lambda *given: None)
+    prune.l1_unstructured(pruned[0], "weight", 0.5)
+    parametrizations.weight_norm(weighted[0])
+    input = torch.randn(2, 1024)
+    for model, why in (
+        (hooked, "has hooks, which fusing would lose"),
+        (pruned, "has hooks, which fusing would lose"),
+    ):
+        back, report = unfuse(model, return_report=True)
+        assert report.left == [("0", why)] and not report.changed
+        assert torch.equal(back(input), model(input))
+    back, report = unfuse(weighted, return_report=True)
+    assert [name for name, _ in report.left] == ["0"] and not report.changed
+
+
+def test_layers_with_something_to_lose_are_left() -> None:
+    with_adapter, quantised, compiled = (nn.Linear(1024, 1024) for _ in range(3))
+    with_adapter.adapter = nn.Linear(4, 4)
+    quantised.qconfig = None
+    compiled.compile()
+    model = nn.Sequential(with_adapter, quantised, compiled)
+    keys = list(model.state_dict())
+    _, report = fuse(model, inplace=True, return_report=True)  # no copy has what compile() made
+    assert list(model.state_dict()) == keys and not report.changed
+    assert report.left == [
+        ("0", "has layers of its own"),
+        ("1", "has a qconfig, which fusing would lose"),
+        ("2", "was compiled by itself"),
+    ]
+
+
 # ----------------------------------------------------------------------------------------- unfusing
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import vgg_fast
 from tests.numerics import assert_as_accurate, relative_error
@@ -224,11 +225,71 @@ def test_a_linear_layer_computes_what_torchs_does(shape, bias, dtype) -> None:
         torch.testing.assert_close(mine.grad, other.grad)
 
 
-@pytest.mark.parametrize("dtype, rows", [(torch.float32, 8), (torch.bfloat16, 1)])
-def test_few_rows_are_multiplied_with_the_weight_on_the_left(dtype, rows) -> None:
-    layer = Linear(7, 5, dtype=dtype)
-    assert layer(torch.randn(rows + 1, 7, dtype=dtype)).stride() == (1, rows + 1)
-    assert Linear(7, 5, dtype=torch.float16)(torch.randn(9, 7).half()).stride() == (5, 1)
+class Products(TorchDispatchMode):
+    """Notes the left operand's shape and dtype of each matrix product, and the casts of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[tuple[tuple[int, ...], torch.dtype]] = []
+        self.casts = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op is torch.ops.aten.addmm.default:
+            self.left.append((tuple(args[1].shape), args[1].dtype))
+        if op is torch.ops.aten._to_copy.default:
+            self.casts += args[0].shape == (5, 7)
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "dtype, rows, from_left",
+    [
+        (torch.float32, 7, False),
+        (torch.float32, 8, True),
+        (torch.bfloat16, 1, True),
+        (torch.float16, 9, False),
+    ],
+)
+def test_the_weight_stands_left_where_that_is_faster(dtype, rows, from_left) -> None:
+    layer, input = Linear(7, 5, dtype=dtype), torch.randn(rows, 7, dtype=dtype)
+    with Products() as products:
+        output = layer(input)
+    assert products.left == [((5, 7) if from_left else (rows, 7), dtype)]
+    assert output.is_contiguous()
+    with torch.autocast("cpu", torch.bfloat16), Products() as products:
+        layer(input)
+    assert products.left[0][0] == ((5, 7) if dtype != torch.float32 or rows > 7 else (rows, 7))
+
+
+def test_under_autocast_a_weight_is_cast_only_where_that_pays() -> None:
+    layer, input = Linear(7, 5), torch.randn(9, 7)
+    with torch.autocast("cpu", torch.bfloat16), Products() as products:
+        for _ in range(3):
+            layer(input)  # a training step's
+    assert products.left == [((5, 7), torch.float32)] * 3 and products.casts == 0
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), Products() as products:
+        for _ in range(3):
+            layer(input)  # autocast keeps its copy
+    assert products.left == [((5, 7), torch.bfloat16)] * 3 and products.casts == 1
+    layer.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), Products() as products:
+        layer(input)  # it wouldn't
+    assert products.left == [((5, 7), torch.float32)] and products.casts == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_under_autocast_other_dtypes_are_refused_as_by_torch(dtype) -> None:
+    for layer in (Linear(7, 5), nn.Linear(7, 5)):
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(RuntimeError, match=r"same dtype|expected"),
+        ):
+            layer(torch.ones(3, 7, dtype=dtype))
+
+
+def test_sparse_rows_are_multiplied_too() -> None:
+    layer, input = Linear(7, 5), torch.eye(9, 7)
+    torch.testing.assert_close(layer(input.to_sparse()), layer(input))
 
 
 @pytest.mark.parametrize("rows", [3, 16, 100])

@@ -36,7 +36,7 @@ __all__ = ["FusionReport", "fuse", "unfuse"]
 # take it for a child.
 _REPLACED = "_vgg_fast_replaced"
 
-# What a report names where it isn't in a Sequential; a linear layer there has lost nothing.
+# What a report names where it isn't in a Sequential. Models have many linear layers elsewhere.
 _FUSABLE = ("convolution", "pooling")
 
 # Of a linear layer whose weights take longer to read than the layer's result to turn round.
@@ -49,8 +49,8 @@ class FusionReport:
 
     Attributes:
         changed: (name, what became of it) of each group of layers that was replaced.
-        left: (name, the reason) of each convolution or pooling, or linear layer with many weights,
-            that was not.
+        left: (name, the reason) of each convolution or pooling that was not, and of each linear
+            layer that would have been, were it plain.
     """
 
     changed: list[tuple[str, str]] = field(default_factory=list)
@@ -76,8 +76,9 @@ def fuse(
 ) -> nn.Module | tuple[nn.Module, FusionReport]:
     """Replace 3×3 convolutions, their ReLU and their pooling by fused layers.
 
-    Large linear layers become :class:`vgg_fast.layers.Linear`, which reads few rows' weights faster
-    on a CPU, and is ``nn.Linear`` elsewhere.
+    Linear layers of 2^20 weights or more, with a bias, inside an ``nn.Sequential`` become
+    :class:`vgg_fast.layers.Linear`, which reads the weights for few rows faster on a CPU, and is
+    ``nn.Linear`` elsewhere.
 
     The fused layer stands at the convolution's index and ``nn.Identity`` at those of what it
     absorbed, so ``state_dict`` keys stay as they are. The Parameters (and buffers) are the model's
@@ -94,6 +95,9 @@ def fuse(
     ones as long as the cut doesn't part a convolution from its ReLU or pooling. Where it does, as
     for features before the ReLU, leave that part unfused or use
     :class:`vgg_fast.layers.Conv3x3`.
+
+    Tools that know layers by their type (quantisation, ``torch.fx``) take the model before it is
+    fused, or after :func:`unfuse`.
 
     Args:
         model: any module; it stays as it is unless ``inplace``.
@@ -147,9 +151,9 @@ def unfuse(
             _unfuse_sequential(name, parent, report)
         else:
             for key, child in parent.named_children():
-                if isinstance(child, (Conv3x3, MaxPool2x2)):
+                if isinstance(child, (Conv3x3, Linear, MaxPool2x2)):
                     report.left.append((_join(name, key), "stands outside an nn.Sequential"))
-    if isinstance(model, (Conv3x3, MaxPool2x2)):
+    if isinstance(model, (Conv3x3, Linear, MaxPool2x2)):
         report.left.append(("(the model)", "stands outside an nn.Sequential"))
     return (model, report) if return_report else model
 
@@ -248,6 +252,12 @@ def _why_not_plain(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Why ``module`` may do more than the forward of ``kind``; None if it can't."""
     if nn.utils.parametrize.is_parametrized(module):
         return "has a parametrization, such as weight_norm"
+    if module._modules:
+        return "has layers of its own"
+    if "qconfig" in vars(module):
+        return "has a qconfig, which fusing would lose"
+    if vars(module).get("_compiled_call_impl") is not None:
+        return "was compiled by itself"
     if type(module) is not kind:
         return f"is a {type(module).__name__}, not an nn.{kind.__name__} itself"
     if "forward" in vars(module):
@@ -256,7 +266,7 @@ def _why_not_plain(module: nn.Module, kind: type[nn.Module]) -> str | None:
         return "has hooks, which fusing would lose"
     if any(name not in ("weight", "bias") for name in (*module._parameters, *module._buffers)):
         return "has parameters or buffers besides weight and bias"
-    weighted = kind in (nn.Conv2d, nn.Linear)
+    weighted = kind in (nn.Conv2d, nn.Linear, Linear)
     if weighted and not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "has a weight that is computed, such as by weight_norm or pruning"
     return None
@@ -323,7 +333,11 @@ def _unfuse_sequential(name: str, parent: nn.Sequential, report: FusionReport) -
         if isinstance(layer, MaxPool2x2):
             parent._modules[key] = _original(layer, nn.MaxPool2d(2))
             report.changed.append((here, "MaxPool2x2 is now MaxPool2d"))
-        elif type(layer) is Linear:
+        elif isinstance(layer, Linear):
+            why_not = _why_not_plain(layer, Linear)
+            if why_not is not None:
+                report.left.append((here, why_not))
+                continue
             plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
             parent._modules[key] = _original_with(layer, plain)
             report.changed.append((here, "vgg_fast.layers.Linear is now Linear"))

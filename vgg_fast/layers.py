@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.functional import linear
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
@@ -257,18 +256,18 @@ class Linear(nn.Linear):
     """``nn.Linear``, by the fastest of torch's ways for few rows on a CPU.
 
     With few rows the bytes of the weight decide. From 8 rows on y = x Wᵀ copies all of W into
-    another order first, and y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on; and autocast
-    writes a 16-bit copy of W, and of its gradient, which takes longer than the product in float32.
-    So up to 64 rows are multiplied in the weight's own dtype, and only the result has autocast's.
-    docs/performance.md has the measurements.
+    another order first, and y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on. And in a
+    training step autocast writes a 16-bit copy of W, and of its gradient, which takes longer than
+    the product in float32: up to 64 rows are multiplied in float32, and only the result has
+    autocast's dtype. Where autocast keeps its copy from call to call, as for inference, or where a
+    program is exported, it casts as ever. docs/performance.md has the measurements.
 
     Shape:
-        (N, in_features) to (N, out_features), whose columns may be contiguous on a CPU; other
-        shapes as in ``nn.Linear``.
+        As in ``nn.Linear``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or input.dim() != 2 or self.bias is None:
+        if input.device.type != "cpu" or input.dim() != 2 or input.is_sparse or self.bias is None:
             return linear(input, self.weight, self.bias)
         if not torch.jit.is_scripting():  # noqa: SIM102 (torch.jit.script reads this line alone)
             if _casts_more_than_it_multiplies(input, self.weight):
@@ -279,20 +278,40 @@ class Linear(nn.Linear):
 
 
 def _casts_more_than_it_multiplies(input: Tensor, weight: Tensor) -> bool:
+    if not torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
+        return False
+    # What autocast keeps: its copies of Parameters, while no step may change them.
+    casts_once = (
+        weight.requires_grad and torch.is_autocast_cache_enabled() and not torch.is_grad_enabled()
+    )
     return (
-        torch.is_autocast_enabled("cpu")
+        not casts_once
         and weight.dtype == torch.float32
+        and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and _has_rows_up_to(64, input)
     )
 
 
 def _multiply(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    few = input.shape[0] <= 7 if torch.jit.is_scripting() else _has_rows_up_to(7, input)
-    if weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and not few):
-        return torch.addmm(bias.unsqueeze(1), weight, input.t()).t()
+    dtype = weight.dtype
+    if torch.jit.is_scripting():
+        few = input.shape[0] <= 7
+    else:
+        few = _has_rows_up_to(7, input)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+    if dtype == torch.bfloat16 or (dtype == torch.float32 and not few):
+        return torch.addmm(bias.unsqueeze(1), weight, input.t()).t().contiguous()
     return linear(input, weight, bias)
 
 
 def _has_rows_up_to(most: int, input: Tensor) -> bool:
     """Whether that is known: a program that is free in its number of rows is to stay so."""
-    return not torch.jit.is_tracing() and statically_known_true(input.shape[0] <= most)
+    if torch.jit.is_tracing():
+        return False
+    if torch.compiler.is_compiling():
+        # Here, because it brings a third as many modules again as torch itself.
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(input.shape[0] <= most)
+    return input.shape[0] <= most

@@ -146,12 +146,8 @@ Plan matrix_plan(const Problem& problem) {
 }
 
 // The Winograd plan, or the direct one where the settings leave too little memory.
-bool fits(const Settings& settings, const Plan& plan) {
-  return settings.workspace < 0 || plan.workspace <= settings.workspace;
-}
-
 Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
-  if (fits(settings, winograd)) return winograd;
+  if (settings.workspace < 0 || winograd.workspace <= settings.workspace) return winograd;
   direct.wanted = winograd.workspace;
   return direct;
 }
@@ -264,12 +260,13 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
     const Plan direct = direct_plan(problem, problem.inputs);
     const int64_t pixels = problem.images * problem.height * problem.width;
     if (problem.for_dgrad || pixels > kFewPixels) return direct;
+    // Whatever the cap: packing the weight for direct tiles takes more.
     Plan plan = direct;
     plan.dots = true;
     plan.pieces = divide_up(problem.outputs, problem.lanes);
     plan.workspace =
         pixels * round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
-    return fits(settings, plan) ? plan : direct;
+    return plan;
   }
   if (algorithm == Algorithm::kMatrix) return matrix_plan(problem);
   Plan plan;

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vgg_fast.ops._shared import nothing
+from vgg_fast.ops._shared import channels_last, nothing
 from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
 from vgg_fast.triton import direct
 from vgg_fast.triton.expand import expand
@@ -39,7 +39,7 @@ def gradients(
     """
     if input.shape[0] == 0:
         return (
-            torch.empty_like(input) if need_input else nothing(input),
+            channels_last(input, *input.shape[1:]) if need_input else nothing(input),
             torch.zeros_like(weight) if need_weight else nothing(weight),
             weight.new_zeros((weight.shape[0],)) if need_bias else nothing(weight),
         )
