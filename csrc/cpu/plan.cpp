@@ -257,11 +257,10 @@ void set_settings(const Settings& settings) {
 Plan plan_convolution(const Problem& problem, const Settings& settings) {
   const Algorithm algorithm = choose(problem, settings, false);
   if (algorithm == Algorithm::kDirect) {
-    const Plan direct = direct_plan(problem, problem.inputs);
+    Plan plan = direct_plan(problem, problem.inputs);
     const int64_t pixels = problem.images * problem.height * problem.width;
-    if (problem.for_dgrad || pixels > kFewPixels) return direct;
+    if (problem.for_dgrad || pixels > kFewPixels) return plan;
     // Whatever the cap: packing the weight for direct tiles takes more.
-    Plan plan = direct;
     plan.dots = true;
     plan.pieces = divide_up(problem.outputs, problem.lanes);
     plan.workspace =

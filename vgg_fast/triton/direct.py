@@ -11,7 +11,6 @@ needs the full map, which would be written and read again, when the images want 
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast.triton import tiles, tuning
-from vgg_fast.triton.epilogue import store_tile
+from vgg_fast.triton.epilogue import epilogue, run, store_tile
 from vgg_fast.triton.launch import Launch, channels_last, check_extents
 from vgg_fast.triton.patch import (
     dot,
@@ -156,10 +155,9 @@ class Plan(NamedTuple):
     constants: dict[str, Any]
 
     def launch(self, relu: bool, bias: bool, argmax: bool) -> Launch:
-        """Ready to be called with what :func:`run` hands over."""
-        k = self.extents[3]
-        epilogue = (k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf)
-        return Launch(direct_kernel, self.grid, (*self.extents, *epilogue), self.constants)
+        """Ready to be called by ``epilogue.run``."""
+        numbers = (*self.extents, *epilogue(self.extents[3], relu, bias, argmax))
+        return Launch(direct_kernel, self.grid, numbers, self.constants)
 
     def launch_wgrad(self, relu: bool) -> Launch:
         """Ready to be called with what :func:`run_wgrad` hands over."""
@@ -191,20 +189,6 @@ def direct(
     if ready is None:
         ready = choice.ready[key] = plan(call, choice.tile).launch(*key[1:])
     run(ready, channels_last(input), channels_last(weight), bias, output, argmax)
-
-
-def run(
-    launch: Launch,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    output: Tensor,
-    argmax: Tensor | None,
-) -> None:
-    """Launch what a plan made ready; all tensors are channels_last, and fit it."""
-    if argmax is None and launch.constants["POOL"]:
-        argmax = input.new_empty(1, dtype=torch.uint8)
-    launch(input, weight, weight if bias is None else bias.contiguous(), output, argmax)
 
 
 def direct_wgrad(

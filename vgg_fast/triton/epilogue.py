@@ -8,9 +8,14 @@ columns, so a window's four pixels meet in one thread's registers, and need no e
 
 from __future__ import annotations
 
+import math
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from vgg_fast.triton.launch import Launch
 from vgg_fast.triton.patch import first_pixel, patch_pixels
 from vgg_fast.triton.window import narrow, window_max
 
@@ -55,3 +60,22 @@ def _windows(sums, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.con
     best, position = window_max(v00, v01, v10, v11)
     WINDOWS: tl.constexpr = PATCH_N * PATCH_H * PATCH_W // 4
     return tl.reshape(best, (BLOCK_K, WINDOWS)), tl.reshape(position, (BLOCK_K, WINDOWS))
+
+
+def epilogue(k: int, relu: bool, bias: bool, argmax: bool) -> tuple[float, ...]:
+    """The last numbers of a kernel with ``store_tile``: what is absent has no channels."""
+    return k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf
+
+
+def run(
+    launch: Launch,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    argmax: Tensor | None,
+) -> None:
+    """Launch what a plan made ready; all tensors are channels_last, and fit it."""
+    if argmax is None and launch.constants["POOL"]:
+        argmax = input.new_empty(1, dtype=torch.uint8)
+    launch(input, weight, weight if bias is None else bias.contiguous(), output, argmax)

@@ -17,7 +17,6 @@ from shared memory in one order only.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from vgg_fast.ops import _shared
 from vgg_fast.triton import tiles, tuning
-from vgg_fast.triton.epilogue import store_tile
+from vgg_fast.triton.epilogue import epilogue, run, store_tile
 from vgg_fast.triton.launch import Launch, channels_last, check_extents, multiprocessors
 from vgg_fast.triton.patch import (
     describe_map,
@@ -129,10 +128,8 @@ class Plan(NamedTuple):
     """The kernel reads the unrotated weight of a data gradient."""
 
     def launch(self, relu: bool, bias: bool, argmax: bool) -> Launch:
-        """Ready to be called with what :func:`run` hands over."""
-        k = self.extents[4]
-        epilogue = (k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf)
-        numbers = (*self.extents, *epilogue)
+        """Ready to be called by ``epilogue.run``."""
+        numbers = (*self.extents, *epilogue(self.extents[4], relu, bias, argmax))
         descriptors = self.constants["DESCRIPTORS"]
         return Launch(fprop_kernel, self.programs, numbers, self.constants, descriptors)
 
@@ -228,17 +225,3 @@ def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
     programs = min(blocks, tile.programs * multiprocessors(device) or blocks)
     extents = (call.n, call.h, call.w, call.c, call.k, blocks, patches_y, patches_x)
     return Plan(programs, extents, constants, rotates)
-
-
-def run(
-    launch: Launch,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    output: Tensor,
-    argmax: Tensor | None,
-) -> None:
-    """Launch what a plan made ready; all tensors are channels_last, and fit it."""
-    if argmax is None and launch.constants["POOL"]:
-        argmax = input.new_empty(1, dtype=torch.uint8)
-    launch(input, weight, weight if bias is None else bias.contiguous(), output, argmax)

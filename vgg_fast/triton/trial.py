@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vgg_fast.triton import direct, fprop, wgrad
+from vgg_fast.triton.epilogue import run
 from vgg_fast.triton.reduce import sum_gradients
 from vgg_fast.triton.tiles import Call, Tile
 
@@ -49,10 +50,8 @@ def _of_forward(call: Call, tile: Tile, normal: Callable, device: torch.device) 
     output = torch.full_like(normal(*_output_shape(call)), torch.nan)
     argmax = torch.empty_like(output, dtype=torch.uint8) if call.pool else None
 
-    if call.kernel == "direct":
-        start, plan = direct.run, direct.plan(call, tile)
-    else:
-        start, plan = fprop.run, fprop.plan(call, tile, device)
+    first = call.kernel == "direct"
+    plan = direct.plan(call, tile) if first else fprop.plan(call, tile, device)
     launch = plan.launch(relu=True, bias=True, argmax=call.pool)
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
@@ -60,9 +59,7 @@ def _of_forward(call: Call, tile: Tile, normal: Callable, device: torch.device) 
         full = F.conv2d(*given, padding=1).relu()
         return F.max_pool2d(full, 2) if call.pool else full
 
-    return Trial(
-        lambda: start(launch, input, weight, bias, output, argmax), lambda: output, by_torch
-    )
+    return Trial(lambda: run(launch, input, weight, bias, output, argmax), lambda: output, by_torch)
 
 
 def _of_dgrad(call: Call, tile: Tile, normal: Callable, device: torch.device) -> Trial:
@@ -78,7 +75,7 @@ def _of_dgrad(call: Call, tile: Tile, normal: Callable, device: torch.device) ->
         return F.conv_transpose2d(*_as(dtype, magnitudes, grad, weight), padding=1)
 
     return Trial(
-        lambda: fprop.run(launch, grad, given, None, grad_input, None),
+        lambda: run(launch, grad, given, None, grad_input, None),
         lambda: grad_input,
         by_torch,
     )
