@@ -162,9 +162,11 @@ void convolve_on_matrix_tiles(Convolution task, const Plan& plan, const Tensor& 
 
 // ---------------------------------------------------------------------------------------------
 
-// The sums of each thread's tiles, added up at the end.
-std::tuple<Tensor, Tensor> direct_weight_gradients(WeightGradient task, const Tensor& weight,
-                                                   bool need_bias) {
+// The sums of each thread's tiles, added up at the end. Nothing if the weight's gradient isn't
+// finite, unless what is outside the map was left out.
+std::optional<std::tuple<Tensor, Tensor>> direct_weight_gradients(WeightGradient task,
+                                                                  const Tensor& weight,
+                                                                  bool need_bias) {
   const Kernels& kernel = kernels();
   const ScalarType dtype = weight.scalar_type();
   const Storage storage = task.gradient.storage;
@@ -193,15 +195,19 @@ std::tuple<Tensor, Tensor> direct_weight_gradients(WeightGradient task, const Te
   Tensor grad_weight = nothing(weight, dtype), grad_bias = nothing(weight, dtype);
   if (task.need_weight) {
     grad_weight = new_gradient(weight);
+    std::atomic<bool> finite = true;
     parallel(terms, [&](int64_t first, int64_t last) {
-      kernel.store_weight_gradient(weight_of(grad_weight), sums.at(0), threads, first, last);
+      if (!kernel.store_weight_gradient(weight_of(grad_weight), sums.at(0), threads, first, last)) {
+        finite = false;
+      }
     });
+    if (!finite && !task.leave_out_what_is_outside) return std::nullopt;
   }
   if (need_bias) {
     grad_bias = torch::stable::new_empty(weight, std::vector<int64_t>{outputs});
     kernel.store_bias_gradient(storage, bias_sums.at(0), threads, outputs, grad_bias.data_ptr());
   }
-  return {grad_weight, grad_bias};
+  return std::tuple{grad_weight, grad_bias};
 }
 
 // Nothing if the weight's gradient isn't finite: what is infinite, and what is no number, only the
@@ -337,7 +343,9 @@ std::tuple<Tensor, Tensor> weight_gradients(const Source& gradient, const Tensor
     if (const auto gradients = compute(task, plan, weight, need_bias)) return *gradients;
   }
   task.tiling = plan_weight_gradient(problem, {Wish::kDirect}).tiling;
-  return direct_weight_gradients(task, weight, need_bias);
+  if (const auto gradients = direct_weight_gradients(task, weight, need_bias)) return *gradients;
+  task.leave_out_what_is_outside = true;
+  return *direct_weight_gradients(task, weight, need_bias);
 }
 
 }  // namespace

@@ -118,8 +118,18 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
                                         sums + p * S::kBlock, S::kBlock);
         }
       });
+      const int64_t count = outputs - k < S::kBlock ? outputs - k : S::kBlock;
+      leave_out_what_is_outside(
+          source, tile, sums, S::kBlock, tile.columns, count,
+          [&](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
+            const Real* pixel = values + patch.offset(image, row, column);
+            const Real* factor = weight + tap * source.channels * width + output;
+            Real sum = 0;
+            for (int64_t c = 0; c < source.channels; ++c) sum += pixel[c] * factor[c * width];
+            return sum;
+          });
       write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, tile.columns, bias,
-                        k, outputs - k < S::kBlock ? outputs - k : S::kBlock);
+                        k, count);
     }
   }
 }
@@ -172,6 +182,29 @@ int64_t weight_gradient_bytes(const WeightGradient& task) {
          Arena::bytes<int64_t>(pixels + S::kPixels);
 }
 
+// What the multiplications below do, without the pixels whose tap lies outside the map: a tap at a
+// time, and scalars. block[pixel][k] is the gradient, `width` values a pixel.
+template <class Real>
+void add_what_is_inside(const Source& input, const Tile& tile, const Real* values,
+                        const int64_t* taps, const int64_t* offsets, const Real* block,
+                        int64_t width, Real* sums, int64_t sums_stride) {
+  for (int64_t m = 0; m < 9 * input.channels; ++m, sums += sums_stride) {
+    Real partial[Shape<Real>::kBlock] = {};  // shorter sums round less
+    int64_t pixel = 0;
+    for (int64_t image = 0; image < tile.images; ++image) {
+      for (int64_t row = 0; row < tile.rows; ++row) {
+        for (int64_t column = 0; column < tile.columns; ++column, ++pixel) {
+          if (!reaches(input, m / input.channels, tile.row + row, tile.column + column)) continue;
+          const Real value = values[taps[m] + offsets[pixel]];
+          const Real* gradient = block + pixel * width;
+          for (int64_t k = 0; k < width; ++k) partial[k] += value * gradient[k];
+        }
+      }
+    }
+    for (int64_t k = 0; k < width; ++k) sums[k] += partial[k];
+  }
+}
+
 template <class Value, class Real>
 void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t last_tile,
                      void* sums_memory, void* bias_memory, void* workspace) {
@@ -217,6 +250,11 @@ void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t las
       }
       for (int64_t i = 0; i < used; ++i) bias_sums[k + i] += partial[i];
       if (!task.need_weight) continue;
+      if (task.leave_out_what_is_outside) {
+        add_what_is_inside(input, tile, values, taps, offsets, block, width,
+                           sums + k, padded_outputs);
+        continue;
+      }
       with_vectors<Real>(width, [&](auto vectors) {
         for (int64_t m = 0; m < terms; m += S::kPixels) {
           multiply<Real, vectors.count>(values, taps + m, offsets, pixels, block, width, true,
@@ -228,12 +266,13 @@ void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t las
 }
 
 template <class Value, class Real>
-void store_weight_gradient(const Weight& destination, const void* sums_memory, int64_t threads,
+bool store_weight_gradient(const Weight& destination, const void* sums_memory, int64_t threads,
                            int64_t first, int64_t last) {
   using S = Shape<Real>;
   const Real* sums = static_cast<const Real*>(sums_memory);
   const int64_t padded_outputs = round_up(destination.outputs, S::kBlock);
   const int64_t thread_stride = round_up(9 * destination.inputs, S::kPixels) * padded_outputs;
+  Real check = 0;
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   for (int64_t m = first; m < last; ++m) {
     const int64_t tap = m / destination.inputs, c = m % destination.inputs;
@@ -245,8 +284,10 @@ void store_weight_gradient(const Weight& destination, const void* sums_memory, i
         sum += sums[thread * thread_stride + m * padded_outputs + k];
       }
       from_real(sum, to[k * destination.output_stride]);
+      check += sum * 0;
     }
   }
+  return check == 0;
 }
 
 template <class Value, class Real>

@@ -112,6 +112,20 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
     int64_t row = 0;
     for (; row + kRows <= outputs; row += kRows) add_rows(row, Vectors<kRows>{});
     for (; row < outputs; ++row) add_rows(row, Vectors<1>{});
+    leave_out_what_is_outside(
+        source, tile, results, S::kLanes, source.width, outputs,
+        [&](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
+          const int64_t pixel =
+              (image * source.height + row - tap / 3) * source.width + column - tap % 3;
+          const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
+          const Real* const left = patch + pixel * stride + at;
+          const Value* const right = value + (k + output) * weight.output_stride + at;
+          Real sum = 0;
+          for (int64_t c = 0; c < weight.inputs; ++c) {
+            sum += left[c * weight.input_stride] * as<Real>(right[c * weight.input_stride]);
+          }
+          return sum;
+        });
     write_tile<Value>(source, convolution.destination, tile, results, S::kLanes, source.width,
                       static_cast<const Real*>(convolution.packed_bias), k, outputs);
   }

@@ -1,42 +1,77 @@
-// A 64-bit fingerprint of some bytes. Each step maps the hash, and the word, one to one: where only
-// one word changes, the fingerprint changes for certain.
+// A 64-bit fingerprint of some bytes, by which a weight is known to have changed.
+//
+// Blocks of 1 KiB are hashed by NH (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC: fast and
+// secure message authentication", CRYPTO '99), twice, with different keys:
+//
+//   NH(m) = Σ_i (m[2i] + k[2i] mod 2³²) · (m[2i + 1] + k[2i + 1] mod 2³²)   mod 2⁶⁴
+//
+// Two different blocks have the same NH for one key in 2³², whatever their difference: a changed
+// word moves the sum by its change times its partner plus key, a random number. So flipped signs
+// don't cancel, and words that change places meet other keys. The blocks' sums then go through
+// bijections, one after another. The keys are fixed, hence equal bytes give equal fingerprints in
+// every process and on every instruction set; they keep out accidents, not attackers.
 
-template <class Word>
-inline Word mix(Word hash, Word word) {
-  hash = (hash ^ word) * 0x9e3779b97f4a7c15u;  // odd: 2^64 / the golden ratio
-  return hash ^ (hash >> 32);
+constexpr int64_t kHashedBytes = 1024;
+constexpr int64_t kHashedWords = kHashedBytes / 8;  // each a pair m[2i], m[2i + 1]
+
+struct HashKeys {
+  alignas(64) uint64_t words[2][kHashedWords];
+};
+
+// A bijection after which every bit depends on every other (the finalizer of MurmurHash3, with the
+// constants of Steele, Lea and Flood's SplitMix64).
+constexpr uint64_t scramble(uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+  return value ^ (value >> 31);
 }
 
-// Vectors, if the set multiplies such words faster than one at a time: AVX-512 does.
-template <int64_t kBytes>
-struct Words {
-  using Type = uint64_t;
-};
-template <>
-struct Words<64> {
-  typedef uint64_t Type __attribute__((vector_size(64)));
-};
+constexpr HashKeys make_hash_keys() {
+  HashKeys keys{};
+  uint64_t state = 0;
+  for (auto& row : keys.words) {
+    for (uint64_t& word : row) word = scramble(state += 0x9e3779b97f4a7c15u);  // 2⁶⁴ / golden ratio
+  }
+  return keys;
+}
 
-inline uint64_t fingerprint(const char* from, int64_t bytes, uint64_t seed) {
-  using Word = typename Words<Isa::kBytes>::Type;
-  constexpr int kChains = 8;  // independent ones: one alone would wait for its multiplications
-  constexpr int kWords = int(sizeof(Word) / sizeof(uint64_t)) * kChains;
-  uint64_t words[kWords];
-  for (int i = 0; i < kWords; ++i) words[i] = mix(seed, uint64_t(i));
-  Word chains[kChains];
-  __builtin_memcpy(chains, words, sizeof(words));
-  const char* const end = from + bytes;
-  for (; end - from >= int64_t(sizeof(words)); from += sizeof(words)) {
-    for (int i = 0; i < kChains; ++i) {
-      Word next;
-      __builtin_memcpy(&next, from + i * sizeof(Word), sizeof(next));
-      chains[i] = mix(chains[i], next);
+constexpr HashKeys kHashKeys = make_hash_keys();
+
+typedef uint64_t HashVector __attribute__((vector_size(Isa::kBytes)));
+typedef uint32_t HashHalves __attribute__((vector_size(Isa::kBytes)));
+
+// hash[2] becomes that of what was hashed so far, followed by this block.
+inline void hash_block(const char* from, uint64_t* hash) {
+  constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(uint64_t));
+  HashVector sums[2][2] = {};  // each addition to one would wait for the last
+  for (int64_t i = 0; i < kHashedWords; i += 2 * kLanes) {
+#pragma GCC unroll 2
+    for (int64_t part = 0; part < 2; ++part) {
+      HashHalves block, key;
+      __builtin_memcpy(&block, from + (i + part * kLanes) * int64_t(sizeof(uint64_t)),
+                       sizeof(block));
+#pragma GCC unroll 2
+      for (int64_t k = 0; k < 2; ++k) {
+        __builtin_memcpy(&key, kHashKeys.words[k] + i + part * kLanes, sizeof(key));
+        sums[k][part] += HashVector(Isa::multiply_halves(HashVector(block + key)));
+      }
     }
   }
-  uint64_t rest[kWords] = {};
-  __builtin_memcpy(rest, from, end - from);
-  __builtin_memcpy(words, chains, sizeof(words));
-  uint64_t hash = seed;
-  for (int i = 0; i < kWords; ++i) hash = mix(hash, mix(words[i], rest[i]));
-  return hash;
+  for (int64_t k = 0; k < 2; ++k) {
+    uint64_t sum = 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[k][0][lane] + sums[k][1][lane];
+    hash[k] = scramble(hash[k] ^ sum);
+  }
+}
+
+inline uint64_t fingerprint(const char* from, int64_t bytes, uint64_t seed) {
+  uint64_t hash[2] = {scramble(seed), scramble(~seed)};
+  const char* const end = from + bytes;
+  for (; end - from >= kHashedBytes; from += kHashedBytes) hash_block(from, hash);
+  if (from < end) {
+    char rest[kHashedBytes] = {};
+    __builtin_memcpy(rest, from, end - from);
+    hash_block(rest, hash);
+  }
+  return scramble(hash[0] + scramble(hash[1]));
 }

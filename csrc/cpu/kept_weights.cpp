@@ -27,16 +27,19 @@ uint64_t fingerprint(const char* from, int64_t bytes) {
                                int64_t(pieces.size() * sizeof(uint64_t)), uint64_t(bytes));
 }
 
-int64_t bytes_of(const Weight& weight) {
-  return 9 * weight.outputs * weight.inputs * stored_size(weight.storage);
-}
-
-// Whether all elements lie within the bytes_of(weight) that begin at the first.
-bool is_dense(const Weight& weight) {
+// From the first element in memory to the end of the last, holes and all. Strides may be zero, or
+// overlap: then that is less than the weight has elements.
+int64_t extent_of(const Weight& weight) {
   const int64_t last = (weight.outputs - 1) * weight.output_stride +
                        (weight.inputs - 1) * weight.input_stride + 2 * weight.row_stride +
                        2 * weight.column_stride;
-  return last < 9 * weight.outputs * weight.inputs;
+  return (last + 1) * stored_size(weight.storage);
+}
+
+// A weight with holes takes longer to compare than its elements are worth, and what lies in them
+// isn't the weight's.
+bool has_holes(const Weight& weight) {
+  return extent_of(weight) > 9 * weight.outputs * weight.inputs * stored_size(weight.storage);
 }
 
 // A weight that was seen, and its transformed copy if it is kept.
@@ -149,7 +152,7 @@ std::shared_ptr<const char> transform_into(int64_t bytes,
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
                                                const std::function<void(char*)>& transform) {
   const int64_t most = settings().weight_cache;
-  if (bytes > most || !is_dense(form.weight)) return transform_into<Workspace>(bytes, transform);
+  if (bytes > most || has_holes(form.weight)) return transform_into<Workspace>(bytes, transform);
   std::shared_ptr<const char> frozen;
   if (look_up_frozen(form, frozen)) {
     if (frozen == nullptr) {
@@ -161,7 +164,7 @@ std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t b
     return frozen;
   }
   const uint64_t contents =
-      fingerprint(static_cast<const char*>(form.weight.values), bytes_of(form.weight));
+      fingerprint(static_cast<const char*>(form.weight.values), extent_of(form.weight));
   bool unchanged = false;
   if (auto copy = look_up(form, contents, unchanged)) return copy;
   if (!unchanged) return transform_into<Workspace>(bytes, transform);

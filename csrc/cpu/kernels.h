@@ -87,6 +87,8 @@ struct Convolution {
 struct WeightGradient {
   Source input, gradient;
   bool need_weight = true;
+  // Direct: multiplies no zeros from outside the map. Slower, for gradients that aren't finite.
+  bool leave_out_what_is_outside = false;
   Tiling tiling;      // Winograd: 1 image × m rows × m columns
   int64_t chunk = 0;  // Winograd: tiles that are transformed before they are multiplied
 };
@@ -189,8 +191,8 @@ struct Kernels {
   void (*weight_gradient)(const WeightGradient&, int64_t first_tile, int64_t last_tile, void* sums,
                           void* bias_sums, void* workspace);
   // Adds up the threads' partial sums, in a fixed order, for the rows [first, last) of
-  // sums[9 * C], and writes them as a weight.
-  void (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t threads,
+  // sums[9 * C], and writes them as a weight. False if one of the values isn't finite.
+  bool (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t threads,
                                 int64_t first, int64_t last);
   void (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t threads,
                               int64_t channels, void* destination);

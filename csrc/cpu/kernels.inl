@@ -8,6 +8,7 @@
 #include "storage.inl"
 #include "vectors.inl"
 #include "tiles.inl"
+#include "edges.inl"
 #include "epilogue.inl"
 #include "direct.inl"
 #include "dots.inl"
@@ -111,9 +112,9 @@ constexpr Kernels kTable = {
       });
     },
     [](const Weight& destination, const void* sums, int64_t threads, int64_t first, int64_t last) {
-      with_storage(destination.storage, [&](auto s) {
-        store_weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(destination, sums, threads,
-                                                                         first, last);
+      return with_storage(destination.storage, [&](auto s) {
+        return store_weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
+            destination, sums, threads, first, last);
       });
     },
     [](Storage storage, const void* bias_sums, int64_t threads, int64_t channels,

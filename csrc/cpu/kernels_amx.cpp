@@ -28,6 +28,7 @@ struct Isa {
 #include "storage.inl"
 #include "vectors.inl"
 #include "tiles.inl"
+#include "edges.inl"
 #include "epilogue.inl"
 #include "matrix.inl"
 #include "matrix_gradient.inl"

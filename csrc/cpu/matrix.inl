@@ -46,6 +46,12 @@ inline int64_t matrix_block_values(int64_t inputs) {
   return channel_steps(inputs) * 9 * 2 * kTileValues;
 }
 
+// Of one tap, input and output of a block.
+inline int64_t matrix_weight_at(int64_t tap, int64_t c, int64_t k) {
+  const int64_t step = c / kChannelStep, j = c % kChannelStep;
+  return ((step * 9 + tap) * 2 + k / 16) * kTileValues + j / 2 * 32 + k % 16 * 2 + j % 2;
+}
+
 inline int64_t matrix_weight_bytes(int64_t inputs, int64_t outputs) {
   return divide_up(outputs, kOutputBlock) * matrix_block_values(inputs) * int64_t(sizeof(BFloat16));
 }
@@ -67,7 +73,7 @@ inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t fir
       for (int64_t i = 0; i < height; ++i) {
         for (int64_t j = 0; j < width; ++j) {
           const BFloat16* from = values + (k + i) * output_stride + (c + j) * input_stride;
-          BFloat16* element = to + i / 16 * kTileValues + j / 2 * 32 + i % 16 * 2 + j % 2;
+          BFloat16* element = to + matrix_weight_at(0, j, i);
           for (int64_t tap = 0; tap < 9; ++tap) {
             const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
             element[(for_dgrad ? 8 - tap : tap) * 2 * kTileValues] = from[at];
@@ -165,8 +171,19 @@ inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, 
           multiply_group(pixels + p * layout.stride, layout, weight, sums + p * kOutputBlock);
         }
         one.image = tile.image + image;
+        const int64_t count = outputs - k < kOutputBlock ? outputs - k : kOutputBlock;
+        leave_out_what_is_outside(
+            source, one, sums, kOutputBlock, layout.pitch, count,
+            [&](int64_t, int64_t row, int64_t column, int64_t tap, int64_t output) {
+              const BFloat16* pixel = pixels + (row * layout.pitch + column) * layout.stride;
+              float sum = 0;
+              for (int64_t c = 0; c < source.channels; ++c) {
+                sum += to_real(pixel[c]) * to_real(weight[matrix_weight_at(tap, c, output)]);
+              }
+              return sum;
+            });
         write_tile<BFloat16>(source, convolution.destination, one, sums, kOutputBlock, layout.pitch,
-                             bias, k, outputs - k < kOutputBlock ? outputs - k : kOutputBlock);
+                             bias, k, count);
       }
     }
   }

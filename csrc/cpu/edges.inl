@@ -1,0 +1,55 @@
+// What lies outside a map counts as zero, and a zero times what isn't finite is a NaN, though no tap
+// reaches out there. The kernels multiply all the same, and where a sum at the map's edge isn't
+// finite, it is taken again here without the taps that lie outside.
+
+// f(image, row, column) of each pixel of a tile that lies at the map's edge.
+template <class F>
+inline void at_edges(const Source& source, const Tile& tile, const F& f) {
+  const bool left = tile.column == 0, right = tile.column + tile.columns == source.width;
+  for (int64_t image = 0; image < tile.images; ++image) {
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      const int64_t y = tile.row + row;
+      if (y == 0 || y + 1 == source.height) {
+        for (int64_t column = 0; column < tile.columns; ++column) f(image, row, column);
+        continue;
+      }
+      if (left) f(image, row, 0);
+      if (right && (!left || tile.columns > 1)) f(image, row, tile.columns - 1);
+    }
+  }
+}
+
+// Of a tile's sums for `count` output channels, `stride` Reals a pixel and `pitch` pixels a row.
+// dot(image, row, column, tap, k) is what the patch's pixel adds to output k through a tap, over all
+// input channels.
+template <class Real, class Dot>
+void leave_out_what_is_outside(const Source& source, const Tile& tile, Real* sums, int64_t stride,
+                               int64_t pitch, int64_t count, const Dot& dot) {
+  at_edges(source, tile, [&](int64_t image, int64_t row, int64_t column) {
+    Real* const sum = sums + ((image * tile.rows + row) * pitch + column) * stride;
+    Real check = 0;
+    for (int64_t k = 0; k < count; ++k) check += sum[k] * 0;
+    if (check == 0) return;
+    for (int64_t k = 0; k < count; ++k) {
+      if (sum[k] * 0 == 0) continue;
+      sum[k] = 0;
+      for (int64_t r = 0; r < 3; ++r) {
+        const int64_t y = tile.row + row + r - 1;
+        if (y < 0 || y >= source.height) continue;
+        for (int64_t s = 0; s < 3; ++s) {
+          const int64_t x = tile.column + column + s - 1;
+          if (x < 0 || x >= source.width) continue;
+          sum[k] += dot(image, row + r, column + s, r * 3 + s, k);
+        }
+      }
+    }
+  });
+}
+
+// The gradient of a weight, through one tap: whether the pixel that the tap reads from (y, x) lies
+// on the map.
+inline bool reaches(const Source& source, int64_t tap, int64_t y, int64_t x) {
+  y += tap / 3 - 1;
+  x += tap % 3 - 1;
+  return y >= 0 && y < source.height && x >= 0 && x < source.width;
+}
