@@ -8,8 +8,9 @@ namespace vgg_fast::cpu {
 namespace {
 
 Tensor conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
-  check_convolution("conv3x3", input, weight, bias);
-  return convolution_forward(input, weight, bias, Destination::Kind::kLinear);
+  constexpr const char* op = "conv3x3";
+  check_convolution(op, input, weight, bias);
+  return convolution_forward(op, input, weight, bias, Destination::Kind::kLinear);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, const Tensor& input,
@@ -21,7 +22,8 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, c
               {input.size(0), weight.size(0), input.size(2), input.size(3)}, input);
   check_alike(op, "grad_output", grad_output, input);
   const Tensor grad = channels_last(grad_output);
-  return convolution_backward(read_map(grad), input, weight, need_input, need_weight, need_bias);
+  return convolution_backward(op, read_map(grad), input, weight, need_input, need_weight,
+                              need_bias);
 }
 
 }  // namespace

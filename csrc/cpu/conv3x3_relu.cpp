@@ -8,8 +8,9 @@ namespace vgg_fast::cpu {
 namespace {
 
 Tensor conv3x3_relu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
-  check_convolution("conv3x3_relu", input, weight, bias);
-  return convolution_forward(input, weight, bias, Destination::Kind::kRelu);
+  constexpr const char* op = "conv3x3_relu";
+  check_convolution(op, input, weight, bias);
+  return convolution_forward(op, input, weight, bias, Destination::Kind::kRelu);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_output,
@@ -27,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_outp
   Source gradient = read_map(grad);
   gradient.kind = Source::Kind::kThroughRelu;
   gradient.output = mask.data_ptr();
-  return convolution_backward(gradient, input, weight, need_input, need_weight, need_bias);
+  return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
 }
 
 }  // namespace

@@ -15,17 +15,20 @@ std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& 
   constexpr const char* op = "conv3x3_relu_pool";
   check_convolution(op, input, weight, bias);
   check_poolable(op, input);
-  const int64_t outputs = weight.size(0), height = input.size(2) / 2, width = input.size(3) / 2;
-  const Tensor output = new_output(input, outputs, height, width, input.scalar_type());
-  const Tensor argmax = return_argmax ? new_output(input, outputs, height, width, ScalarType::Byte)
-                                      : nothing(input, ScalarType::Byte);
-  Destination destination;
-  destination.kind = Destination::Kind::kReluPool;
-  destination.values = output.data_ptr();
-  destination.argmax = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
-  const Tensor map = channels_last(input);
-  convolve(read_map(map), weight, false, bias, destination);
-  return {output, argmax};
+  return say_where_memory_ends(op, input, [&] {
+    const int64_t outputs = weight.size(0), height = input.size(2) / 2, width = input.size(3) / 2;
+    const Tensor output = new_output(input, outputs, height, width, input.scalar_type());
+    const Tensor argmax = return_argmax
+                              ? new_output(input, outputs, height, width, ScalarType::Byte)
+                              : nothing(input, ScalarType::Byte);
+    Destination destination;
+    destination.kind = Destination::Kind::kReluPool;
+    destination.values = output.data_ptr();
+    destination.argmax = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
+    const Tensor map = channels_last(input);
+    convolve(read_map(map), weight, false, bias, destination);
+    return std::tuple{output, argmax};
+  });
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
@@ -49,7 +52,7 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
   gradient.values = grad.data_ptr();
   gradient.output = mask.data_ptr();
   gradient.argmax = static_cast<const uint8_t*>(positions.data_ptr());
-  return convolution_backward(gradient, input, weight, need_input, need_weight, need_bias);
+  return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
 }
 
 }  // namespace

@@ -409,37 +409,42 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
   }
 }
 
-Tensor convolution_forward(const Tensor& input, const Tensor& weight,
+Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
                            const std::optional<Tensor>& bias, Destination::Kind kind) {
-  const Tensor map = channels_last(input);
-  const Tensor output =
-      new_output(input, weight.size(0), input.size(2), input.size(3), input.scalar_type());
-  Destination destination;
-  destination.kind = kind;
-  destination.values = output.data_ptr();
-  convolve(read_map(map), weight, false, bias, destination);
-  return output;
+  return say_where_memory_ends(op, input, [&] {
+    const Tensor output =
+        new_output(input, weight.size(0), input.size(2), input.size(3), input.scalar_type());
+    const Tensor map = channels_last(input);
+    Destination destination;
+    destination.kind = kind;
+    destination.values = output.data_ptr();
+    convolve(read_map(map), weight, false, bias, destination);
+    return output;
+  });
 }
 
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Source& gradient, const Tensor& input,
-                                                        const Tensor& weight, bool need_input,
-                                                        bool need_weight, bool need_bias) {
-  Tensor grad_input = nothing(input, input.scalar_type());
-  if (need_input) {
-    grad_input =
-        new_output(input, input.size(1), input.size(2), input.size(3), input.scalar_type());
-    Destination destination;
-    destination.values = grad_input.data_ptr();
-    convolve(gradient, weight, true, std::nullopt, destination);
-  }
-  Tensor grad_weight = nothing(weight, weight.scalar_type());
-  Tensor grad_bias = nothing(weight, weight.scalar_type());  // operators return no alias
-  if (need_weight || need_bias) {
-    const Tensor map = channels_last(input);
-    std::tie(grad_weight, grad_bias) =
-        weight_gradients(gradient, map, weight, need_weight, need_bias);
-  }
-  return {grad_input, grad_weight, grad_bias};
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const Source& gradient,
+                                                        const Tensor& input, const Tensor& weight,
+                                                        bool need_input, bool need_weight,
+                                                        bool need_bias) {
+  return say_where_memory_ends(op, input, [&] {
+    Tensor grad_input = nothing(input, input.scalar_type());
+    if (need_input) {
+      grad_input =
+          new_output(input, input.size(1), input.size(2), input.size(3), input.scalar_type());
+      Destination destination;
+      destination.values = grad_input.data_ptr();
+      convolve(gradient, weight, true, std::nullopt, destination);
+    }
+    Tensor grad_weight = nothing(weight, weight.scalar_type());
+    Tensor grad_bias = nothing(weight, weight.scalar_type());  // operators return no alias
+    if (need_weight || need_bias) {
+      const Tensor map = channels_last(input);
+      std::tie(grad_weight, grad_bias) =
+          weight_gradients(gradient, map, weight, need_weight, need_bias);
+    }
+    return std::tuple{grad_input, grad_weight, grad_bias};
+  });
 }
 
 }  // namespace vgg_fast::cpu

@@ -20,13 +20,14 @@ Source read_map(const Tensor& map);
 void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
               const std::optional<Tensor>& bias, Destination destination);
 
-// The forward pass up to the ReLU.
-Tensor convolution_forward(const Tensor& input, const Tensor& weight,
+// The forward pass of the operator `op`, up to the ReLU.
+Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
                            const std::optional<Tensor>& bias, Destination::Kind kind);
 
 // All gradients of a convolution whose output's gradient is `gradient`; those not needed are empty.
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Source& gradient, const Tensor& input,
-                                                        const Tensor& weight, bool need_input,
-                                                        bool need_weight, bool need_bias);
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const Source& gradient,
+                                                        const Tensor& input, const Tensor& weight,
+                                                        bool need_input, bool need_weight,
+                                                        bool need_bias);
 
 }  // namespace vgg_fast::cpu

@@ -28,17 +28,20 @@ std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) 
   constexpr const char* op = "max_pool2x2";
   check_input(op, input);
   check_poolable(op, input);
-  const int64_t channels = input.size(1), height = input.size(2) / 2, width = input.size(3) / 2;
-  const Tensor output = new_output(input, channels, height, width, input.scalar_type());
-  const Tensor argmax = return_argmax ? new_output(input, channels, height, width, ScalarType::Byte)
-                                      : nothing(input, ScalarType::Byte);
-  const Tensor map = readable(input);
-  const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
-  uint8_t* positions = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
-  parallel(input.size(0) * height, [&](int64_t first, int64_t last) {
-    kernels().max_pool(pooling, map.data_ptr(), first, last, output.data_ptr(), positions);
+  return say_where_memory_ends(op, input, [&] {
+    const int64_t channels = input.size(1), height = input.size(2) / 2, width = input.size(3) / 2;
+    const Tensor output = new_output(input, channels, height, width, input.scalar_type());
+    const Tensor argmax = return_argmax
+                              ? new_output(input, channels, height, width, ScalarType::Byte)
+                              : nothing(input, ScalarType::Byte);
+    const Tensor map = readable(input);
+    const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
+    uint8_t* positions = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
+    parallel(input.size(0) * height, [&](int64_t first, int64_t last) {
+      kernels().max_pool(pooling, map.data_ptr(), first, last, output.data_ptr(), positions);
+    });
+    return std::tuple{output, argmax};
   });
-  return {output, argmax};
 }
 
 Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int64_t height,
@@ -51,16 +54,18 @@ Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int
           " and argmax ", shape_of(argmax), " on ", device_of(argmax),
           " don't belong to an input of ", height, "x", width);
   check_argmax(op, argmax);
-  const Tensor grad = readable(grad_output), positions = channels_last(argmax);
-  const Tensor grad_input =
-      new_output(grad_output, grad_output.size(1), height, width, grad_output.scalar_type());
-  const Pooling pooling = pooling_of(grad, height, width);
-  parallel(grad.size(0) * divide_up(height, 2), [&](int64_t first, int64_t last) {
-    kernels().max_pool_backward(pooling, grad.data_ptr(),
-                                static_cast<const uint8_t*>(positions.data_ptr()), first, last,
-                                grad_input.data_ptr());
+  return say_where_memory_ends(op, grad_output, [&] {
+    const Tensor grad = readable(grad_output), positions = channels_last(argmax);
+    const Tensor grad_input =
+        new_output(grad_output, grad_output.size(1), height, width, grad_output.scalar_type());
+    const Pooling pooling = pooling_of(grad, height, width);
+    parallel(grad.size(0) * divide_up(height, 2), [&](int64_t first, int64_t last) {
+      kernels().max_pool_backward(pooling, grad.data_ptr(),
+                                  static_cast<const uint8_t*>(positions.data_ptr()), first, last,
+                                  grad_input.data_ptr());
+    });
+    return grad_input;
   });
-  return grad_input;
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ bool on_huge_pages(int64_t bytes) { return bytes >= kHugePage && kMostKept > 0; 
 char* allocate(int64_t bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, on_huge_pages(bytes) ? kHugePage : kLine, bytes) != 0) {
-    throw std::bad_alloc();
+    throw OutOfMemory(bytes);
   }
   return static_cast<char*>(memory);
 }
@@ -75,18 +75,32 @@ char* allocate(int64_t bytes) {
 
 Memory::Memory(int64_t bytes)
     : bytes_(round_up(std::max(bytes, kLine), kLine)), memory_(allocate(bytes_)) {
+  // The last page stays small.
+  if (on_huge_pages(bytes_)) prefer_huge_pages(memory_, bytes_ / kHugePage * kHugePage);
+}
+
+void check_memory(int64_t bytes) {
+  if (bytes < kHugePage) return;
+  void* const memory = std::malloc(bytes);  // nothing is touched
+  if (memory == nullptr) throw OutOfMemory(bytes);
+  std::free(memory);
+}
+
+void prefer_huge_pages(void* memory, int64_t bytes) {
 #if defined(__linux__)
-  // A hint only: fewer pages, fewer misses of the address cache. The last page stays small.
-  if (on_huge_pages(bytes_)) madvise(memory_, bytes_ / kHugePage * kHugePage, MADV_HUGEPAGE);
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
+  if (bytes < kHugePage || end <= first) return;
+  madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #endif
 }
 
 Memory::~Memory() { std::free(memory_); }
 
-Workspace::Workspace(int64_t bytes) : Workspace(bytes, 4 * bytes) {}
-
-Workspace::Workspace(int64_t bytes, int64_t most) {
+Workspace::Workspace(int64_t bytes) {
   bytes = std::max(bytes, kLine);
+  const int64_t most = 4 * bytes;
   Kept& pool = kept();
   if (const std::unique_lock lock(pool.mutex, std::try_to_lock); lock) {
     auto best = pool.blocks.end();

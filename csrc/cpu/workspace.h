@@ -6,13 +6,32 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 
 namespace vgg_fast::cpu {
+
+// The system has no such block.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(int64_t bytes) : bytes_(bytes) {}
+  int64_t bytes() const { return bytes_; }
+  const char* what() const noexcept override { return "vgg_fast: not enough memory"; }
+
+ private:
+  int64_t bytes_;
+};
+
+// Throws OutOfMemory if the system has no block of so many bytes. Before PyTorch is asked for a large
+// one: its error would come with two screens of its own frames.
+void check_memory(int64_t bytes);
+
+// A hint to the system: fewer pages, fewer faults and misses of the address cache.
+void prefer_huge_pages(void* memory, int64_t bytes);
 
 // An uninitialised block, aligned to a cache line; on huge pages if it is large.
 class Memory {
  public:
-  explicit Memory(int64_t bytes);  // throws std::bad_alloc
+  explicit Memory(int64_t bytes);  // throws OutOfMemory
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -28,8 +47,7 @@ class Memory {
 // One of the kept blocks where one fits; kept again when it goes.
 class Workspace {
  public:
-  explicit Workspace(int64_t bytes);       // throws std::bad_alloc
-  Workspace(int64_t bytes, int64_t most);  // as above; no kept block with more than `most` bytes
+  explicit Workspace(int64_t bytes);  // throws OutOfMemory
   ~Workspace();
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
