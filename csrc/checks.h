@@ -105,9 +105,8 @@ inline void check_input(const char* op, const Tensor& input) {
           "vgg_fast::", op, ": input must be float32, bfloat16, float16 or float64, but it is ",
           dtype_of(input), "; convert it first");
   require(input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0, "vgg_fast::", op,
-          ": input may have an empty batch, but no empty channels, height or width; its "
-          "shape is ",
-          shape_of(input));
+          ": input may have an empty batch, but it has ", input.size(1), " channels of ",
+          input.size(2), "x", input.size(3), " pixels");
 }
 
 // `tensor` has the dtype of `input` and lies on its device.

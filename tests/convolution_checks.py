@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from tests.cases import DTYPES, LAYOUTS, SEED_LAYERS, Shape
+from tests.cases import DTYPES, LAYOUTS, SEED_LAYERS, TOLERANCES, Shape
 from tests.operators import (
     ALL,
     OPS,
@@ -21,7 +21,10 @@ from tests.operators import (
     assert_equals_fp64,
     assert_forward_equals_fp64,
     assert_same,
+    assert_specials_are,
     backward,
+    exact_convolution,
+    exact_weight_gradient,
     forward,
     forward_backward,
     full_map,
@@ -29,15 +32,19 @@ from tests.operators import (
     is_channels_last,
     output_shape,
     random_arguments,
+    relative_l2,
     saved_for_backward,
 )
 from tests.poison import poisoned_memory
-from vgg_fast import functional
+from vgg_fast import cpu, functional
 
 SMALL = Shape(2, 5, 6, 7, 9)
 # Enough channels and pixels for several tiles, blocks of channels and threads.
 MIDDLE = Shape(2, 20, 35, 18, 23)
 FIRST = Shape(2, 3, 16, 11, 10)
+# For values that aren't finite; and 16 pixels, which are convolved by dot products.
+SPECIALS = [Shape(1, 1, 1, 4, 4), Shape(2, 5, 17, 7, 6), Shape(1, 20, 70, 18, 33)]
+FEW_PIXELS = Shape(1, 16, 20, 4, 4)
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 shapes = pytest.mark.parametrize("shape", [SMALL, MIDDLE, FIRST], ids=str)
@@ -190,6 +197,46 @@ class ConvolutionChecks:
         reached = found[1].isnan().any(dim=3).any(dim=2).any(dim=1)  # of each output channel
         assert torch.equal(reached, expected[1].isnan().any(dim=3).any(dim=2).any(dim=1))
 
+    @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd2", "winograd4", "matrix"])
+    @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+    @pytest.mark.parametrize("shape", [*SPECIALS, FEW_PIXELS], ids=str)
+    def test_a_tap_that_is_not_finite_reaches_what_it_reads(
+        self, shape, dtype, value: float, algorithm: str
+    ) -> None:
+        arguments = random_arguments(self.op, shape, dtype)
+        arguments.weight[0, 0, 0, 0] = value
+        arguments.weight[-1, -1, 2, 1] = value
+        with cpu.use(algorithm):
+            results = forward_backward(self.op, arguments)
+        full = exact_convolution(arguments.input, arguments.weight)
+        full += arguments.bias.double().view(-1, 1, 1)
+        assert_specials_are(results.output, self.from_full(full))
+        gradient = gradient_of_full_map(self.op, arguments, results)
+        rotated = arguments.weight.flip(2, 3).transpose(0, 1)
+        assert_specials_are(results.grad_input, exact_convolution(gradient, rotated))
+
+    @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd2", "winograd4", "matrix"])
+    @pytest.mark.parametrize("value", [torch.inf, torch.nan], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+    @pytest.mark.parametrize("shape", SPECIALS, ids=str)
+    def test_a_gradient_that_is_not_finite_reaches_the_taps_that_it_should(
+        self, shape, dtype, value: float, algorithm: str
+    ) -> None:
+        arguments = random_arguments(self.op, shape, dtype)
+        output, argmax = forward(self.op, *self.given(arguments))
+        arguments.grad_output[0, 0, 0, 0] = value
+        arguments.grad_output[-1, -1, -1, 0] = value
+        saved = saved_for_backward(self.op, output, argmax)
+        with cpu.use(algorithm):
+            found = backward(self.op, arguments, saved)
+        gradient = gradient_of_full_map(self.op, arguments, Results(output, argmax, *found))
+        expected = exact_weight_gradient(arguments.input, gradient)
+        assert_specials_are(found[1], expected)
+        finite = expected.isfinite()
+        error = relative_l2(found[1][finite], expected[finite])
+        assert error <= TOLERANCES[dtype].weight_gradient
+
     # Not FIRST: assert_close's absolute tolerance is for values near 1.
     @pytest.mark.parametrize("shape", [SMALL, MIDDLE], ids=str)
     def test_large_numbers_do_not_overflow_before_the_results_do(self, shape: Shape) -> None:
@@ -334,6 +381,11 @@ class ConvolutionChecks:
 
     def given(self, arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return arguments.input, arguments.weight, arguments.bias
+
+    def from_full(self, full: torch.Tensor) -> torch.Tensor:
+        """What the operator makes of the map before ReLU and pooling."""
+        full = full if self.op == "conv3x3" else full.relu()
+        return torch.nn.functional.max_pool2d(full, 2) if self.op.endswith("pool") else full
 
     def plain(self, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The operator by PyTorch, with its argmax as torch's indices."""

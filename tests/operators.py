@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -102,6 +103,52 @@ def full_map(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     """The map before any pooling, by PyTorch, in the dtype of its arguments."""
     full = F.conv2d(input, weight, bias, padding=1)
     return full if op == "conv3x3" else full.relu()
+
+
+def exact_convolution(input: Tensor, weight: Tensor) -> Tensor:
+    """The convolution in fp64, of which no term lies outside the map: not even a zero's.
+
+    PyTorch's own multiplies the padding's zeros in some of its kernels, which makes NaN of
+    a tap that isn't finite.
+    """
+    n, _, height, width = input.shape
+    output = input.new_zeros((n, weight.shape[0], height, width), dtype=torch.float64)
+    for r, s, to, source in _taps(height, width):
+        pixels = input.double()[..., source[0], source[1]]
+        # Not einsum: it would multiply with the zeros of a blocked product.
+        terms = pixels[:, None] * weight.double()[None, :, :, r, s, None, None]
+        output[..., to[0], to[1]] += terms.sum(2)
+    return output
+
+
+def exact_weight_gradient(input: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of the weight of :func:`exact_convolution`."""
+    weight = input.new_zeros((gradient.shape[1], input.shape[1], 3, 3), dtype=torch.float64)
+    for r, s, to, source in _taps(*input.shape[2:]):
+        pixels = input.double()[:, None, :, source[0], source[1]]
+        weight[:, :, r, s] = (pixels * gradient.double()[:, :, None, to[0], to[1]]).sum((0, 3, 4))
+    return weight
+
+
+def _taps(height: int, width: int):
+    """r, s, the outputs that this tap reaches, and the inputs that they read through it."""
+    for r, s in itertools.product(range(3), range(3)):
+        to = [
+            slice(max(0, 1 - tap), max(0, min(size, size + 1 - tap)))
+            for tap, size in ((r, height), (s, width))
+        ]
+        source = [
+            slice(part.start + tap - 1, max(part.start + tap - 1, part.stop + tap - 1))
+            for part, tap in zip(to, (r, s), strict=True)
+        ]
+        yield r, s, to, source
+
+
+def assert_specials_are(actual: Tensor, expected: Tensor) -> None:
+    """NaN and both infinities stand where they should, and nowhere else."""
+    assert torch.equal(actual.isnan(), expected.isnan())
+    assert torch.equal(actual.isposinf(), expected.isposinf())
+    assert torch.equal(actual.isneginf(), expected.isneginf())
 
 
 def gradient_of_full_map(op: str, arguments: Arguments, results: Results) -> Tensor:

@@ -86,10 +86,61 @@ def test_integers_complex_numbers_and_8_bit_floats(op: str, dtype: torch.dtype) 
 def test_nothing_but_the_batch_may_be_empty(op: str, shape: tuple[int, ...]) -> None:
     weights = () if op == "max_pool2x2" else (some(4, shape[1], 3, 3), some(4))
     assert_refused(
-        r"input may have an empty batch, but no empty channels, height or width; its shape is "
-        + re.escape(str(shape)),
+        r"input may have an empty batch, but it has {} channels of {}x{} pixels".format(*shape[1:]),
         getattr(OPS, op), some(*shape), *weights,
     )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("op", [*CONVOLUTIONS, "max_pool2x2"])
+@pytest.mark.parametrize("argument", [0, 1, 2])
+@pytest.mark.parametrize("layout", ["sparse_coo", "_mkldnn"])
+def test_a_layout_that_is_not_dense(op: str, argument: int, layout: str) -> None:
+    given = [some(1, 3, 8, 8), some(4, 3, 3, 3), some(4)][: 1 if op == "max_pool2x2" else 3]
+    if argument >= len(given):
+        pytest.skip("max_pool2x2 takes no weights")
+    convert = {"sparse_coo": Tensor.to_sparse, "_mkldnn": Tensor.to_mkldnn}[layout]
+    given[argument] = convert(given[argument])
+    name = ("input", "weight", "bias")[argument]
+    with pytest.raises(RuntimeError) as error:
+        getattr(functional, op)(*given)
+    assert str(error.value) == (
+        f"vgg_fast::{op}: {name} must be a dense tensor, but its layout is torch.{layout}; call "
+        "its to_dense() first"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+@pytest.mark.parametrize("op", [*CONVOLUTIONS, "max_pool2x2"])
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_nested_tensors(op: str, layout: torch.layout) -> None:
+    images = torch.nested.nested_tensor([some(3, 8, 8), some(3, 8, 8)], layout=layout)
+    weights = () if op == "max_pool2x2" else (some(4, 3, 3, 3), some(4))
+    with pytest.raises(RuntimeError) as error:
+        getattr(functional, op)(images, *weights)
+    assert str(error.value) == (
+        f"vgg_fast::{op}: input is a nested tensor; pad its images to one size first, with "
+        "to_padded_tensor()"
+    )
+
+
+@pytest.mark.parametrize("op", [*CONVOLUTIONS, "max_pool2x2"])
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((0, 8, 8), "input may have an empty batch, but it has 0 channels of 8x8 pixels"),
+        ((3, 0, 8), "input may have an empty batch, but it has 3 channels of 0x8 pixels"),
+        ((5, 8, 8), "input has 5 channels, but weight (4, 3, 3, 3) takes 3"),
+    ],
+    ids=str,
+)
+def test_one_image_is_reported_as_one(op: str, shape: tuple[int, ...], sentence: str) -> None:
+    if op == "max_pool2x2" and "weight" in sentence:
+        pytest.skip("takes no weights")
+    weights = () if op == "max_pool2x2" else (some(4, 3, 3, 3), some(4))
+    with pytest.raises(RuntimeError) as error:
+        getattr(functional, op)(some(*shape), *weights)
+    assert str(error.value) == f"vgg_fast::{op}: {sentence}"
 
 
 @convolutions

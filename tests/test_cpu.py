@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -229,6 +230,73 @@ def test_released_workspaces_are_given_back():
     assert cpu.release_workspaces() > 0
     assert cpu.release_workspaces() == 0
     conv3x3(input, weight, bias)
+
+
+def test_what_is_not_named_stays_as_it_is():
+    before = cpu.get()
+    try:
+        cpu.set(workspace=64, weight_cache=7)
+        cpu.set("direct")
+        assert cpu.get() == cpu.Settings("direct", 64, 7)
+        with cpu.use("winograd2"):
+            assert cpu.get() == cpu.Settings("winograd2", 64, 7)
+            with cpu.use(workspace=None):
+                assert cpu.get() == cpu.Settings("winograd2", None, 7)
+            cpu.set()
+            assert cpu.get() == cpu.Settings("winograd2", 64, 7)
+        assert cpu.get() == cpu.Settings("direct", 64, 7)
+    finally:
+        cpu.set(*before)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"workspace": 1.5}, "workspace must be a whole number of MiB or None, but it is 1.5"),
+        ({"weight_cache": "x"}, "weight_cache must be a whole number of MiB, but it is 'x'"),
+        ({"weight_cache": None}, "weight_cache must be a whole number of MiB, but it is None"),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_of_mebibytes_is_refused(options, sentence):
+    with pytest.raises(TypeError) as error:
+        cpu.set(**options)
+    assert str(error.value) == sentence and cpu.get() == cpu.Settings()
+
+
+def test_frozen_takes_models_whose_weights_exist():
+    with pytest.raises(TypeError, match="takes models"), cpu.frozen(None):
+        pass
+    with pytest.raises(ValueError, match="weight is lazy"), cpu.frozen(torch.nn.LazyConv2d(3, 3)):
+        pass
+    with cpu.frozen(torch.nn.Linear(2, 2)):
+        assert cpu.frozen_weights() == 0
+
+
+def test_a_plan_of_a_huge_map_is_made():
+    """One that tried each number of blocks took 12.7 s for a side of 10⁶."""
+    for side in (10**4, 10**5, 10**6, 2 * 10**6):
+        plans = cpu.plan(1, 8, side, side, 8)
+        assert all(plan["pieces"] > 0 and plan["workspace"] >= 0 for plan in plans.values())
+        assert plans["forward"]["tiles"] > 50
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error", "sentence"),
+    [
+        ((1, 2**62, 8, 8, 8), ValueError, "70368744177664 elements in a tensor at most, but got"),
+        ((2**40, 8, 2**20, 8, 8), ValueError, "elements in a tensor at most"),
+        ((1, 2**23, 8, 8, 2**23), ValueError, "elements in a tensor at most"),
+        ((1, 8.0, 8, 8, 8), TypeError, "in_channels must be a whole number, but it is 8.0"),
+        ((1, 8, 8, 8, "8"), TypeError, "out_channels must be a whole number, but it is '8'"),
+    ],
+    ids=str,
+)
+def test_a_plan_of_what_no_machine_holds_is_refused(numbers, error, sentence):
+    with pytest.raises(error, match=re.escape(sentence)):
+        cpu.plan(*numbers)
+    with pytest.raises(ValueError, match="65536 threads at most"):
+        cpu.plan(1, 8, 8, 8, 8, threads=10**9)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,33 @@ def test_the_table_for_a_gpu_shows_what_was_forced(backend: str, name: str, caps
     assert f"backend '{backend}'" in printed and name in printed and "Triton " not in printed
 
 
+def test_asking_changes_nothing():
+    """No Python comes between the dispatcher and the C++ kernels, which a profiler would see."""
+    code = """
+import sys, torch
+from vgg_fast import info
+from vgg_fast.functional import conv3x3
+image, weight = torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3)
+
+def frames():
+    seen = []
+    sys.setprofile(lambda frame, event, argument: seen.append(event == "call"))
+    with torch.no_grad():
+        conv3x3(image, weight)
+    sys.setprofile(None)
+    return sum(seen)
+
+frames()
+before = frames()
+info.collect()
+print(before, frames())
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert printed[0] == printed[1]
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "vgg_fast.info", *arguments],

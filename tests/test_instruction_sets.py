@@ -49,7 +49,8 @@ def test_every_algorithm_equals_fp64_on(instruction_set: str) -> None:
     process = run(
         instruction_set,
         *("-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"),
-        *("-k", "equals or 16_bit or finite or stays", str(TESTS / "test_cpu.py")),
+        *("-k", "equals or 16_bit or finite or stays or same_on_every"),
+        *map(str, (TESTS / "test_cpu.py", TESTS / "test_fingerprint.py")),
     )
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr
     assert " passed" in process.stdout

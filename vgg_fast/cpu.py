@@ -14,6 +14,8 @@ processor's matrix tiles (AMX), and is ``direct`` elsewhere. float64 is always c
 from __future__ import annotations
 
 import contextlib
+import enum
+import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -39,6 +41,8 @@ ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "matrix")
 
 _MEBIBYTE = 1 << 20
 _MOST_MEBIBYTES = 10**9  # as in the environment variables
+_MOST_ELEMENTS = 1 << 46  # of an address space of 48 bits
+_MOST_THREADS = 1 << 16
 _STORAGES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -72,15 +76,27 @@ def get() -> Settings:
     )
 
 
+class _Unchanged(enum.Enum):
+    """The default of what isn't named: None has a meaning of its own."""
+
+    UNCHANGED = enum.auto()
+
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+_UNCHANGED = _Unchanged.UNCHANGED
+
+
 def set(
-    algorithm: str = Settings().algorithm,
-    workspace: int | None = Settings().workspace,
-    weight_cache: int = Settings().weight_cache,
+    algorithm: str | _Unchanged = _UNCHANGED,
+    workspace: int | _Unchanged | None = _UNCHANGED,
+    weight_cache: int | _Unchanged = _UNCHANGED,
 ) -> None:
-    """Override the kernels' choice from now on; without arguments, leave it to them again.
+    """Override the kernels' choice from now on. What isn't named stays as it is.
 
     Args:
-        algorithm: one of :data:`ALGORITHMS`.
+        algorithm: one of :data:`ALGORITHMS`; ``"auto"`` leaves the choice to the kernels again.
         workspace: MiB that one call may take beside its tensors. Where Winograd needs more, the
             direct algorithm is taken, and says so once in a process. None: no limit.
         weight_cache: MiB of transformed weights that are kept between calls, four times their size;
@@ -89,21 +105,23 @@ def set(
     Raises:
         ValueError: there is no such algorithm, or a number of MiB is negative, or has more
             than nine digits.
+        TypeError: a number of MiB isn't a whole number.
     """
-    if algorithm not in ALGORITHMS:
+    now = get()
+    if isinstance(algorithm, _Unchanged):
+        algorithm = now.algorithm
+    elif algorithm not in ALGORITHMS:
         raise ValueError(
             f"there is no algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}"
         )
-    if workspace is not None and not 0 <= workspace < _MOST_MEBIBYTES:
-        raise ValueError(
-            f"workspace must be a number of MiB below {_MOST_MEBIBYTES} or None, "
-            f"but it is {workspace}"
-        )
-    if not 0 <= weight_cache < _MOST_MEBIBYTES:
-        raise ValueError(
-            f"weight_cache must be a number of MiB below {_MOST_MEBIBYTES}, "
-            f"but it is {weight_cache}"
-        )
+    if isinstance(workspace, _Unchanged):
+        workspace = now.workspace
+    elif workspace is not None:
+        workspace = _mebibytes("workspace", workspace, " or None")
+    if isinstance(weight_cache, _Unchanged):
+        weight_cache = now.weight_cache
+    else:
+        weight_cache = _mebibytes("weight_cache", weight_cache)
     torch.ops.vgg_fast.set_cpu_settings(
         ALGORITHMS.index(algorithm),
         -1 if workspace is None else workspace * _MEBIBYTE,
@@ -111,13 +129,23 @@ def set(
     )
 
 
+def _mebibytes(name: str, value: object, alternative: str = "") -> int:
+    number = _whole_number(name, value, f" of MiB{alternative}")
+    if not 0 <= number < _MOST_MEBIBYTES:
+        raise ValueError(
+            f"{name} must be a number of MiB below {_MOST_MEBIBYTES}{alternative}, "
+            f"but it is {number}"
+        )
+    return number
+
+
 @contextlib.contextmanager
 def use(
-    algorithm: str = Settings().algorithm,
-    workspace: int | None = Settings().workspace,
-    weight_cache: int = Settings().weight_cache,
+    algorithm: str | _Unchanged = _UNCHANGED,
+    workspace: int | _Unchanged | None = _UNCHANGED,
+    weight_cache: int | _Unchanged = _UNCHANGED,
 ) -> Iterator[None]:
-    """Override the kernels' choice inside a ``with`` block.
+    """Override the kernels' choice inside a ``with`` block. What isn't named stays as it is.
 
     >>> with vgg_fast.cpu.use("direct"):
     ...     y = model(x)
@@ -140,12 +168,25 @@ def frozen(*modules: torch.nn.Module) -> Iterator[None]:
 
     >>> with vgg_fast.cpu.frozen(model), torch.inference_mode():
     ...     y = model(x)
+
+    Raises:
+        TypeError: one of ``modules`` is no ``nn.Module``.
+        ValueError: one of them is lazy, and its weights don't exist yet.
     """
+    for module in modules:
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"frozen: takes models (nn.Module), but got {module!r}")
+        for name, parameter in module.named_parameters():
+            if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"frozen: {name} is lazy and not initialised yet; run one batch through the "
+                    "model first"
+                )
     held = [  # alive, so that nothing else comes to lie at their addresses
         weight.detach()
         for module in modules
         for weight in module.parameters()
-        if weight.device.type == "cpu" and weight.dim() == 4
+        if weight.device.type == "cpu" and weight.layout == torch.strided and weight.dim() == 4
     ]
     for weight in held:
         torch.ops.vgg_fast.freeze_cpu_weight(weight.data_ptr(), True)
@@ -199,14 +240,35 @@ def plan(
         A few pixels are convolved directly "by" dot products, in any dense layout of the weight.
 
     Raises:
-        ValueError: a number is less than 1, or the dtype isn't served.
+        ValueError: a number is less than 1, a tensor of that shape has more elements than a
+            machine can address, or the dtype isn't served.
+        TypeError: a number isn't a whole one.
     """
-    numbers = (images, in_channels, height, width, out_channels)
-    threads = torch.get_num_threads() if threads is None else threads
+    numbers = [
+        _whole_number(name, number)
+        for name, number in (
+            ("images", images),
+            ("in_channels", in_channels),
+            ("height", height),
+            ("width", width),
+            ("out_channels", out_channels),
+        )
+    ]
+    images, in_channels, height, width, out_channels = numbers
+    threads = torch.get_num_threads() if threads is None else _whole_number("threads", threads)
     if min(*numbers, threads) < 1:
         raise ValueError(
-            f"a plan needs sizes and threads of at least 1, but got {numbers}, {threads}"
+            f"a plan needs sizes and threads of at least 1, but got {tuple(numbers)}, {threads}"
         )
+    largest = max(
+        images * height * width * max(in_channels, out_channels), 9 * in_channels * out_channels
+    )
+    for what, number, most in (
+        ("elements in a tensor", largest, _MOST_ELEMENTS),
+        ("threads", threads, _MOST_THREADS),
+    ):
+        if number > most:
+            raise ValueError(f"a plan is made for {most} {what} at most, but got {number}")
     if dtype not in _STORAGES:
         raise ValueError(f"the kernels serve {', '.join(map(str, _STORAGES))}, but not {dtype}")
     algorithm, workspace, _ = torch.ops.vgg_fast.cpu_settings()
@@ -223,3 +285,10 @@ def plan(
             images, in_channels, out_channels, *size, *options, False
         ),
     }
+
+
+def _whole_number(name: str, value: object, of_what: str = "") -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number{of_what}, but it is {value!r}") from None

@@ -30,6 +30,7 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
     Raises:
         RuntimeError: a shape, dtype or device doesn't fit; the message says which.
     """
+    _check_not_nested("conv3x3", input)
     if input.dim() == 3:
         return torch.ops.vgg_fast.conv3x3(input.unsqueeze(0), weight, bias).squeeze(0)
     return torch.ops.vgg_fast.conv3x3(input, weight, bias)
@@ -42,6 +43,7 @@ def conv3x3_relu(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
     Args, returns and errors as :func:`conv3x3`.
     """
+    _check_not_nested("conv3x3_relu", input)
     if input.dim() == 3:
         return torch.ops.vgg_fast.conv3x3_relu(input.unsqueeze(0), weight, bias).squeeze(0)
     return torch.ops.vgg_fast.conv3x3_relu(input, weight, bias)
@@ -57,6 +59,7 @@ def conv3x3_relu_pool(input: Tensor, weight: Tensor, bias: Optional[Tensor] = No
     Returns:
         (N, K, H // 2, W // 2) or (K, H // 2, W // 2).
     """
+    _check_not_nested("conv3x3_relu_pool", input)
     keep_argmax = torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
@@ -80,7 +83,17 @@ def max_pool2x2(input: Tensor) -> Tensor:
     Raises:
         RuntimeError: the input's shape or dtype doesn't fit; the message says how.
     """
+    _check_not_nested("max_pool2x2", input)
     keep_argmax = torch.is_grad_enabled() and input.requires_grad
     if input.dim() == 3:
         return torch.ops.vgg_fast.max_pool2x2(input.unsqueeze(0), keep_argmax)[0].squeeze(0)
     return torch.ops.vgg_fast.max_pool2x2(input, keep_argmax)[0]
+
+
+# Here, because the dispatcher doesn't reach any kernel of ours with one.
+def _check_not_nested(op: str, input: Tensor) -> None:
+    if input.is_nested:
+        raise RuntimeError(
+            f"vgg_fast::{op}: input is a nested tensor; pad its images to one size first, with "
+            "to_padded_tensor()"
+        )

@@ -156,7 +156,6 @@ def _gpus() -> list[dict[str, Any]]:
 
 def _layers() -> list[dict[str, Any]]:
     """The kernel of each fused layer of the seed network, forward and backward."""
-    registry.route_cpu_through_python()  # so that the registry answers for CPU tensors too
     keys = ["CPU"] + ["CUDA"] * torch.cuda.is_available()
     rows: list[dict[str, Any]] = []
     for name, operator, channels, outputs, size in _seed_layers():

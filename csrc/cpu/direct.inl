@@ -251,8 +251,8 @@ void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t las
       for (int64_t i = 0; i < used; ++i) bias_sums[k + i] += partial[i];
       if (!task.need_weight) continue;
       if (task.leave_out_what_is_outside) {
-        add_what_is_inside(input, tile, values, taps, offsets, block, width,
-                           sums + k, padded_outputs);
+        add_what_is_inside(input, tile, values, taps, offsets, block, width, sums + k,
+                           padded_outputs);
         continue;
       }
       with_vectors<Real>(width, [&](auto vectors) {

@@ -1,5 +1,5 @@
-// What lies outside a map counts as zero, and a zero times what isn't finite is a NaN, though no tap
-// reaches out there. The kernels multiply all the same, and where a sum at the map's edge isn't
+// What lies outside a map counts as zero, and a zero times what isn't finite is a NaN, though no
+// tap reaches out there. The kernels multiply all the same, and where a sum at the map's edge isn't
 // finite, it is taken again here without the taps that lie outside.
 
 // f(image, row, column) of each pixel of a tile that lies at the map's edge.
@@ -20,8 +20,8 @@ inline void at_edges(const Source& source, const Tile& tile, const F& f) {
 }
 
 // Of a tile's sums for `count` output channels, `stride` Reals a pixel and `pitch` pixels a row.
-// dot(image, row, column, tap, k) is what the patch's pixel adds to output k through a tap, over all
-// input channels.
+// dot(image, row, column, tap, k) is what the patch's pixel adds to output k through a tap, over
+// all input channels.
 template <class Real, class Dot>
 void leave_out_what_is_outside(const Source& source, const Tile& tile, Real* sums, int64_t stride,
                                int64_t pitch, int64_t count, const Dot& dot) {

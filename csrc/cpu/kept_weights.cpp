@@ -14,19 +14,6 @@ namespace {
 
 constexpr int64_t kPiece = 64 << 10;
 
-// The same for any number of threads.
-uint64_t fingerprint(const char* from, int64_t bytes) {
-  std::vector<uint64_t> pieces(divide_up(bytes, kPiece));
-  parallel(int64_t(pieces.size()), [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t start = i * kPiece;
-      pieces[i] = kernels().fingerprint(from + start, std::min(kPiece, bytes - start), uint64_t(i));
-    }
-  });
-  return kernels().fingerprint(reinterpret_cast<const char*>(pieces.data()),
-                               int64_t(pieces.size() * sizeof(uint64_t)), uint64_t(bytes));
-}
-
 // From the first element in memory to the end of the last, holes and all. Strides may be zero, or
 // overlap: then that is less than the weight has elements.
 int64_t extent_of(const Weight& weight) {
@@ -148,6 +135,18 @@ std::shared_ptr<const char> transform_into(int64_t bytes,
 }
 
 }  // namespace
+
+uint64_t fingerprint(const char* from, int64_t bytes) {
+  std::vector<uint64_t> pieces(divide_up(bytes, kPiece));
+  parallel(int64_t(pieces.size()), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t start = i * kPiece;
+      pieces[i] = kernels().fingerprint(from + start, std::min(kPiece, bytes - start), uint64_t(i));
+    }
+  });
+  return kernels().fingerprint(reinterpret_cast<const char*>(pieces.data()),
+                               int64_t(pieces.size() * sizeof(uint64_t)), uint64_t(bytes));
+}
 
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
                                                const std::function<void(char*)>& transform) {

@@ -26,6 +26,9 @@ struct WeightForm {
   bool operator==(const WeightForm&) const = default;
 };
 
+// By which changed contents are noticed. The same for any number of threads.
+uint64_t fingerprint(const char* from, int64_t bytes);
+
 // The weight in this form: the kept copy if there is one with its present contents, otherwise
 // `bytes` that `transform` writes.
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,

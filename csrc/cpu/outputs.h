@@ -1,5 +1,5 @@
-// The operators' results, and what is said where there is no memory for them. They are PyTorch's own memory, so that they can be resized, and freed, as
-// any tensor can.
+// The operators' results, and what is said where there is no memory for them. They are PyTorch's
+// own memory, so that they can be resized, and freed, as any tensor can.
 
 #pragma once
 
@@ -23,8 +23,9 @@ auto say_where_memory_ends(const char* op, const Tensor& input, const F& compute
     return compute();
   } catch (const OutOfMemory& error) {
     require(false, "vgg_fast::", op, ": there is no memory for ", error.bytes(), " bytes (",
-            error.bytes() >> 20, " MiB) with an input of shape ", shape_of(input),
-            "; use smaller batches or images, or less workspace (vgg_fast.cpu.set)");
+            error.bytes() >> 20, " MiB), with ", input.size(0), " images of ", input.size(1),
+            " channels and ", input.size(2), "x", input.size(3),
+            " pixels; use fewer or smaller images, or less workspace (vgg_fast.cpu.set)");
     throw;
   }
 }

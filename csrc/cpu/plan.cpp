@@ -169,8 +169,13 @@ Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tile
     if (problem.threads % ranges != 0) continue;
     const int64_t sharers = problem.threads / ranges;  // threads with the same range
     const int64_t outputs = round_up(divide_up(problem.outputs, ranges), problem.channel_block);
+    // From the largest blocks down to half of them. Not by the number of blocks for each thread,
+    // which has no bound.
     const int64_t fewest = divide_up(divide_up(tiles, most), sharers);
-    for (int64_t each = fewest; each <= 2 * fewest; ++each) {  // blocks for each thread
+    const int64_t smallest = divide_up(tiles, 2 * fewest * sharers);
+    for (int64_t size = std::min(most, divide_up(tiles, fewest * sharers)); size >= smallest;
+         --size) {
+      const int64_t each = divide_up(tiles, size * sharers);  // blocks for each thread
       const int64_t block = divide_up(tiles, each * sharers);
       const int64_t padded = round_up(block, problem.tile_group);
       const int64_t work = each * ((padded + kReading) * outputs + kTransform * block);

@@ -21,8 +21,8 @@ class OutOfMemory : public std::bad_alloc {
   int64_t bytes_;
 };
 
-// Throws OutOfMemory if the system has no block of so many bytes. Before PyTorch is asked for a large
-// one: its error would come with two screens of its own frames.
+// Throws OutOfMemory if the system has no block of so many bytes. Before PyTorch is asked for a
+// large one: its error would come with two screens of its own frames.
 void check_memory(int64_t bytes);
 
 // A hint to the system: fewer pages, fewer faults and misses of the address cache.

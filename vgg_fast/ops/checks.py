@@ -9,7 +9,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_input(op: str, input: Tensor) -> None:
-    """``input`` is (N, C, H, W), floating-point, and only its batch may be empty."""
+    """``input`` is (N, C, H, W), dense, floating-point, and only its batch may be empty."""
+    check_dense(op, "input", input)
     if input.dim() != 4:
         raise RuntimeError(
             f"vgg_fast::{op}: input must have 4 dimensions (N, C, H, W), "
@@ -22,14 +23,17 @@ def check_input(op: str, input: Tensor) -> None:
         )
     if input.shape[1] < 1 or input.shape[2] < 1 or input.shape[3] < 1:
         raise RuntimeError(
-            f"vgg_fast::{op}: input may have an empty batch, but no empty channels, height or "
-            f"width; its shape is {_shape(input)}"
+            f"vgg_fast::{op}: input may have an empty batch, but it has {input.shape[1]} channels "
+            f"of {input.shape[2]}x{input.shape[3]} pixels"
         )
 
 
 def check_convolution(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """``weight`` is (K, C, 3, 3) and ``bias`` (K), of the dtype and on the device of ``input``."""
     check_input(op, input)
+    check_dense(op, "weight", weight)
+    if bias is not None:
+        check_dense(op, "bias", bias)
     if weight.dim() != 4 or weight.shape[2] != 3 or weight.shape[3] != 3 or weight.shape[0] < 1:
         raise RuntimeError(
             f"vgg_fast::{op}: weight must be (K, C, 3, 3), but its shape is {_shape(weight)}; "
@@ -48,6 +52,15 @@ def check_convolution(op: str, input: Tensor, weight: Tensor, bias: Tensor | Non
     check_alike(op, "weight", weight, input)
     if bias is not None:
         check_alike(op, "bias", bias, input)
+
+
+def check_dense(op: str, name: str, tensor: Tensor) -> None:
+    """``tensor`` is neither sparse nor in another library's layout."""
+    if tensor.layout != torch.strided:
+        raise RuntimeError(
+            f"vgg_fast::{op}: {name} must be a dense tensor, but its layout is {tensor.layout}; "
+            "call its to_dense() first"
+        )
 
 
 def check_alike(op: str, name: str, tensor: Tensor, input: Tensor) -> None:

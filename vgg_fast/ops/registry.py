@@ -23,6 +23,8 @@ _references: dict[str, Callable] = {}
 # (operator, dispatch key) -> the C++ kernel; for CUDA with Hopper's own instructions too
 _native: dict[tuple[str, str], Callable | None] = {}
 _hopper: dict[str, Callable] = {}
+# (operator, dispatch key) pairs whose calls pass through Python
+_routed: set[tuple[str, str]] = set()
 
 
 def register(
@@ -73,12 +75,14 @@ def route_cpu_through_python() -> None:
     Not done before a backend is first forced: until then a CPU call costs no Python.
     """
     for name in _references:
-        if (name, "CPU") not in _native:
+        if (name, "CPU") not in _routed:
             _route_through_python(name, "CPU")
 
 
 def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
     """The backend that a call of ``vgg_fast::name`` with ``args`` takes, and its kernel.
+
+    Asking changes nothing: CPU calls go on reaching C++ without Python.
 
     Raises:
         RuntimeError: the backend in force can't run this call on this machine.
@@ -86,7 +90,7 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
     chosen = backends.get()
     if chosen == "auto":
         return _fastest(name, key, args)
-    native = _native.get((name, key))
+    native = _native_kernel(name, key)
     if chosen == "cpp":
         if native is None:
             raise RuntimeError(
@@ -103,7 +107,7 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
 
 
 def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
-    native = _native.get((name, key))
+    native = _native_kernel(name, key)
     if key == "CPU" and native is not None:
         return "cpp", native
     for row in choices.order(name, args) if key == "CUDA" else ():
@@ -121,11 +125,10 @@ def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
 
 
 def _route_through_python(name: str, key: str) -> None:
-    op = f"vgg_fast::{name}"
-    has_native = torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
-    _native[name, key] = _native_kernel(op, key) if has_native else None
-    if has_native and key == "CUDA" and _extension.has_hopper_kernels():
-        _hopper[name] = _native_kernel(op, key, hopper=True)
+    # Looked up now: afterwards the dispatcher would find what is registered here.
+    native = _native_kernel(name, key)
+    if native is not None and key == "CUDA" and _extension.has_hopper_kernels():
+        _hopper[name] = _boxed_kernel(name, key, hopper=True)
 
     def choose(*args: Any) -> Any:
         return kernel_for(name, key, *args)[1](*args)
@@ -135,10 +138,19 @@ def _route_through_python(name: str, key: str) -> None:
         warnings.filterwarnings("ignore", "Warning only once for all operators")
         warnings.filterwarnings("ignore", ".*[Oo]verriding a previously registered kernel")
         _library.impl(name, choose, key, allow_override=True)
+    _routed.add((name, key))
 
 
-def _native_kernel(op: str, key: str, hopper: bool = False) -> Callable:
-    kernel = torch.library.get_kernel(op, key)
+def _native_kernel(name: str, key: str) -> Callable | None:
+    """The C++ kernel, or None where none is built."""
+    if (name, key) not in _native:
+        built = torch._C._dispatch_has_kernel_for_dispatch_key(f"vgg_fast::{name}", key)
+        _native[name, key] = _boxed_kernel(name, key) if built else None
+    return _native[name, key]
+
+
+def _boxed_kernel(name: str, key: str, hopper: bool = False) -> Callable:
+    kernel = torch.library.get_kernel(f"vgg_fast::{name}", key)
     keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
     if key != "CUDA":
         return lambda *args: kernel.call_boxed(keyset, *args)
