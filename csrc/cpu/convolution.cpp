@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "features.h"
@@ -123,8 +124,8 @@ void convolve_by_winograd(Convolution task, const Plan& plan, const Tensor& weig
   task.blocking = plan.blocking;
   const int64_t tiles = plan.tiling.count();
   const int64_t ranges = divide_up(outputs, plan.blocking.outputs);
-  std::vector<uint8_t> not_finite(ranges * tiles);
-  task.not_finite = not_finite.data();
+  std::vector<uint8_t> directly(ranges * tiles);
+  task.directly = directly.data();
 
   const int64_t threads = threads_for(plan.pieces);
   const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
@@ -133,9 +134,9 @@ void convolve_by_winograd(Convolution task, const Plan& plan, const Tensor& weig
     kernel.convolve(task, first, last, workspace.at(thread * workspace_bytes));
   });
 
-  if (std::find(not_finite.begin(), not_finite.end(), 1) == not_finite.end()) return;
-  for (int64_t i = tiles; i < ranges * tiles; ++i) not_finite[i % tiles] |= not_finite[i];
-  convolve_directly(task, weight, for_dgrad, plan.tiling, not_finite.data());
+  if (std::find(directly.begin(), directly.end(), 1) == directly.end()) return;
+  for (int64_t i = tiles; i < ranges * tiles; ++i) directly[i % tiles] |= directly[i];
+  convolve_directly(task, weight, for_dgrad, plan.tiling, directly.data());
 }
 
 void convolve_on_matrix_tiles(Convolution task, const Plan& plan, const Tensor& weight,
@@ -211,7 +212,7 @@ std::optional<std::tuple<Tensor, Tensor>> direct_weight_gradients(WeightGradient
 }
 
 // Nothing if the weight's gradient isn't finite: what is infinite, and what is no number, only the
-// direct kernel knows.
+// direct kernel knows. Nor if all of it is as small as the denormal numbers that were flushed.
 std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradient task,
                                                                     const Plan& plan,
                                                                     const Tensor& weight,
@@ -235,30 +236,39 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradie
   Workspace bias_sums(chunks * threads * padded_outputs * int64_t(sizeof(float)));
   std::memset(bias_sums.at(0), 0, chunks * threads * padded_outputs * sizeof(float));
 
+  std::atomic<bool> flushed = false;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t start = chunk * plan.chunk;
     const int64_t tiles = std::min(plan.chunk, plan.tiling.count() - start);
     parallel_ranges(tiles, threads, [&](int64_t thread, int64_t first, int64_t last) {
-      kernel.transform_gradient(task, start, start + first, start + last, floats(inputs),
-                                floats(gradients),
-                                floats(bias_sums) + (chunk * threads + thread) * padded_outputs);
+      float* const bias = floats(bias_sums) + (chunk * threads + thread) * padded_outputs;
+      if (kernel.transform_gradient(task, start, start + first, start + last, floats(inputs),
+                                    floats(gradients), bias)) {
+        flushed = true;
+      }
     });
     parallel(sizes.rows, [&](int64_t first, int64_t last) {
-      kernel.multiply_gradient(task, tiles, chunk > 0, first, last, floats(inputs),
-                               floats(gradients), floats(sums));
+      if (kernel.multiply_gradient(task, tiles, chunk > 0, first, last, floats(inputs),
+                                   floats(gradients), floats(sums))) {
+        flushed = true;
+      }
     });
   }
 
   Tensor grad_weight = nothing(weight, dtype);
   if (task.need_weight) {
     grad_weight = new_gradient(weight);
-    std::atomic<bool> finite = true;
+    std::vector<float> largest(weight.size(1));  // of the range that begins there
     parallel(weight.size(1), [&](int64_t first, int64_t last) {
-      if (!kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last)) {
-        finite = false;
-      }
+      largest[first] =
+          kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last);
     });
-    if (!finite) return std::nullopt;
+    bool finite = true, small = true;
+    for (float value : largest) {
+      finite &= std::isfinite(value);
+      small &= value <= kSmallSum;
+    }
+    if (!finite || (flushed && small)) return std::nullopt;
   }
   Tensor grad_bias = nothing(weight, dtype);
   if (need_bias) {

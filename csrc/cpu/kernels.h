@@ -80,8 +80,9 @@ struct Convolution {
   const void* packed_bias = nullptr;    // Real[padded(K)]
   Tiling tiling;                        // Winograd: 1 image × m rows × m columns
   Blocking blocking;                    // Winograd
-  // Winograd: [range of outputs][tile], set to 1 where an output isn't finite.
-  uint8_t* not_finite = nullptr;
+  // Winograd: [range of outputs][tile], set to 1 where an output isn't finite, or is so small that
+  // denormal numbers may have mattered. The direct kernel has to compute these tiles.
+  uint8_t* directly = nullptr;
 };
 
 struct WeightGradient {
@@ -108,6 +109,10 @@ struct Pooling {
   int64_t elements = 0;  // from the first to the last
 };
 
+// A sum no larger than this, for factors of 1, may have lost digits with denormal numbers that were
+// flushed: there are 2²⁰ terms or fewer, so one that is larger has lost less than 2⁻²⁶ of itself.
+constexpr float kSmallSum = 0x1p-80f;
+
 // The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
 struct WinogradKernels {
   int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
@@ -117,14 +122,16 @@ struct WinogradKernels {
   void (*convolve)(const Convolution&, int64_t first_piece, int64_t last_piece, void* workspace);
 
   WinogradGradientSizes (*gradient_sizes)(const WeightGradient&);
-  // Transforms the tiles [first, last) of the chunk that begins at the tile `chunk_first`.
-  void (*transform_gradient)(const WeightGradient&, int64_t chunk_first, int64_t first,
+  // Transforms the tiles [first, last) of the chunk that begins at the tile `chunk_first`. Whether
+  // denormal numbers were flushed, here and in multiply_gradient.
+  bool (*transform_gradient)(const WeightGradient&, int64_t chunk_first, int64_t first,
                              int64_t last, float* inputs, float* gradients, float* bias_sums);
-  void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
+  bool (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
                             int64_t last, const float* inputs, const float* gradients, float* sums);
-  // For the input channels [first, last); false if one of the values isn't finite.
-  bool (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
-                         int64_t first, int64_t last);
+  // For the input channels [first, last). Returns the largest magnitude, or NaN if one of
+  // the values isn't finite.
+  float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+                          int64_t first, int64_t last);
 };
 
 // Sizes of a matrix weight gradient's buffers in bytes.

@@ -7,6 +7,7 @@
 // clang-format off: each builds on the one before
 #include "storage.inl"
 #include "vectors.inl"
+#include "denormals.inl"
 #include "tiles.inl"
 #include "edges.inl"
 #include "epilogue.inl"
@@ -41,9 +42,9 @@ constexpr WinogradKernels kWinograd = {
     winograd_gradient_sizes<W>,
     [](const WeightGradient& task, int64_t chunk_first, int64_t first, int64_t last, float* inputs,
        float* gradients, float* bias_sums) {
-      with_float_storage(task.input.storage, [&](auto s) {
-        winograd_transform_gradient<W, ValueOf<decltype(s)>>(task, chunk_first, first, last, inputs,
-                                                             gradients, bias_sums);
+      return with_float_storage(task.input.storage, [&](auto s) {
+        return winograd_transform_gradient<W, ValueOf<decltype(s)>>(task, chunk_first, first, last,
+                                                                    inputs, gradients, bias_sums);
       });
     },
     winograd_multiply_gradient<W>,

@@ -8,7 +8,8 @@
 //
 // The inverse transform adds and subtracts what belongs to different pixels, so a NaN or an
 // infinity would spread over its whole tile. Tiles with an output that isn't finite are marked, and
-// convolution.cpp has the direct kernel compute them again.
+// convolution.cpp has the direct kernel compute them again. So are tiles whose outputs are as small
+// as denormal numbers, which are kept out of V and U (denormals.inl).
 
 // Rows of different positions lie a power of two apart, and would share one set of the L1 cache,
 // but for a cache line more.
@@ -25,7 +26,15 @@ struct WinogradWeight {
     return block_width<float>(outputs, block * Shape<float>::kBlock);
   }
   int64_t position_stride(int64_t block) const { return inputs * width(block) + kApart; }
+  // In what keeps the first two positions apart: facts about the block's values.
+  int64_t facts_offset(int64_t block) const { return block_offset(block) + inputs * width(block); }
 };
+
+struct WinogradWeightFacts {
+  float largest;  // magnitude
+  bool flushed;   // whether denormal numbers became zeros
+};
+static_assert(sizeof(WinogradWeightFacts) <= kApart * sizeof(float));
 
 template <class W>
 int64_t winograd_weight_bytes(int64_t inputs, int64_t outputs) {
@@ -46,9 +55,13 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
   const Value* values = static_cast<const Value*>(weight.values);
   const WinogradWeight<W> layout{inputs, outputs};
+  FlushedDenormals denormals;
   for (int64_t block = first; block < last; ++block) {
+    denormals.forget();
     const int64_t left = outputs - block * S::kBlock;
     const int64_t width = layout.width(block), used = left < width ? left : width;
+    FloatVector largest{};
+    S::Integers lost{};
     for (int64_t c = 0; c < inputs; ++c) {
       const Value* from = values + block * S::kBlock * output_stride + c * input_stride;
       alignas(64) float taps[9 * S::kBlock] = {};
@@ -60,11 +73,25 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
       }
       float* to = packed + layout.block_offset(block) + c * width;
       for (int64_t v = 0; v < width; v += S::kLanes) {
+        const auto write = writes_to<W::kInput>(to + v, layout.position_stride(block));
         transform_tile<3, W::kInput, W::weight>(
-            reads_from<3>(taps + v, S::kBlock),
-            writes_to<W::kInput>(to + v, layout.position_stride(block)));
+            // Some taps reach U as they are, so what is denormal goes here.
+            [&](int64_t i, int64_t j) {
+              const FloatVector tap = load<float>(taps + (i * 3 + j) * S::kBlock + v);
+              const auto bits = S::Integers(tap) & 0x7fffffff;
+              const auto denormal = bits < 0x00800000;
+              lost |= denormal & bits;
+              return denormal ? FloatVector{} : tap;
+            },
+            [&](int64_t i, int64_t j, FloatVector vector) {
+              largest = larger(largest, magnitude(vector));
+              write(i, j, vector);
+            });
       }
     }
+    WinogradWeightFacts facts{largest_lane(largest), denormals.found()};
+    for (int64_t i = 0; i < S::kLanes; ++i) facts.flushed |= lost[i] != 0;
+    __builtin_memcpy(packed + layout.facts_offset(block), &facts, sizeof(facts));
   }
 }
 
@@ -149,11 +176,14 @@ inline Tile whole_tile(const Tiling& tiling, const Source& source, int64_t index
   return tile;
 }
 
+// Whether denormal numbers were flushed.
 template <class W, class Value>
-void transform_inputs(const Convolution& convolution, int64_t first_tile, int64_t tiles,
-                      const WinogradWorkspace<W>& layout, float* inputs) {
+bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_t tiles,
+                      const WinogradWorkspace<W>& layout, FlushedDenormals& denormals,
+                      float* inputs) {
   using S = Shape<float>;
   const Source& source = convolution.source;
+  bool flushed = false;
   with_kind(source.kind, [&](auto kind) {
     for (int64_t t = 0; t < tiles; ++t) {
       const Tile tile = whole_tile(convolution.tiling, source, first_tile + t);
@@ -164,6 +194,7 @@ void transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
             [&](int64_t i, int64_t j) { return pixels.read(i, j, c, source.channels - c); },
             writes_to<W::kInput>(inputs + t * layout.channels + c, layout.input_stride));
       }
+      flushed |= denormals.found();
     }
   });
   // The last rows of a micro-kernel are multiplied too, though no one reads their products. What
@@ -172,6 +203,7 @@ void transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
   for (int64_t p = 0; p < layout.kPositions && behind > 0; ++p) {
     zero(inputs + p * layout.input_stride + tiles * layout.channels, behind * layout.channels);
   }
+  return flushed;
 }
 
 // Terms that are summed up before their sum is added to the others': shorter sums round less, and
@@ -265,7 +297,7 @@ inline void write_outputs(const Source& source, const Destination& destination, 
 template <class W, class Value>
 void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W>& layout,
                        int64_t first_tile, int64_t tiles, const float* products, int64_t first,
-                       int64_t width, uint8_t* not_finite) {
+                       int64_t width, uint8_t* directly) {
   using S = Shape<float>;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
   for (int64_t t = 0; t < tiles; ++t) {
@@ -286,7 +318,26 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
     }
     bool finite = true;
     for (int64_t i = 0; i < S::kLanes; ++i) finite &= check[i] == 0;
-    if (!finite) not_finite[first_tile + t] = 1;
+    if (!finite) directly[first_tile + t] = 1;
+  }
+}
+
+// Marks the tiles of a block whose outputs, before the bias, are all no larger than `bound`.
+template <class W>
+[[gnu::noinline, gnu::cold]] void mark_small_tiles(const WinogradWorkspace<W>& layout,
+                                                   int64_t first_tile, int64_t tiles,
+                                                   const float* products, int64_t width,
+                                                   float bound, uint8_t* directly) {
+  for (int64_t t = 0; t < tiles; ++t) {
+    FloatVector largest{};
+    for (int64_t v = 0; v < width; v += Shape<float>::kLanes) {
+      transform_tile<W::kInput, W::kOutput, W::output>(
+          reads_from<W::kInput>(products + t * width + v, layout.product_stride),
+          [&](int64_t, int64_t, FloatVector vector) {
+            largest = larger(largest, magnitude(vector));
+          });
+    }
+    if (largest_lane(largest) <= bound) directly[first_tile + t] = 1;
   }
 }
 
@@ -307,27 +358,41 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
 
   const int64_t all_tiles = convolution.tiling.count();
   const int64_t splits = divide_up(outputs, blocking.outputs);
+  FlushedDenormals denormals;
+  bool inputs_flushed = false;
   int64_t transformed_tile = -1;
   for (int64_t piece = first_piece; piece < last_piece; ++piece) {
     const int64_t first_tile = piece / splits * blocking.tiles;
     const int64_t left = all_tiles - first_tile;
     const int64_t tiles = left < blocking.tiles ? left : blocking.tiles;
     if (transformed_tile != first_tile) {
-      transform_inputs<W, Value>(convolution, first_tile, tiles, layout, transformed);
+      denormals.forget();
+      inputs_flushed = transform_inputs<W, Value>(convolution, first_tile, tiles, layout, denormals,
+                                                  transformed);
       transformed_tile = first_tile;
     }
     const int64_t split = piece % splits, first_output = split * blocking.outputs;
     const int64_t end =
         first_output + blocking.outputs < outputs ? first_output + blocking.outputs : outputs;
     for (int64_t k = first_output; k < end; k += S::kBlock) {
+      denormals.forget();
       const int64_t block = k / S::kBlock, width = weight_layout.width(block);
       with_vectors<float>(width, [&](auto vectors) {
         multiply_positions<W, vectors.count>(layout, tiles, inputs, transformed,
                                              weight + weight_layout.block_offset(block),
                                              weight_layout.position_stride(block), products);
       });
+      uint8_t* const directly = convolution.directly + split * all_tiles;
       transform_outputs<W, Value>(convolution, layout, first_tile, tiles, products, k, width,
-                                  convolution.not_finite + split * all_tiles);
+                                  directly);
+      WinogradWeightFacts facts;
+      __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));
+      if (facts.flushed && facts.largest <= kSmallSum) {
+        for (int64_t t = 0; t < tiles; ++t) directly[first_tile + t] = 1;
+      } else if (inputs_flushed || denormals.found()) {
+        mark_small_tiles(layout, first_tile, tiles, products, width,
+                         kSmallSum * (facts.largest > 1 ? facts.largest : 1), directly);
+      }
     }
   }
 }

@@ -49,11 +49,13 @@ WinogradGradientSizes winograd_gradient_sizes(const WeightGradient& task) {
 }
 
 template <class W, class Value>
-void winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first,
+bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first,
                                  int64_t first_tile, int64_t last_tile, float* inputs,
                                  float* gradients, float* bias_sums) {
   using S = Shape<float>;
   const WinogradGradient<W> layout(task);
+  FlushedDenormals denormals;
+  bool flushed = false;
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const int64_t t = index - chunk_first;
     const Tile tile = whole_tile(task.tiling, task.input, index);
@@ -94,7 +96,9 @@ void winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
         store<float>(load<float>(bias_sums + k) + sum, bias_sums + k);
       }
     });
+    flushed |= denormals.found();
   }
+  return flushed;
 }
 
 // One position's sums for the sets of rows [first, last). Some terms at a time, so that those of a
@@ -125,11 +129,12 @@ void multiply_gradient_rows(const WinogradGradient<W>& layout, int64_t tiles, bo
 
 // The rows [first, last) of S, counted in sets of kPixels over all positions.
 template <class W>
-void winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
+bool winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
                                 int64_t first, int64_t last, const float* inputs,
                                 const float* gradients, float* sums) {
   const WinogradGradient<W> layout(task);
   const int64_t sets = layout.row_sets();
+  FlushedDenormals denormals;
   while (first < last) {
     const int64_t position = first / sets, begin = first % sets;
     const int64_t end = last - first < sets - begin ? begin + (last - first) : sets;
@@ -138,35 +143,36 @@ void winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool 
         gradients + position * layout.gradient_stride, sums + position * layout.sums_stride);
     first += end - begin;
   }
+  return denormals.found();
 }
 
-// Transforms the sums of the input channels [first, last) back, and stores them as a weight. False
-// if one of them isn't finite: then the transforms may have overflown, or met an infinity.
+// Transforms the sums of the input channels [first, last) back, and stores them as a weight.
+// Returns the largest magnitude, which isn't finite if the transforms have overflown, or met an
+// infinity.
 template <class W, class Value>
-bool winograd_store_gradient(const WeightGradient& task, const Weight& destination,
-                             const float* sums, int64_t first, int64_t last) {
+float winograd_store_gradient(const WeightGradient& task, const Weight& destination,
+                              const float* sums, int64_t first, int64_t last) {
   using S = Shape<float>;
   const WinogradGradient<W> layout(task);
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
-  bool finite = true;
+  FloatVector largest{}, check{};
   // Along c the stores of one output are neighbours, along a block of k the loads.
   for (int64_t block = 0; block < destination.outputs; block += S::kBlock) {
     const int64_t end = block + block_width<float>(destination.outputs, block);
     for (int64_t c = first; c < last; ++c) {
       for (int64_t k = block; k < end; k += S::kLanes) {
         alignas(64) float taps[9 * S::kLanes];
-        FloatVector check{};
         transform_tile<W::kInput, 3, W::weight_gradient>(
             reads_from<W::kInput>(sums + c * layout.row_stride + k, layout.sums_stride),
             [&](int64_t i, int64_t j, FloatVector vector) {
               store<float>(vector, taps + (i * 3 + j) * S::kLanes);
-              check += vector * 0.f;
+              largest = larger(largest, magnitude(vector));
+              check += vector * 0.f;  // a NaN for what isn't finite
             });
         const int64_t left = destination.outputs - k;
         const int64_t width = left < S::kLanes ? left : S::kLanes;
         Value* to = values + k * destination.output_stride + c * destination.input_stride;
         for (int64_t i = 0; i < width; ++i, to += destination.output_stride) {
-          finite &= check[i] == 0;
           for (int64_t tap = 0; tap < 9; ++tap) {
             from_real(taps[tap * S::kLanes + i],
                       to[tap / 3 * destination.row_stride + tap % 3 * destination.column_stride]);
@@ -175,5 +181,7 @@ bool winograd_store_gradient(const WeightGradient& task, const Weight& destinati
       }
     }
   }
-  return finite;
+  float result = largest_lane(largest);
+  for (int64_t i = 0; i < S::kLanes; ++i) result += check[i];
+  return result;
 }

@@ -1,0 +1,49 @@
+// Numbers below 2⁻¹²⁶. On Intel's processors a multiply-add that reads or makes one takes a hundred
+// times as long, so transformed tiles and weights hold zeros in their place. That changes a sum by
+// less than it rounds, unless the sum is as small: the processor's own flags tell where that may
+// be, and such results are computed again directly.
+
+// While it lives, this thread makes no denormal numbers, but zeros.
+class FlushedDenormals {
+ public:
+#if defined(__SSE__)
+  FlushedDenormals() : before_(__builtin_ia32_stmxcsr()) { forget(); }
+  ~FlushedDenormals() { __builtin_ia32_ldmxcsr(before_); }
+
+  void forget() { __builtin_ia32_ldmxcsr((before_ | kFlushResults) & ~(kFound | kFlushOperands)); }
+
+  // Whether a denormal number was read or made since the last forget(). From then on, until the
+  // next, it is read as a zero too: one tile full of them has cost its time already.
+  bool found() {
+    const unsigned now = __builtin_ia32_stmxcsr();
+    if ((now & kFound) == 0) return false;
+    if ((now & kFlushOperands) == 0) __builtin_ia32_ldmxcsr(now | kFlushOperands);
+    return true;
+  }
+
+ private:
+  static constexpr unsigned kFound = 1 << 1 | 1 << 4;  // denormal operand, underflow
+  static constexpr unsigned kFlushOperands = 1 << 6, kFlushResults = 1 << 15;
+  unsigned before_;
+#else
+  FlushedDenormals() {}
+  void forget() {}
+  bool found() { return false; }
+
+ public:
+#endif
+  FlushedDenormals(const FlushedDenormals&) = delete;
+  FlushedDenormals& operator=(const FlushedDenormals&) = delete;
+};
+
+inline FloatVector magnitude(FloatVector vector) { return vector < 0 ? -vector : vector; }
+
+inline FloatVector larger(FloatVector a, FloatVector b) { return a > b ? a : b; }
+
+inline float largest_lane(FloatVector vector) {
+  float largest = 0;
+  for (int64_t i = 0; i < Shape<float>::kLanes; ++i) {
+    if (vector[i] > largest) largest = vector[i];
+  }
+  return largest;
+}
