@@ -1,7 +1,9 @@
-"""What all tests share: a fixed seed, threads that are put back, no GPU tests without a GPU."""
+"""What all tests share: a fixed seed, threads that are put back, a cache for torch.compile, no GPU
+tests without a GPU."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +18,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_by_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An Inductor cache of this run's own.
+
+    Inductor finds a graph's code again whatever processor it was written for. Code for AVX2 that is
+    built for AVX-512, because a run with ATEN_CPU_CAPABILITY=avx2 left it, writes out of bounds.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
 
 
 @pytest.fixture(autouse=True)

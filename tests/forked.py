@@ -37,7 +37,7 @@ def forked_data_loader_workers() -> None:
     torch.set_num_threads(2)
     forward_backward("conv3x3_relu_pool", arguments)  # the parent's pool of threads is running
     loader = DataLoader(
-        Features(arguments), num_workers=2, multiprocessing_context="fork", timeout=60
+        Features(arguments), num_workers=2, multiprocessing_context="fork", timeout=600
     )
     for index, batch in enumerate(loader):
         assert torch.equal(batch[0], expected + index)
@@ -56,7 +56,7 @@ def a_forked_process() -> None:
             os._exit(0)
         except BaseException:
             os._exit(1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while True:
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:

@@ -76,14 +76,13 @@ def graphs_of(net: nn.Module, *inputs, **options) -> list[torch.fx.GraphModule]:
 
     compiled = torch.compile(net, backend=keep, **options)
     for input in inputs:
-        torch.testing.assert_close(compiled(input), net(input), rtol=0, atol=0)
+        torch.testing.assert_close(compiled(input), net(input))
     return graphs
 
 
 def test_the_whole_network_is_one_graph_for_any_batch() -> None:
     net = seed_network().eval()
-    # From 8 on, the linear layers multiply as a program does that is free in its number of rows.
-    graphs = graphs_of(net, images(8), images(9), images(12), fullgraph=True, dynamic=True)
+    graphs = graphs_of(net, images(3), images(9), images(12), fullgraph=True, dynamic=True)
     assert len(graphs) == 1
 
 
@@ -149,9 +148,10 @@ def test_export_save_load(tmp_path) -> None:
     torch.export.save(program, tmp_path / "seed.pt2")
     loaded = torch.export.load(tmp_path / "seed.pt2")
     for batch in (1, 3, 8):
+        # The program is free in its batch, so it multiplies few rows another way than eager does.
         expected = net(images(batch))
-        assert torch.equal(program.module()(images(batch)), expected)
-        assert torch.equal(loaded.module()(images(batch)), expected)
+        torch.testing.assert_close(program.module()(images(batch)), expected)
+        torch.testing.assert_close(loaded.module()(images(batch)), expected)
 
 
 def test_export_for_training_trains_the_same() -> None:

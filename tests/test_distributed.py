@@ -45,7 +45,7 @@ def test_ddp_averages_the_gradients_of_two_processes(tmp_path) -> None:
         for rank in range(2)
     ]
     for process in ranks:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     for rank in range(2):
         found = torch.load(tmp_path / f"out.{rank}")

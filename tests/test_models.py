@@ -234,8 +234,10 @@ class Products(TorchDispatchMode):
         self.casts = 0
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        if op is torch.ops.aten.addmm.default:
-            self.left.append((tuple(args[1].shape), args[1].dtype))
+        # TorchScript adds the bias by itself where the output's columns lie one behind the other.
+        if op in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
+            left = args[op is torch.ops.aten.addmm.default]
+            self.left.append((tuple(left.shape), left.dtype))
         if op is torch.ops.aten._to_copy.default:
             self.casts += args[0].shape == (5, 7)
         return op(*args, **(kwargs or {}))
@@ -259,6 +261,36 @@ def test_the_weight_stands_left_where_that_is_faster(dtype, rows, from_left) -> 
     with torch.autocast("cpu", torch.bfloat16), Products() as products:
         layer(input)
     assert products.left[0][0] == ((5, 7) if dtype != torch.float32 or rows > 7 else (rows, 7))
+
+
+def traced(layer: nn.Module) -> nn.Module:
+    return torch.jit.trace(layer, torch.ones(3, 7))
+
+
+def exported(layer: nn.Module, rows: object = None) -> nn.Module:
+    return torch.export.export(layer, (torch.ones(3, 7),), dynamic_shapes=({0: rows},)).module()
+
+
+@pytest.mark.parametrize("program", [torch.jit.script, traced])
+def test_scripted_and_traced_the_rows_at_hand_decide(program) -> None:
+    made = program(Linear(7, 5))
+    for rows, left in ((1, (1, 7)), (7, (7, 7)), (8, (5, 7)), (3, (3, 7))):
+        with torch.no_grad(), Products() as products:
+            made(torch.ones(rows, 7))
+        assert products.left == [(left, torch.float32)]
+
+
+def test_exported_the_rows_decide_where_they_are_known() -> None:
+    layer = Linear(7, 5)
+    few, many = torch.export.Dim("few", max=7), torch.export.Dim("many", max=64)
+    for program, left in (
+        (exported(layer), (3, 7)),
+        (exported(layer, few), (3, 7)),
+        (exported(layer, many), (5, 7)),
+    ):
+        with torch.no_grad(), Products() as products:
+            program(torch.ones(3, 7))
+        assert products.left == [(left, torch.float32)]
 
 
 def test_under_autocast_a_weight_is_cast_only_where_that_pays() -> None:

@@ -64,7 +64,8 @@ def test_what_the_table_serves_is_never_tuned(measured) -> None:
     assert tuning.choice_for(WIDE, GPU).tile == row.tile and not fake.calls
 
 
-def test_what_it_does_not_is_tuned_once_and_kept_on_disk(measured, capsys) -> None:
+def test_what_it_does_not_is_tuned_once_and_kept_on_disk(measured, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: 0.0)
     fake = measured(pixels_32=2.0)
     tile = tuning.choice_for(NARROW, GPU).tile
     assert tile.pixels == 32 and len(fake.calls) > 3

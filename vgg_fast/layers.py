@@ -262,6 +262,10 @@ class Linear(nn.Linear):
     autocast's dtype. Where autocast keeps its copy from call to call, as for inference, or where a
     program is exported, it casts as ever. docs/performance.md has the measurements.
 
+    Scripted and traced programs choose by the rows that they are given. One that is exported or
+    compiled for any number of rows can't, and multiplies as from 8 rows on: with fewer its results
+    differ by rounding.
+
     Shape:
         As in ``nn.Linear``.
     """
@@ -269,11 +273,15 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.dim() != 2 or input.is_sparse or self.bias is None:
             return linear(input, self.weight, self.bias)
-        if not torch.jit.is_scripting():  # noqa: SIM102 (torch.jit.script reads this line alone)
+        if not torch.jit.is_scripting():
             if _casts_more_than_it_multiplies(input, self.weight):
                 with torch.autocast("cpu", enabled=False):
                     output = _multiply(input.float(), self.weight, self.bias)
                 return output.to(torch.get_autocast_dtype("cpu"))
+            if torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu"):
+                # A branch, where tracing by itself would keep one way of the two. Not under
+                # autocast, whose casts are recorded of what is traced, and not of what is scripted.
+                return torch.jit.script(_multiply)(input, self.weight, self.bias)
         return _multiply(input, self.weight, self.bias)
 
 
