@@ -1,17 +1,31 @@
 """Checkpoints: whole or not at all, and sentences for those that can't be used."""
 
+import errno
 import json
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
-from vgg_fast import checkpoint
+from vgg_fast import checkpoint, files
 from vgg_fast.config import TrainingError
 from vgg_fast.models import VGG
 
-STATE: dict[str, Any] = {"model": {"weight": torch.arange(3.0)}, "config": {"seed": 1}, "step": 7}
+STATE: dict[str, Any] = {
+    "config": {"seed": 1},
+    "data": {"train": 5},
+    "model": {"weight": torch.arange(3.0)},
+    "optimizer": {"state": {}},
+    "scaler": {},
+    "step": 7,
+    "history": [],
+    "epoch_seconds": 1.5,
+    "epoch_sums": {"images": 5},
+    "order_at_epoch": torch.arange(5),
+    "random": torch.arange(7),
+}
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -22,22 +36,32 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
 
 
-def test_an_interrupted_write_leaves_the_earlier_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "wording"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "file can't be written .No space"),
+        (KeyboardInterrupt(), None),
+        (RuntimeError("a mistake of the program"), None),
+    ],
+)
+def test_an_interrupted_write_leaves_the_earlier_file(
+    tmp_path: Path, error: BaseException, wording: str | None
+) -> None:
     path = tmp_path / "file"
     path.write_text("earlier")
 
-    def half(file: Path) -> None:
-        file.write_text("new, but not al")
-        raise OSError("No space left on device")
+    def half(file: BinaryIO) -> None:
+        file.write(b"new, but not al")
+        raise error
 
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, half)
+    with pytest.raises(type(error) if wording is None else TrainingError, match=wording):
+        files.write_atomically(path, half)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_json_is_whole(tmp_path: Path) -> None:
-    checkpoint.save_json(tmp_path / "m.json", {"a": [1, 2.5, None], "b": "×"})
+    files.save_json(tmp_path / "m.json", {"a": [1, 2.5, None], "b": "×"})
     assert json.loads((tmp_path / "m.json").read_text("utf-8")) == {"a": [1, 2.5, None], "b": "×"}
 
 
@@ -65,9 +89,45 @@ def test_a_pickle_that_would_run_something_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"format": 1, "model": Attack(), "config": {}}, tmp_path / "attack.pt")
-    with pytest.raises(TrainingError, match="is broken"):
+    with pytest.raises(TrainingError, match="is broken") as raised:
         checkpoint.load(tmp_path / "attack.pt")
     assert not (tmp_path / "ran").exists()
+    # torch advises to load without its safeguard.
+    assert "weights_only" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_torch_and_unzip_read_it(tmp_path: Path) -> None:
+    path = tmp_path / checkpoint.NAME
+    checkpoint.save(path, STATE)
+    for mmap in (False, True):
+        assert torch.load(path, weights_only=True, mmap=mmap)["step"] == 7
+    assert zipfile.ZipFile(path).testzip() is None
+
+
+def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
+    path = tmp_path / checkpoint.NAME
+    checkpoint.save(path, STATE)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError) as raised:
+            checkpoint.load(path)
+        assert "\n" not in str(raised.value) and "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [*STATE, "format"])
+def test_a_missing_key_and_one_of_another_type(tmp_path: Path, name: str) -> None:
+    for wrong in ({}, {name: "something else"}, {name: True}, {name: None}):
+        state = {"format": checkpoint.FORMAT, **STATE}
+        del state[name]
+        with open(tmp_path / checkpoint.NAME, "w+b") as file:
+            torch.save({**state, **wrong}, file)
+            checkpoint._seal(file)
+        with pytest.raises(TrainingError, match=r"is no checkpoint|has format") as raised:
+            checkpoint.load(tmp_path)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("contents", [{"weight": torch.zeros(3)}, [1, 2], torch.zeros(2)])

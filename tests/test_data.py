@@ -4,6 +4,9 @@ import gzip
 import shutil
 import socket
 import subprocess
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +99,17 @@ class TestSearch:
 
     def test_a_host_that_says_nothing_costs_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(data, "CONNECT_TIMEOUT", 0.1)
-        end = data.threading.Event()
-
-        gave_up = []
+        end, ended = data.threading.Event(), data.threading.Event()
 
         def say_nothing(*_: Any) -> None:
-            gave_up.append(not end.wait(60))
+            end.wait(60)
+            ended.set()
             raise TimeoutError
 
         monkeypatch.setattr(socket, "create_connection", say_nothing)
         try:
             assert not data._reachable("http://example.invalid/")
-            assert not gave_up, "it waited for the host's end"
+            assert not ended.is_set(), "it waited for the host"
         finally:
             end.set()
 
@@ -178,6 +180,31 @@ class TestFetch:
         assert data.load().source == str(nowhere)
         assert len(lists) == 1
 
+    def test_what_a_killed_process_left_is_removed(
+        self, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = nowhere.parent / ".fetch-abc"
+        left.mkdir(parents=True)
+        (left / "half").touch()
+        with pytest.raises(DataError):
+            data.load()
+        assert not left.exists()
+
+    def test_two_processes_fetch_once(self, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        as_originals(monkeypatch, SAMPLE)
+        fetched = []
+
+        def fetch(scratch: Path) -> Path:
+            fetched.append(scratch)
+            time.sleep(0.1)
+            shutil.copytree(SAMPLE, scratch / "raw")
+            return scratch / "raw"
+
+        monkeypatch.setattr(data, "_from_torchvision", fetch)
+        with ThreadPoolExecutor(4) as pool:
+            sources = list(pool.map(lambda _: data.load().source, range(4)))
+        assert sources == 4 * [str(nowhere)] and len(fetched) == 1
+
     def test_a_cache_that_cannot_be_made(
         self, tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -219,6 +246,28 @@ class TestBrokenFiles:
         (sample / "t10k-labels-idx1-ubyte").write_bytes(contents)
         with pytest.raises(DataError, match=f"t10k-labels-idx1-ubyte .*{words}"):
             data.load(root=sample)
+
+    @pytest.mark.parametrize("suffix", ["", ".gz"])
+    def test_no_more_is_read_than_the_header_says(self, sample: Path, suffix: str) -> None:
+        """A few kilobytes that unpack to 64 MiB; 6 MB unpack to 6 GiB."""
+        contents = b"\0\0\x08\x01\0\0\0\x09" + bytes(64 << 20)
+        path = sample / f"labels{suffix}"
+        path.write_bytes(gzip.compress(contents) if suffix else contents)
+        del contents
+        tracemalloc.start()
+        try:
+            with pytest.raises(DataError, match=r"sizes \[9\] make 17 bytes, .* more than 17"):
+                idx.read(path, 1)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 4 << 20
+
+    def test_a_header_that_speaks_of_more_than_the_machine_has(self, sample: Path) -> None:
+        sizes = 3 * b"\x7f\xff\xff\xff"
+        (sample / "images").write_bytes(b"\0\0\x08\x03" + sizes + bytes(100))
+        with pytest.raises(DataError, match=r"holds [\d,.]+ GiB, and this machine has"):
+            idx.read(sample / "images", 3)
 
     def test_more_labels_than_images(self, sample: Path) -> None:
         idx.write(sample / "train-labels-idx1-ubyte.gz", torch.zeros(501, dtype=torch.uint8))

@@ -1,6 +1,7 @@
 """The pictures of a run, and the earlier picture where one can't be made."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from matplotlib.image import imread
 from torch import nn
 
 from vgg_fast import plots
+from vgg_fast.config import TrainingError
 from vgg_fast.layers import Conv3x3, MaxPool2x2
 from vgg_fast.models import SEED_ARCH, VGG
 
@@ -231,14 +233,14 @@ def test_the_earlier_picture_stays_where_one_cannot_be_made(tmp_path: Path) -> N
 def test_the_earlier_picture_stays_where_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(figure: Figure, file: Path, **options: object) -> None:
-        file.write_bytes(b"half")
+    def half(figure: Figure, file: BinaryIO, **options: object) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "curves.png"
     path.write_bytes(b"earlier")
     monkeypatch.setattr(Figure, "savefig", half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match=r"curves.png can't be written \(No space left"):
         plots.curves(HISTORY, path)
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -101,6 +103,27 @@ def test_the_whole_program(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout, "escape codes outside a terminal"
 
 
+def test_an_ascii_terminal_and_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    folder = os.fsencode(tmp_path) + b"/r\xffs"
+    command = [sys.executable, "-m", "vgg_fast.train", *TINY, "--steps", "2", "--output-dir"]
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [*command, folder], stdout=its, stderr=its, env=environment, cwd=tmp_path
+    ) as run:
+        os.close(its)
+        text = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 4096):
+                text += part
+    os.close(ours)
+    assert run.returncode == 0, text
+    assert b"\\udcff" in text and b"test accuracy" in text and text.isascii()
+    assert sorted(os.listdir(folder)) == sorted(
+        os.fsencode(name) for name in (checkpoint.NAME, "metrics.json", *PICTURES)
+    )
+
+
 def test_help_names_every_option() -> None:
     command = [sys.executable, "-m", "vgg_fast.train", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -152,6 +175,33 @@ class TestRepeatable:
             run("--fused", "--epochs", "2", "--seed", seed, "--output-dir", folder)
         assert_same_run("a", "b")
         assert metrics("a")["history"] != metrics("c")["history"]
+
+    def test_each_epoch_has_its_own_order(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        firsts = []
+        train_step = Training._train_step
+
+        def note(self: Training, images: torch.Tensor, labels: torch.Tensor) -> None:
+            if self.step % len(self.batches) == 0:
+                firsts.append(labels.tolist())
+            train_step(self, images, labels)
+
+        monkeypatch.setattr(Training, "_train_step", note)
+        run("--epochs", "3")
+        assert len({tuple(labels) for labels in firsts}) == 3
+
+    def test_a_row_is_saved_before_it_is_shown(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown = []
+
+        def say(line: str) -> None:
+            if line.startswith("epoch"):
+                shown.append([row["epoch"] for row in checkpoint.load(Path("run"))["history"]])
+                assert metrics("run")["history"] == checkpoint.load(Path("run"))["history"]
+
+        monkeypatch.setattr("vgg_fast.train.say", say)
+        assert run("--epochs", "3", "--output-dir", "run")[0] == 0
+        assert shown == [[1], [1, 2], [1, 2, 3]]
 
     @pytest.mark.parametrize("stop", ["4", "10", "13"])  # in the first epoch, between, in the next
     @pytest.mark.parametrize("more", [[], ["--augment", "--amp"]])
@@ -236,12 +286,43 @@ class TestBadInput:
             (["--data-root", "nowhere"], "nowhere lacks"),
             (["--resume", "nowhere"], "there is no checkpoint nowhere"),
             (["--lr", "1e9"], "lower --lr"),
+            (["--lr", "inf"], "--lr must be more than 0, and finite"),
+            (["--dropout", "nan"], "dropout must be between 0 and 1"),
+            (["--weight-decay", "inf"], "--weight-decay can't be negative, and is finite"),
+            (["--save-every", "0"], "--save-every must be more than 0"),
+            (["--width", "1e9"], "lower --width"),
+            (["--width", "1e300"], "--width must be at most"),
+            (["--image-size", "100000"], "lower --width, --image-size"),
+            (["--image-size", str(10**30)], "--image-size must be at most"),
+            (["--classifier-width", "2000000000"], "--classifier-width or"),
+            (["--batch-size", str(10**23)], "--batch-size must be at most"),
+            (["--arch", "1x8,999999999x8"], "at most 1000 convolutions"),
+            (["--arch", "1x" + 5000 * "9"], "can't be read"),
+            (["--seed", str(10**23)], "--seed must be at most"),
+            (["--seed", "-1"], "--seed must be at least 0"),
+            (["--threads", "100000"], "--threads must be at most"),
+            (["--resume", 300 * "x"], "can't be read: File name too long"),
+            (["--data-root", 300 * "x"], "can't be read: File name too long"),
+            (["--output-dir", 300 * "x"], "can't be written (File name too long)"),
         ],
     )
     def test_one_sentence(self, run: Run, arguments: list[str], words: str) -> None:
         code, _, err = run(*arguments, "--steps", "5")
         assert code == 1
         assert words in err and err.count("\n") == 1 and "Traceback" not in err
+
+    def test_memory_that_ends_in_a_step(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        def allocate(self: Training, *_: torch.Tensor) -> None:
+            torch.empty(2**50)
+
+        monkeypatch.setattr(Training, "_train_step", allocate)
+        code, _, err = run("--steps", "1")
+        assert code == 1 and err.count("\n") == 1 and "lower --batch-size" in err
+
+    def test_nothing_is_left_of_a_run_that_is_refused(self, run: Run) -> None:
+        for arguments in (["--image-size", "3"], ["--output-dir", "new", "--data-root", "nowhere"]):
+            assert run(*arguments)[0] == 1
+        assert not Path("new").exists() and not list(Path("runs").glob("*"))
 
     def test_unknown_preset(self, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as raised:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
 
+from vgg_fast import memory
 from vgg_fast.models import PRESETS, VGG, VGGOptions
 
 
@@ -32,6 +35,24 @@ SCHEDULES = {
     "small": Schedule(epochs=10, lr=0.03),
     "fast": Schedule(epochs=8, lr=0.06),
 }
+
+
+MOST_CONVOLUTIONS = 1000
+# (least, most); beyond them lies what torch's 64 bits can't count, or what no system starts.
+RANGES = {
+    "epochs": (1, 10**6),
+    "steps": (1, 2**62),
+    "batch_size": (1, 2**31 - 1),
+    "threads": (1, max(64, 4 * (os.cpu_count() or 1))),
+    "image_size": (1, 2**20),
+    "classifier_width": (1, 2**31 - 1),
+    "width": (0, 2**31 - 1),
+    "seed": (0, 2**63 - 1),
+}
+# By the preset or the machine, if they aren't given.
+FILLED = ("width", "image_size", "classifier_width", "epochs", "lr", "amp")
+# To the options since checkpoints are written: an earlier one lacks them.
+ADDED_LATER = {"save_every"}
 
 
 @dataclass
@@ -120,10 +141,16 @@ class Config:
 
     output_dir: Path | None = None
     """Where the results go: runs/<preset>-<fused or plain> if not given, or with a number if that
-    exists."""
+    exists. One run at a time writes into a folder."""
+
+    save_every: float = 5.0
+    """Minutes after which the state is saved in the middle of an epoch, too: what a killed run
+    loses at most."""
 
     resume: Path | None = None
-    """A checkpoint, or the folder of a run: go on from there, with the options of that run."""
+    """A checkpoint, or the folder of a run: go on from there, with the options of that run. What
+    else is given replaces them, or is refused where the run depends on it. --steps counts for one
+    run only."""
 
 
 def resolved(config: Config) -> Config:
@@ -188,6 +215,26 @@ def make_model(config: Config, num_classes: int) -> VGG:
     return model.to(config.device).to(memory_format=layout)
 
 
+def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
+    """Refuse a network that can't be trained before it is allocated: the system might kill us.
+
+    Raises:
+        TrainingError: the device of a resolved ``config`` hasn't the memory.
+    """
+    options = model_options(config)
+    size, device = options["image_size"], torch.device(config.device)
+    blocks = [(count, round(c * options["width"])) for count, c in options["conv_arch"]]
+    count = memory.parameters_of_vgg(blocks, size, options["classifier_width"], num_classes)
+    needed = memory.least_to_train(count, blocks, size, batch_size)
+    there = memory.of_device(device)
+    if needed > there:
+        raise TrainingError(
+            f"{count:,} parameters and batches of {batch_size} images of {size} x {size} take "
+            f"{memory.in_gib(needed)} or more to train, and {device} has {memory.in_gib(there)}: "
+            "lower --width, --image-size, --classifier-width or --batch-size"
+        )
+
+
 def as_plain_values(config: Config) -> dict[str, Any]:
     """``config`` in values that JSON and a checkpoint can hold."""
     values = dataclasses.asdict(config)
@@ -195,13 +242,53 @@ def as_plain_values(config: Config) -> dict[str, Any]:
 
 
 def from_plain_values(values: dict[str, Any]) -> Config:
-    """The inverse of :func:`as_plain_values`; unknown names are ignored."""
-    names = {field.name for field in dataclasses.fields(Config)}
-    known = {name: value for name, value in values.items() if name in names}
-    for name in ("data_root", "output_dir", "resume"):
-        if known.get(name) is not None:
-            known[name] = Path(known[name])
+    """The inverse of :func:`as_plain_values` for a resolved one; unknown names are ignored.
+
+    Raises:
+        ValueError: an option is missing, or holds what it can't; the message says which.
+    """
+    known = {}
+    for name, kind in option_kinds().items():
+        if name not in values:
+            if name in ADDED_LATER:
+                continue
+            raise ValueError(f"its options lack {name!r}")
+        value = values[name]
+        if Path in kind.types and isinstance(value, str):
+            value = Path(value)
+        if not kind.allows(value) or (value is None and name in FILLED):
+            shown = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+            raise ValueError(f"its option {name!r} can't be {shown[:60]}")
+        known[name] = value
     return Config(**known)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an option may hold."""
+
+    types: tuple[type, ...]
+    choices: tuple[Any, ...]
+    optional: bool
+
+    def allows(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        if isinstance(value, bool) or not self.types:
+            return (bool in self.types and isinstance(value, bool)) or value in self.choices
+        return isinstance(value, self.types) or (float in self.types and isinstance(value, int))
+
+
+def option_kinds() -> dict[str, Kind]:
+    """The kind of every option, by its name."""
+    return {name: _kind(hint) for name, hint in get_type_hints(Config).items()}
+
+
+def _kind(hint: Any) -> Kind:
+    if get_origin(hint) is Literal:
+        return Kind((), get_args(hint), False)
+    parts = get_args(hint) or (hint,)
+    return Kind(tuple(t for t in parts if t is not type(None)), (), type(None) in parts)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -229,33 +316,36 @@ def _device(name: str) -> torch.device:
 
 def _parse_arch(text: str) -> tuple[tuple[int, int], ...]:
     blocks = text.replace(" ", "").split(",")
-    if not all(re.fullmatch(r"[1-9]\d*x[1-9]\d*", block) for block in blocks):
+    if not all(re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", block) for block in blocks):
         raise TrainingError(
             f"--arch {text!r} can't be read: write convolutions x channels of each block, such as "
             "1x64,1x128,2x256"
         )
-    return tuple((int(block.split("x")[0]), int(block.split("x")[1])) for block in blocks)
+    arch = tuple((int(block.split("x")[0]), int(block.split("x")[1])) for block in blocks)
+    convolutions = sum(count for count, _ in arch)
+    if convolutions > MOST_CONVOLUTIONS:
+        raise TrainingError(
+            f"--arch may have at most {MOST_CONVOLUTIONS} convolutions, but it has {convolutions}"
+        )
+    return arch
 
 
 def _check(config: Config) -> None:
-    for name, least in (
-        ("epochs", 1),
-        ("steps", 1),
-        ("batch_size", 1),
-        ("threads", 1),
-        ("image_size", 1),
-        ("classifier_width", 1),
-    ):
+    for name in ("lr", "width", "save_every"):
         value = getattr(config, name)
-        if value is not None and value < least:
+        if not 0 < value < math.inf:
             option = "--" + name.replace("_", "-")
-            raise TrainingError(f"{option} must be at least {least}, but it is {value}")
-    for name in ("lr", "width"):
+            raise TrainingError(f"{option} must be more than 0, and finite, but it is {value}")
+    for name, (least, most) in RANGES.items():
         value = getattr(config, name)
-        if not value > 0:
-            raise TrainingError(f"--{name} must be more than 0, but it is {value}")
+        if value is not None and not least <= value <= most:
+            option = "--" + name.replace("_", "-")
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise TrainingError(f"{option} must be {bound}, but it is {value}")
     if not 0 <= config.momentum < 1:
         raise TrainingError(f"--momentum must be in [0, 1), but it is {config.momentum}")
-    if not config.weight_decay >= 0:
-        raise TrainingError(f"--weight-decay can't be negative, but it is {config.weight_decay}")
+    if not 0 <= config.weight_decay < math.inf:
+        raise TrainingError(
+            f"--weight-decay can't be negative, and is finite, but it is {config.weight_decay}"
+        )
     model_options(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from vgg_fast import idx
 from vgg_fast.idx import DataError
+from vgg_fast.locking import locked
 
 __all__ = ["CLASSES", "DataError", "Dataset", "Split", "load"]
 
@@ -70,6 +73,19 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from every other, wherever its files lie."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for values in (split.images, split.labels):
+                digest.update(values.contiguous().numpy().data)
+        return {
+            "train": len(self.train.labels),
+            "test": len(self.test.labels),
+            "classes": len(self.classes),
+            "sha256": digest.hexdigest(),
+        }
 
 
 def load(name: str = "fashion-mnist", root: Path | None = None, download: bool = True) -> Dataset:
@@ -129,7 +145,10 @@ def _read(folder: Path, check: bool) -> Dataset:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    try:
+        return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    except OSError as error:
+        raise DataError(f"{folder} can't be read: {error.strerror}") from error
 
 
 def _is_complete(folder: Path) -> bool:
@@ -153,6 +172,20 @@ def _fetch() -> Path:
         raise DataError(
             _ways(f"the cache {cache.parent} can't be made: {error.strerror}")
         ) from error
+    try:
+        with locked(cache.parent / ".fetch.lock", wait=True):
+            if _is_complete(cache):  # another process has just fetched it
+                return cache
+            for left in cache.parent.glob(".fetch-*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            return _fetch_into(cache)
+    except OSError as error:
+        raise DataError(
+            _ways(f"the cache {cache.parent} can't be written: {error.strerror}")
+        ) from error
+
+
+def _fetch_into(cache: Path) -> Path:
     failures = []
     ways: dict[str, Callable[[Path], Path]] = {
         "download by torchvision": _from_torchvision,
@@ -172,7 +205,7 @@ def _fetch() -> Path:
 
 
 def _move_into(cache: Path, found: Path) -> None:
-    """Each file appears whole; another process that does the same at the same time does no harm."""
+    """Each file appears whole."""
     cache.mkdir(exist_ok=True)
     for name in FILES:
         path = _find(found, name)

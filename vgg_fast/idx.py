@@ -11,10 +11,15 @@ import hashlib
 import math
 import zlib
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vgg_fast import memory
+
+PART = 1 << 20  # bytes
 
 
 class DataError(RuntimeError):
@@ -35,24 +40,39 @@ def read(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
     Raises:
         DataError: it can't be read, is no such file, is truncated, or isn't the one that is meant.
     """
-    contents = _contents(path)
+    start = 4 + 4 * dimensions
+    try:
+        with _open(path) as file:
+            header = file.read(start)
+            if len(header) < start or header[:4] != bytes([0, 0, 8, dimensions]):
+                raise DataError(f"{path} is no IDX file of uint8 with {dimensions} dimensions")
+            sizes = np.frombuffer(header, ">i4", offset=4).tolist()
+            expected = start + math.prod(sizes)
+            if min(sizes) < 0:
+                raise DataError(f"{path} is broken: it names the sizes {sizes}; fetch it anew")
+            if expected > memory.of_machine():
+                raise DataError(
+                    f"{path} holds {memory.in_gib(expected)}, and this machine has "
+                    f"{memory.in_gib(memory.of_machine())}: use fewer images"
+                )
+            contents = _read_at_most(file, expected + 1, header)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is broken ({error}): fetch it anew") from error
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    if len(contents) != expected:
+        has = f"more than {expected}" if len(contents) > expected else len(contents)
+        raise DataError(
+            f"{path} is broken: sizes {sizes} make {expected} bytes, but it has {has}; "
+            "fetch it anew"
+        )
     if sha256 is not None and hashlib.sha256(contents).hexdigest() != sha256:
         raise DataError(
             f"{path} isn't the original file of Fashion-MNIST (its checksum differs): remove it, "
             "and it will be fetched anew"
         )
-    start = 4 + 4 * dimensions
-    if len(contents) < start or contents[:4] != bytes([0, 0, 8, dimensions]):
-        raise DataError(f"{path} is no IDX file of uint8 with {dimensions} dimensions")
-    sizes = np.frombuffer(contents, ">i4", dimensions, offset=4).tolist()
-    expected = start + math.prod(sizes)
-    if min(sizes) < 0 or len(contents) != expected:
-        raise DataError(
-            f"{path} is broken: sizes {sizes} make {expected} bytes, but it has {len(contents)}; "
-            "fetch it anew"
-        )
     values = np.frombuffer(contents, np.uint8, offset=start).reshape(sizes)
-    return torch.from_numpy(values.copy())
+    return torch.from_numpy(values)
 
 
 def write(path: Path, values: Tensor) -> None:
@@ -61,11 +81,16 @@ def write(path: Path, values: Tensor) -> None:
     path.write_bytes(gzip.compress(header + values.numpy().tobytes(), mtime=0))
 
 
-def _contents(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is broken ({error}): fetch it anew") from error
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from error
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _read_at_most(file: IO[bytes], count: int, contents: bytes) -> bytearray:
+    """``contents`` and what follows in ``file``, up to ``count`` bytes in all.
+
+    A compressed file of 6 MB may hold 6 GiB: nothing is taken that its header doesn't speak of.
+    """
+    read = bytearray(contents)
+    while part := file.read(min(PART, count - len(read))):
+        read += part
+    return read

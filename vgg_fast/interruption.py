@@ -15,13 +15,20 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM, so that a step is never cut in the middle."""
+    """Remembers SIGINT, SIGTERM and a terminal's end, so that a step is never cut in the middle.
+
+    One that is ignored stays so: nohup, and the background of a shell, ask for it.
+    """
 
     def __init__(self) -> None:
         self.received = 0
 
     def __enter__(self) -> Signals:
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -29,7 +36,8 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.received:  # a second Ctrl-C doesn't wait for the step
+        # A second Ctrl-C doesn't wait for the step; a terminal that closes may tell it twice.
+        if self.received and number != signal.SIGHUP:
             raise KeyboardInterrupt
         self.received = number
 

@@ -16,13 +16,21 @@ from torch.nn.functional import cross_entropy
 
 from vgg_fast import checkpoint
 from vgg_fast.batches import Batches
-from vgg_fast.config import Config, TrainingError, as_plain_values, make_model
+from vgg_fast.config import Config, TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.data import Dataset
-from vgg_fast.interruption import Interrupted, Signals
 from vgg_fast.progress import Progressing
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
+# Of the history; each a number.
+ROW = (
+    *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"),
+    *("images_per_second", "learning_rate"),
+)
+
+
+def do_nothing() -> None:
+    """Between two batches, unless there is something to do."""
 
 
 @dataclasses.dataclass
@@ -58,9 +66,12 @@ class Training:
 
     def __init__(self, config: Config, data: Dataset):
         assert config.lr and config.epochs and config.image_size
+        batch_size = min(config.batch_size, len(data.train.labels))
+        check_memory(config, len(data.classes), batch_size)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
+        self.identity = data.identity()
         self.device = torch.device(config.device)
         self.model = make_model(config, len(data.classes))
         self.order = torch.Generator().manual_seed(config.seed)
@@ -68,7 +79,7 @@ class Training:
         shared: dict[str, Any] = {"device": self.device, "channels_last": config.channels_last}
         self.batches = Batches(
             data.train,
-            min(config.batch_size, len(data.train.labels)),
+            batch_size,
             config.image_size,
             shuffle=True,
             drop_last=True,  # one shape of batch, for torch.compile
@@ -115,27 +126,35 @@ class Training:
 
     # ------------------------------------------------------------------------------------------
 
-    def run(self, signals: Signals, progress: Progressing) -> Iterator[dict[str, Any]]:
+    def run(
+        self, progress: Progressing, between: Callable[[], None] = do_nothing
+    ) -> Iterator[dict[str, Any]]:
         """Train to the last step; gives the row of each epoch.
 
+        Args:
+            progress: shows how far it is.
+            between: called between two batches, where :meth:`state` is whole. What it raises
+                leaves it so.
+
         Raises:
-            Interrupted: between two steps; :meth:`state` is that of the last one.
             TrainingError: the loss isn't finite any more.
         """
-        while self.step < self.last_step:
-            try:
-                self._train_to_epoch_end(signals, progress)
-            except Interrupted:
-                self.order.set_state(self.order_at_epoch)  # the epoch's order is drawn anew
-                raise
-            yield self._close_epoch(progress)
+        while self.step < self.last_step or self._is_untested():
+            if not self._is_untested():
+                self._train_to_epoch_end(progress, between)
+            yield self._close_epoch(progress, between)
 
-    def _train_to_epoch_end(self, signals: Signals, progress: Progressing) -> None:
+    def _is_untested(self) -> bool:
+        """Whether the run was cut between the last step of an epoch and its row."""
+        is_end = self.step % len(self.batches) == 0 or self.step == self.last_step
+        tested = self.history[-1]["step"] if self.history else 0
+        return is_end and self.step > tested
+
+    def _train_to_epoch_end(self, progress: Progressing, between: Callable[[], None]) -> None:
         done = self.step % len(self.batches)
         if done == 0:
-            self.order_at_epoch = self.order.get_state()
             self.epoch_sums, self.epoch_seconds = Sums.on(self.device), 0.0
-        self.order.set_state(self.order_at_epoch)
+        self.order.set_state(self.order_at_epoch)  # an epoch that was cut is drawn anew
         end = min(len(self.batches), done + self.last_step - self.step)
         self.model.train()
         name = f"epoch {self.step // len(self.batches) + 1}/{self.config.epochs}"
@@ -143,17 +162,21 @@ class Training:
             started = time.perf_counter()
             before = self.epoch_seconds
             for images, labels in itertools.islice(self.batches, done, end):
-                signals.check()  # not after the step: an epoch that is complete gets its row
+                paused = time.perf_counter()
+                between()
+                started += time.perf_counter() - paused
                 self._train_step(images, labels)
                 self.step += 1
                 self.epoch_seconds = before + time.perf_counter() - started
                 if self.step % STEPS_BETWEEN_UPDATES == 0 or self.device.type == "cpu":
                     loss, accuracy = self.epoch_sums.means()
-                    self._check_loss(loss)
+                    self.check_loss()
                     speed = self.epoch_sums.images / self.epoch_seconds
                     position = (self.step - 1) % len(self.batches) + 1
                     show(position, f"loss {loss:.3f}  acc {accuracy:.3f}  {speed:.0f} images/s")
-        self._check_loss(self.epoch_sums.means()[0])
+        self.check_loss()
+        if end == len(self.batches):
+            self.order_at_epoch = self.order.get_state()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -170,39 +193,36 @@ class Training:
         dtype = getattr(torch, self.config.amp_dtype)
         return torch.autocast(self.device.type, dtype, enabled=bool(self.config.amp))
 
-    def _check_loss(self, loss: float) -> None:
+    def check_loss(self) -> None:
+        """Raise TrainingError if this epoch's loss isn't finite."""
+        loss, _ = self.epoch_sums.means()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {self.step}: train with a lower --lr than "
                 f"{self.config.lr}"
             )
 
-    def _close_epoch(self, progress: Progressing) -> dict[str, Any]:
+    def _close_epoch(self, progress: Progressing, between: Callable[[], None]) -> dict[str, Any]:
         loss, accuracy = self.epoch_sums.means()
         learning_rate = self.schedule.get_last_lr()[0]
-        test_loss, test_accuracy, self.confusion = self.evaluate(progress)
+        test_loss, test_accuracy, self.confusion = self.evaluate(progress, between)
         epoch = (self.step - 1) // len(self.batches) + 1
         if (
             self.history and self.history[-1]["epoch"] == epoch
         ):  # it was cut by --steps, and goes on
             self.history.pop()
-        self.history.append(
-            {
-                "epoch": epoch,
-                "step": self.step,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
-                "seconds": self.epoch_seconds,
-                "images_per_second": self.epoch_sums.images / max(self.epoch_seconds, 1e-9),
-                "learning_rate": learning_rate,
-            }
+        speed = self.epoch_sums.images / max(self.epoch_seconds, 1e-9)
+        values = (
+            *(epoch, self.step, loss, accuracy, test_loss, test_accuracy, self.epoch_seconds),
+            *(speed, learning_rate),
         )
+        self.history.append(dict(zip(ROW, values, strict=True)))
         return self.history[-1]
 
     @torch.no_grad()
-    def evaluate(self, progress: Progressing) -> tuple[float, float, Tensor]:
+    def evaluate(
+        self, progress: Progressing, between: Callable[[], None] = do_nothing
+    ) -> tuple[float, float, Tensor]:
         """Loss, accuracy and confusion matrix (rows are the truth) on the test images.
 
         A run of a few steps tests on as many batches.
@@ -214,6 +234,7 @@ class Training:
         total = len(self.test_batches) if limit is None else min(limit, len(self.test_batches))
         with progress.task("test", total) as show:
             for i, (images, labels) in enumerate(itertools.islice(self.test_batches, total)):
+                between()
                 with self._autocast():
                     logits = self.model(images).float()
                 sums.add(cross_entropy(logits, labels), logits, labels)
@@ -240,16 +261,15 @@ class Training:
         """Everything that :meth:`restore` needs to go on as if nothing had happened."""
         state = {
             "config": as_plain_values(self.config),
+            "data": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "history": self.history,
             "epoch_seconds": self.epoch_seconds,
             "epoch_sums": dataclasses.asdict(self.epoch_sums),
             "order_at_epoch": self.order_at_epoch,
-            "order": self.order.get_state(),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -257,24 +277,84 @@ class Training:
         return state
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Go back to :meth:`state`.
+        """Go back to :meth:`state`, under the options of this run.
 
         Raises:
-            TrainingError: it belongs to another architecture.
+            TrainingError: it belongs to another architecture or other data, or is broken.
         """
+        self._require_same_data(state, path)
         checkpoint.load_model(self.model, state["model"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        own = self.state()
+        for name in ("epoch_sums", "order_at_epoch", "random", "random_cuda"):
+            if name in own and name in state:  # one of the runs may have no GPU
+                checkpoint.require_alike(state[name], own[name], name, path)
+        for i, row in enumerate(state["history"]):
+            checkpoint.require_alike(row, dict.fromkeys(ROW, 0), f"history[{i}]", path)
         self.step = state["step"]
-        self.history = state["history"]
+        self.history = list(state["history"])
+        if state["config"]["steps"] and not self.config.steps and self.history:
+            self.history.pop()  # a trial run tests on few images: test on all before going on
         self.epoch_seconds = state["epoch_seconds"]
         sums = state["epoch_sums"]
         self.epoch_sums = Sums(
             sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
         )
         self.order_at_epoch = state["order_at_epoch"]
-        self.order.set_state(state["order"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        if state["format"] == 1 and self.step % len(self.batches) == 0:
+            self.order_at_epoch = state["order"]
+        try:
+            self._restore_learning(state, path)
+            self.order.set_state(self.order_at_epoch)
+            torch.set_rng_state(state["random"])
+            if self.device.type == "cuda" and "random_cuda" in state:
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(f"the checkpoint {path} is broken: start anew") from error
+
+    def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
+        """Momentum, learning rate and loss scale. Whatever the options fix is theirs already."""
+        parameters = dict(enumerate(self.model.parameters()))
+        if self.step and state["config"]["momentum"]:
+            found = state["optimizer"].get("state")
+            like = {i: {"momentum_buffer": p} for i, p in parameters.items()}
+            checkpoint.require_alike(found, like, "optimizer.state", path)
+            momentum = {i: found[i]["momentum_buffer"] for i in parameters}
+        else:
+            momentum = {i: torch.zeros(()) for i in parameters}
+        if self.step and self.config.momentum:
+            for i, parameter in parameters.items():
+                # In the parameter's layout, which --channels-last may have changed.
+                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[i])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        if self.step:
+            # The rate is a function of the step: it is set by stepping to this one.
+            position = {"last_epoch": self.step - 1, "_step_count": self.step}
+            self.schedule.load_state_dict({**self.schedule.state_dict(), **position})
+            self.schedule.step()
+        own = self.scaler.state_dict()
+        if own and state["scaler"]:  # the earlier run may have had none
+            checkpoint.require_alike(state["scaler"], own, "scaler", path)
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _require_same_data(self, state: dict[str, Any], path: Path) -> None:
+        own, found = self.identity, state.get("data", {})
+        planned = self.schedule.total_steps
+        if state["format"] == 1:  # the number of steps tells at least the size
+            is_same = state["schedule"].get("total_steps") == planned
+        else:
+            checkpoint.require_alike(found, own, "data", path)
+            is_same = found == own
+        if not is_same:
+            sizes = "{train:,} training and {test:,} test images of {classes} classes".format
+            if found and sizes(**found) != sizes(**own):
+                difference = f"{sizes(**found)}, and not {sizes(**own)}"
+            else:
+                difference = "other images"
+            raise TrainingError(
+                f"the run of {path} has learnt from {difference}: name the folder of its data "
+                "with --data-root, or start anew without --resume"
+            )
+        if not 0 <= state["step"] <= planned:
+            raise TrainingError(
+                f"the checkpoint {path} is broken: it stands at step {state['step']} of {planned}"
+            )

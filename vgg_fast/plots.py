@@ -17,7 +17,7 @@ from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor, nn
 
-from vgg_fast.checkpoint import write_atomically
+from vgg_fast.files import write_atomically
 from vgg_fast.layers import Conv3x3, MaxPool2x2
 
 __all__ = ["confusion_matrix", "curves", "network", "samples"]

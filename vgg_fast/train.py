@@ -7,10 +7,9 @@ output folder. The loop itself is in :mod:`vgg_fast.loop`.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,25 @@ import torch
 import tyro
 from rich.console import Console
 
-from vgg_fast import backends, checkpoint, info, plots
+from vgg_fast import backends, checkpoint, info, output, plots
 from vgg_fast.config import Config, TrainingError, as_plain_values, from_plain_values, resolved
 from vgg_fast.data import DataError, load
+from vgg_fast.files import save_json
+from vgg_fast.folder import METRICS, PICTURES, output_folder
 from vgg_fast.interruption import Interrupted, Signals
 from vgg_fast.loop import Training
+from vgg_fast.output import OutputLost, say
 from vgg_fast.progress import Progressing
+from vgg_fast.resume import folder_of, options_given, resumed
 
 
-def train(config: Config, console: Console) -> dict[str, Any]:
+def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
     """One run, from its options to the files in its output folder.
+
+    Args:
+        config: the options.
+        given: the names of those that were chosen, and aren't defaults; where a run is resumed,
+            only they count.
 
     Returns:
         what metrics.json holds under "result".
@@ -35,85 +43,92 @@ def train(config: Config, console: Console) -> dict[str, Any]:
     Raises:
         TrainingError, DataError: it can't start or go on; earlier files are as they were.
         Interrupted: by Ctrl-C; the last state is saved.
+        OutputLost: nobody reads any more; the last state is saved.
     """
-    asked_for_auto = config.preset == "auto"
-    state = None
-    if config.resume is not None:
+    if config.resume is None:
+        asked_for_auto = config.preset == "auto"
+        config = resolved(config)
+        name = f"{config.preset}-{'fused' if config.fused else 'plain'}"
+        with output_folder(config.output_dir, name) as folder:
+            config = dataclasses.replace(config, output_dir=folder)
+            return _train_in(folder, config, None, asked_for_auto)
+    file = checkpoint.find(config.resume)
+    # Locked before it is read: another run may be about to write it.
+    with output_folder(config.output_dir or folder_of(config.resume), "") as folder:
         state = checkpoint.load(config.resume)
-        config = _resumed(config, state)
-        asked_for_auto = False
-    config = resolved(config)
+        try:
+            earlier = from_plain_values(state["config"])
+        except ValueError as error:
+            raise TrainingError(f"the checkpoint {file} is broken: {error}") from error
+        config = resolved(resumed(config, given, earlier))
+        return _train_in(folder, config, state, False)
+
+
+def _train_in(
+    folder: Path, config: Config, state: dict[str, Any] | None, asked_for_auto: bool
+) -> dict[str, Any]:
+    """One run under resolved options; ``state`` is where it goes on."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     backends.set(config.backend)
-    folder = _output_folder(config)
-    config = dataclasses.replace(config, output_dir=folder)
-    data = load(config.dataset, config.data_root)
-    training = Training(config, data)
-    if state is not None and config.resume is not None:
-        training.restore(state, config.resume)
-    _try_one_image(training)
-    for line in _introduction(training, asked_for_auto):
-        console.print(line, highlight=False, markup=False)
+    try:
+        training = Training(config, load(config.dataset, config.data_root))
+        if state is not None and config.resume is not None:
+            training.restore(state, checkpoint.find(config.resume))
+        _try_one_image(training)
+        if state is not None:  # a run killed between its two files left an older one
+            save_json(folder / METRICS, _metrics(training))
+        for line in _introduction(training, asked_for_auto):
+            say(line)
+        progress = Progressing(Console(soft_wrap=True))
+        _run(training, folder, progress)
+        return _finish(training, folder, progress)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{config.device} hasn't the memory for this run: lower --batch-size, --width or "
+            "--image-size"
+        ) from error
+
+
+def _run(training: Training, folder: Path, progress: Progressing) -> None:
+    """Train to the end. The state is saved first, and then told of."""
+    due = 0.0
 
     def save() -> None:
+        nonlocal due
+        training.check_loss()  # a state from which nothing can be learnt replaces no other
         checkpoint.save(folder / checkpoint.NAME, training.state())
-        checkpoint.save_json(folder / "metrics.json", _metrics(training))
+        save_json(folder / METRICS, _metrics(training))
+        due = time.monotonic() + 60 * training.config.save_every
 
-    progress = Progressing(console)
+    def between() -> None:
+        signals.check()
+        if time.monotonic() >= due:
+            save()
+
+    due = time.monotonic() + 60 * training.config.save_every
     with Signals() as signals:
         try:
-            for row in training.run(signals, progress):
-                console.print(_line(row, config), highlight=False, markup=False)
+            for row in training.run(progress, between):
                 save()
-        except Interrupted as interrupted:
+                say(_line(row, training.config))
+        except (Interrupted, OutputLost) as error:
             save()
-            raise Interrupted(
-                interrupted.number,
-                f"interrupted after step {training.step} of {training.last_step}; the state is "
-                f"saved, and --resume {folder} goes on from it",
-            ) from None
-    return _finish(training, folder, progress)
-
-
-def _resumed(config: Config, state: dict[str, Any]) -> Config:
-    """The options of the run that made ``state``, and over them those that were given now."""
-    assert config.resume is not None
-    earlier = from_plain_values(state["config"])
-    default = Config()
-    given = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(Config)
-        if getattr(config, field.name) != getattr(default, field.name)
-    }
-    for name in ("epochs", "batch_size", "lr"):  # the schedule hangs on them
-        if name in given and given[name] != getattr(earlier, name):
-            option = "--" + name.replace("_", "-")
-            raise TrainingError(
-                f"{option} can't change from {getattr(earlier, name)} to {given[name]} in the "
-                f"middle of a run: leave it out, or start anew without --resume"
+            where = (
+                f"after step {training.step} of {training.last_step}; the state is saved, and "
+                f"--resume {folder} goes on from it"
             )
-    folder = config.resume if config.resume.is_dir() else config.resume.parent
-    return dataclasses.replace(earlier, **{"steps": None, "output_dir": folder, **given})
+            if isinstance(error, Interrupted):
+                raise Interrupted(error.number, f"interrupted {where}") from None
+            raise OutputLost(error.error, f" {where}") from error
 
 
-def _output_folder(config: Config) -> Path:
-    """The folder for the results: it exists, and a file can be written there."""
-    folder = config.output_dir
-    if folder is None:
-        name = f"{config.preset}-{'fused' if config.fused else 'plain'}"
-        names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-        folder = next(p for p in (Path("runs") / n for n in names) if not p.exists())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise TrainingError(
-            f"the output folder {folder} can't be written ({error.strerror}): name another one "
-            "with --output-dir"
-        ) from error
-    return folder
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "DefaultCPUAllocator" in str(error)  # a plain RuntimeError
 
 
 def _try_one_image(training: Training) -> None:
@@ -200,14 +215,15 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     confusion = training.confusion
     if confusion is None:  # the run that was resumed had ended already
         _, _, confusion = training.evaluate(progress)
-    plots.curves(training.history, folder / "curves.png", title)
-    plots.confusion_matrix(confusion, data.classes, folder / "confusion_matrix.png")
+    curves, matrix, network, samples = (folder / name for name in PICTURES)
+    plots.curves(training.history, curves, title)
+    plots.confusion_matrix(confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
-    plots.network(training.model, (1, size, size), folder / "network.png", title)
+    plots.network(training.model, (1, size, size), network, title)
     shown = data.test.images[:36], data.test.labels[:36]
     predictions = training.predict(shown[0])
-    plots.samples(*shown, data.classes, folder / "samples.png", predictions)
+    plots.samples(*shown, data.classes, samples, predictions)
     return _result(training)
 
 
@@ -217,24 +233,29 @@ def main(arguments: list[str] | None = None) -> int:
     # tyro makes flags of what is true or false, and not of what may be None as well.
     flags = {"--amp": "--amp=True", "--no-amp": "--amp=False"}
     given = [flags.get(argument, argument) for argument in given]
-    config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
-    console = Console(soft_wrap=True)
+    output.prepare()
     try:
-        result = train(config, console)
+        with output.written():  # help, or what is wrong with an option
+            config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
+        result = train(config, options_given(given))
+        say(
+            f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
+            f"{result['training_seconds']:.1f} s of training, "
+            f"{result['images_per_second']:.0f} images/s"
+        )
     except (TrainingError, DataError) as error:
-        print(f"python -m vgg_fast.train: {error}", file=sys.stderr)
+        output.complain(error)
         return 1
+    except OutputLost as lost:
+        output.give_up()
+        output.complain(lost)
+        return lost.exit_code
     except Interrupted as interrupted:
-        print(f"python -m vgg_fast.train: {interrupted}", file=sys.stderr)
+        output.complain(interrupted)
         return 128 + interrupted.number
     except KeyboardInterrupt:  # before the first step, or a second one that didn't wait
-        print("python -m vgg_fast.train: interrupted; nothing more was saved", file=sys.stderr)
+        output.complain("interrupted; nothing more was saved")
         return 130
-    print(
-        f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
-        f"{result['training_seconds']:.1f} s of training, "
-        f"{result['images_per_second']:.0f} images/s"
-    )
     return 0
 
 

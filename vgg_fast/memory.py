@@ -1,0 +1,67 @@
+"""What a training run needs at least, and what there is: known before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+# Of a control group, such as a container's: its limit, or "max".
+GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def of_machine() -> int:
+    """Bytes of memory that a process on this machine, or in this container, can have."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(whole, int(GROUP_LIMIT.read_text("ascii")))
+    except (OSError, ValueError):
+        return whole
+
+
+def of_device(device: torch.device) -> int:
+    """Bytes of memory of a GPU; of the machine for the CPU."""
+    if device.type != "cuda":
+        return of_machine()
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def in_gib(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:,.1f} GiB"
+
+
+def parameters_of_vgg(
+    blocks: Sequence[tuple[int, int]], image_size: int, classifier_width: int, classes: int
+) -> int:
+    """Weights and biases of a VGG for images of one channel.
+
+    Args:
+        blocks: (convolutions, channels), after their multiplication by the width.
+    """
+    total, before = 0, 1
+    for convolutions, channels in blocks:
+        total += 9 * channels * (before + (convolutions - 1) * channels) + convolutions * channels
+        before = channels
+    features = before * (image_size >> len(blocks)) ** 2
+    for inputs, outputs in (
+        (features, classifier_width),
+        (classifier_width, classifier_width),
+        (classifier_width, classes),
+    ):
+        total += (inputs + 1) * outputs
+    return total
+
+
+def least_to_train(
+    parameters: int, blocks: Sequence[tuple[int, int]], image_size: int, batch_size: int
+) -> int:
+    """Bytes below which no training step fits.
+
+    Weights, gradients and momentum in float32; the images; and the map after each block, in 16 bits
+    as mixed precision has it. Kernels and a run without fusing take more.
+    """
+    maps = sum(channels * (image_size >> i) ** 2 for i, (_, channels) in enumerate(blocks, start=1))
+    return 3 * 4 * parameters + batch_size * (4 * image_size**2 + 2 * maps)
