@@ -49,7 +49,10 @@ def documents(root: Path) -> dict[Path, str]:
     """The files with tables, as the records in ``root`` want them."""
     cpus, gpus = newest(root / "benchmarks" / "results")
     parts = {
-        root / "README.md": {"results": tables.readme(cpus, gpus)},
+        root / "README.md": {
+            "results": tables.readme(cpus, gpus),
+            "decisions": tables.decisions(cpus),
+        },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),
             "measured": tables.measured(cpus),

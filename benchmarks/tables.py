@@ -219,6 +219,22 @@ def limits(record: Record) -> str:
     )
 
 
+def decisions(cpus: list[Record]) -> Iterator[str]:
+    """How often rounding decides otherwise than fp64, of the newest record that has it."""
+    record = next((record for record in cpus if "decisions" in record), None)
+    if record is None:
+        yield "Not measured yet."
+        return
+    yield f"On {machine(record)}:"
+    yield ""
+    yield "| | ReLUs | pooling windows | relative L2 error |"
+    yield "|---|---:|---:|---:|"
+    for name, shares in record["decisions"]["contenders"].items():
+        label = "PyTorch" if name == "torch" else f"vgg_fast, `{name}`"
+        numbers = " | ".join(f"{shares[what]:.0e}" for what in ("relus", "windows"))
+        yield f"| {label} | {numbers} | {shares['error']:.1e} |"
+
+
 def floors(cpus: list[Record]) -> Iterator[str]:
     """The floor of each layer, on the machine of the newest record."""
     if cpus:

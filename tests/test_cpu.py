@@ -189,6 +189,19 @@ def test_a_plan_keeps_every_thread_busy():
             assert plan["forward"]["pieces"] >= threads
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "most"), [("direct", 4e-7), ("winograd2", 4e-7), ("winograd4", 1e-6)]
+)
+def test_long_sums_round_little(algorithm, most):
+    """4,608 terms in one row would round by 7e-7, and so do F(4×4)'s usual points."""
+    input, weight, bias = (t.detach() for t in tensors((1, 512, 14, 14, 96)))
+    input = input.relu()
+    exact = torch.nn.functional.conv2d(input.double(), weight.double(), bias.double(), padding=1)
+    with cpu.use(algorithm):
+        found = conv3x3(input, weight, bias)
+    assert float((found.double() - exact).norm() / exact.norm()) <= most
+
+
 def test_settings_are_restored_after_an_error():
     with pytest.raises(KeyError), cpu.use("direct", workspace=7):
         assert cpu.get() == cpu.Settings("direct", workspace=7)

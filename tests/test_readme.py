@@ -62,6 +62,8 @@ def parse(module: str, arguments: list[str]) -> None:
         tyro.cli(growth.Options, args=arguments)
     elif module == "benchmarks.report":
         tyro.cli(report.Options, args=arguments)
+    elif module == "benchmarks.decisions":
+        assert arguments == []  # it takes none
     else:
         raise AssertionError(f"README.md runs {module}, which this test doesn't know")
 

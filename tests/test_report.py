@@ -14,7 +14,10 @@ from benchmarks import floor, report
 from benchmarks.gpu import figures
 from tests.cases import SEED_LAYERS
 
-README = "# Title\n<!-- report:results -->\nold\n<!-- /report:results -->\nafter\n"
+README = (
+    "# Title\n<!-- report:results -->\nold\n<!-- /report:results -->\n"
+    "<!-- report:decisions -->\n<!-- /report:decisions -->\nafter\n"
+)
 NOTEBOOK = (
     "<!-- report:floor -->\n<!-- /report:floor -->\n"
     "<!-- report:measured -->\n<!-- /report:measured -->\n"
@@ -147,6 +150,16 @@ def test_ratios_quartiles_means_and_memory(root) -> None:
     assert "2 layers of the seed network: backward, geometric mean | 0.87 |\n" in readme
     assert "2 threads of Invented CPU (avx2), torch 2.15.0, 2026-01-02, commit abc1234" in readme
     assert "with changes" in readme and "| 250 MiB |" in notebook
+
+
+def test_how_often_rounding_decides_is_told_if_it_was_measured(root) -> None:
+    put(root, "a.json", record())
+    assert "Not measured yet." in made(root)[0]
+    torch, ours = ({"relus": r, "windows": 0.0, "error": 2e-7} for r in (1.2e-7, 3e-8))
+    put(root, "a.json", {**record(), "decisions": {"contenders": {"torch": torch, "auto": ours}}})
+    readme, _ = made(root)
+    assert "On 2 threads of Invented CPU" in readme
+    assert "| PyTorch | 1e-07 | 0e+00 | 2.0e-07 |\n| vgg_fast, `auto` | 3e-08 |" in readme
 
 
 def test_the_share_of_the_limit_is_that_of_the_rows_precision(root) -> None:

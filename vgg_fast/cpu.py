@@ -6,9 +6,10 @@ isn't.
 
 The kernels choose by themselves, per shape; what is set here overrides them, for the whole process.
 ``direct`` follows the definition; ``winograd4`` needs a quarter of its multiplications and rounds
-about twice as coarsely (relative error 10⁻⁶ instead of 5·10⁻⁷ in float32); ``winograd2`` lies
-between the two, and suits the smallest images. ``matrix`` follows the definition for bfloat16 on a
-processor's matrix tiles (AMX), and is ``direct`` elsewhere. float64 is always computed directly.
+about twice as coarsely (a relative error of 5·10⁻⁷ instead of 2·10⁻⁷ in float32); ``winograd2``
+needs less than half, rounds as finely as ``direct``, and suits the smallest images. ``matrix``
+follows the definition for bfloat16 on a processor's matrix tiles (AMX), and is ``direct``
+elsewhere. float64 is always computed directly.
 """
 
 from __future__ import annotations
