@@ -84,9 +84,9 @@ int64_t convolve_bytes(const Convolution& convolution) {
          Arena::bytes<int64_t>(pixels);
 }
 
-// Terms that are summed up before their sum is added to the others': of 4,608 in one row, as many as
-// 512 channels have, the rounding is three times as large. And so much of the weight, 64 KB at most,
-// stays in L2 for all pixels of a tile.
+// Terms that are summed up before their sum is added to the others': of 4,608 in one row, as many
+// as 512 channels have, the rounding is three times as large. And so much of the weight, 64 KB at
+// most, stays in L2 for all pixels of a tile.
 constexpr int64_t kDirectTerms = 256;
 
 template <class Value, class Real>
@@ -129,7 +129,7 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
       const int64_t count = outputs - k < S::kBlock ? outputs - k : S::kBlock;
       leave_out_what_is_outside(
           source, tile, sums, S::kBlock, tile.columns, count,
-          [&](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
+          [=](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
             const Real* pixel = values + patch.offset(image, row, column);
             const Real* factor = weight + tap * source.channels * width + output;
             Real sum = 0;

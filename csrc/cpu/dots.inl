@@ -114,7 +114,7 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
     for (; row < outputs; ++row) add_rows(row, Vectors<1>{});
     leave_out_what_is_outside(
         source, tile, results, S::kLanes, source.width, outputs,
-        [&](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
+        [=](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
           const int64_t pixel =
               (image * source.height + row - tap / 3) * source.width + column - tap % 3;
           const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;

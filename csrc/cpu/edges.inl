@@ -21,15 +21,25 @@ inline void at_edges(const Source& source, const Tile& tile, const F& f) {
 
 // Of a tile's sums for `count` output channels, `stride` Reals a pixel and `pitch` pixels a row.
 // dot(image, row, column, tap, k) is what the patch's pixel adds to output k through a tap, over
-// all input channels.
+// all input channels. It captures by value: what a reference led to would have to lie in memory
+// while the callers multiply.
 template <class Real, class Dot>
 void leave_out_what_is_outside(const Source& source, const Tile& tile, Real* sums, int64_t stride,
                                int64_t pitch, int64_t count, const Dot& dot) {
+  using S = Shape<Real>;
+  const auto sums_of = [&](int64_t image, int64_t row, int64_t column) {
+    return sums + ((image * tile.rows + row) * pitch + column) * stride;
+  };
+  typename S::Vector check{};  // what lies behind `count`, up to a whole vector, is computed too
   at_edges(source, tile, [&](int64_t image, int64_t row, int64_t column) {
-    Real* const sum = sums + ((image * tile.rows + row) * pitch + column) * stride;
-    Real check = 0;
-    for (int64_t k = 0; k < count; ++k) check += sum[k] * 0;
-    if (check == 0) return;
+    const Real* const sum = sums_of(image, row, column);
+    for (int64_t k = 0; k < count; k += S::kLanes) check += load<Real>(sum + k) * 0;
+  });
+  bool finite = true;
+  for (int64_t i = 0; i < S::kLanes; ++i) finite &= check[i] == 0;
+  if (finite) return;
+  at_edges(source, tile, [&](int64_t image, int64_t row, int64_t column) {
+    Real* const sum = sums_of(image, row, column);
     for (int64_t k = 0; k < count; ++k) {
       if (sum[k] * 0 == 0) continue;
       sum[k] = 0;

@@ -174,7 +174,7 @@ inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, 
         const int64_t count = outputs - k < kOutputBlock ? outputs - k : kOutputBlock;
         leave_out_what_is_outside(
             source, one, sums, kOutputBlock, layout.pitch, count,
-            [&](int64_t, int64_t row, int64_t column, int64_t tap, int64_t output) {
+            [=](int64_t, int64_t row, int64_t column, int64_t tap, int64_t output) {
               const BFloat16* pixel = pixels + (row * layout.pitch + column) * layout.stride;
               float sum = 0;
               for (int64_t c = 0; c < source.channels; ++c) {

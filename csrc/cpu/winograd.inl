@@ -31,7 +31,7 @@ struct WinogradWeight {
 };
 
 struct WinogradWeightFacts {
-  float largest;  // magnitude
+  float largest;  // no magnitude in U is larger
   bool flushed;   // whether denormal numbers became zeros
 };
 static_assert(sizeof(WinogradWeightFacts) <= kApart * sizeof(float));
@@ -60,8 +60,7 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
     denormals.forget();
     const int64_t left = outputs - block * S::kBlock;
     const int64_t width = layout.width(block), used = left < width ? left : width;
-    FloatVector largest{};
-    S::Integers lost{};
+    S::Integers largest{}, lost{};
     for (int64_t c = 0; c < inputs; ++c) {
       const Value* from = values + block * S::kBlock * output_stride + c * input_stride;
       alignas(64) float taps[9 * S::kBlock] = {};
@@ -73,23 +72,21 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
       }
       float* to = packed + layout.block_offset(block) + c * width;
       for (int64_t v = 0; v < width; v += S::kLanes) {
-        const auto write = writes_to<W::kInput>(to + v, layout.position_stride(block));
         transform_tile<3, W::kInput, W::weight>(
             // Some taps reach U as they are, so what is denormal goes here.
             [&](int64_t i, int64_t j) {
               const FloatVector tap = load<float>(taps + (i * 3 + j) * S::kBlock + v);
-              const auto bits = S::Integers(tap) & 0x7fffffff;
+              const auto bits = S::Integers(tap) & 0x7fffffff;  // ordered as the magnitudes are
               const auto denormal = bits < 0x00800000;
               lost |= denormal & bits;
+              largest = bits > largest ? bits : largest;
               return denormal ? FloatVector{} : tap;
             },
-            [&](int64_t i, int64_t j, FloatVector vector) {
-              largest = larger(largest, magnitude(vector));
-              write(i, j, vector);
-            });
+            writes_to<W::kInput>(to + v, layout.position_stride(block)));
       }
     }
-    WinogradWeightFacts facts{largest_lane(largest), denormals.found()};
+    // The magnitudes in a row of G add up to less than √2, and a tap meets it twice.
+    WinogradWeightFacts facts{2 * largest_lane(FloatVector(largest)), denormals.found()};
     for (int64_t i = 0; i < S::kLanes; ++i) facts.flushed |= lost[i] != 0;
     __builtin_memcpy(packed + layout.facts_offset(block), &facts, sizeof(facts));
   }
