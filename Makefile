@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test sanitize bench smoke counts gpu info lint format install clean
+.PHONY: help train test fuzz sanitize bench smoke counts gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -59,6 +59,10 @@ train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashi
 # One thread in each process: OpenMP threads of several processes wait for each other on few cores.
 test: $(INSTALLED)  ## install, and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 $(ARGS)
+
+# What make test draws a few hundred of, and kills a few times; VGG_FAST_FUZZ=N cases of each kind.
+fuzz: $(INSTALLED)  ## the operators on 10,000 random cases of each kind, on every instruction set (1 hour)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz -n $(WORKERS) --maxprocesses=8 $(ARGS)
 
 # A library of its own, beside a copy of the package; what torch itself leaks isn't ours to mend.
 SANITIZED := build/sanitized
