@@ -35,7 +35,7 @@ Record = dict[str, Any]
 
 
 def environment() -> Record:
-    """Where and with what: not by info.collect(), which sends CPU tensors through Python."""
+    """Where and with what."""
     cpu = info._cpu()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
