@@ -77,7 +77,8 @@ sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefine
 	cp -r --preserve=timestamps csrc tests vgg_fast setup.py setup_cuda.py pyproject.toml README.md $(SANITIZED)
 	rm -f $(SANITIZED)/vgg_fast/*.so
 	cd $(SANITIZED) && VGG_FAST_CUDA=0 VGG_FAST_SANITIZE=1 $(abspath $(RUN)) setup.py --quiet build_ext --inplace
-	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. OMP_NUM_THREADS=2 \
+	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	  PYTHONPATH=. OMP_NUM_THREADS=2 \
 	  $(abspath $(RUN)) -m pytest $(SANITIZE_TESTS) $(ARGS)
 
 bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the README's table (12 minutes)

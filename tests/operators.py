@@ -237,7 +237,8 @@ def assert_gradients_equal_fp64(
     expected = exact_gradients(gradient, arguments.input.double(), arguments.weight.double())
     sizes = magnitudes(gradient, arguments.input, arguments.weight)
     if values != NORMAL:
-        gradient, input, weight = map(at_least_normal, sizes)
+        dtype = arguments.input.dtype
+        gradient, input, weight = (at_least_normal(size, dtype) for size in sizes)
         sizes = gradient, around(input), largest_taps(weight)
     terms = list(all_gradients(*sizes))
     if values == REPEATED:
@@ -265,7 +266,9 @@ def assert_forward_equals_fp64(
     expected = exact_full_map(op, *given)
     input, weight, bias = magnitudes(*given)
     if values != NORMAL:
-        input, weight = at_least_normal(input), largest_taps(at_least_normal(weight))
+        dtype = arguments.input.dtype
+        input, weight = at_least_normal(input, dtype), at_least_normal(weight, dtype)
+        weight = largest_taps(weight)
     terms = F.conv2d(input, weight, bias, padding=1)
     terms = around(terms, input if values == NORMAL else None)
     if values == REPEATED:
@@ -298,9 +301,13 @@ def magnitudes(*tensors: Tensor | None) -> list[Tensor | None]:
     return [tensor if tensor is None else tensor.float() for tensor in magnitudes]
 
 
-def at_least_normal(sizes: Tensor) -> Tensor:
-    """What is subnormal where it is computed is rounded as coarsely as the least normal number."""
-    return sizes.clamp(min=torch.finfo(torch.float32).smallest_normal)
+def at_least_normal(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is subnormal may count as zero: an error as large as the least normal number.
+
+    Not a part of it, as an error of rounding is: hence that number over the part.
+    """
+    dtype = computed_in(dtype)
+    return sizes.clamp(min=torch.finfo(dtype).smallest_normal / TOLERANCES[dtype].element)
 
 
 def largest_taps(weight: Tensor) -> Tensor:

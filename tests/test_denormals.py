@@ -101,3 +101,36 @@ def test_the_callers_arithmetic_stays_as_it_was() -> None:
         OPS.conv3x3(input, weight, None)
     tiny = torch.full((1 << 16,), 1e-39)
     assert bool((tiny * 0.5 == torch.tensor(1e-39) / 2).all()) and float(tiny[0] * 0.5) > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("op", ["conv3x3_relu", "conv3x3_relu_pool"])
+def test_an_output_that_is_denormal_lets_its_gradient_through(algorithm: str, op: str) -> None:
+    input, weight, gradient = arguments(1.0, 1.0)
+    output = torch.full_like(gradient, 1e-40)
+    output[:, ::3] = 0
+    output[:, 1::3] = -1e-40
+    given, saved = (gradient, input, weight), (output,)
+    if op.endswith("pool"):
+        pooled = torch.zeros_like(output[:, :, ::2, ::2], dtype=torch.uint8)
+        saved = (output[:, :, ::2, ::2], pooled)
+        given = (gradient[:, :, ::2, ::2], input, weight)
+    with cpu.use(algorithm):
+        _, found, bias = getattr(OPS, op + "_backward")(*given, *saved, True, True, True)
+    full = torch.zeros_like(gradient)
+    step = 2 if op.endswith("pool") else 1
+    full[:, 2::3, ::step, ::step] = gradient[:, 2::3, ::step, ::step]
+    assert relative_l2(found, exact_weight_gradient(input, full)) <= 5e-6
+    assert relative_l2(bias, full.double().sum((0, 2, 3))) <= 5e-6
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_filter_that_is_denormal_among_others(algorithm: str) -> None:
+    input, weight, _ = arguments(1.0, 1.0)
+    weight[5] *= 1e-39
+    weight[6] = 0
+    with cpu.use(algorithm):
+        output = OPS.conv3x3(input, weight, None)
+    expected = exact_convolution(input, weight)
+    for k in (4, 5, 6):
+        assert_near(output[:, k], expected[:, k], TOLERANCES[torch.float32].forward)

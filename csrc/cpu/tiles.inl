@@ -65,7 +65,9 @@ inline typename Shape<Real>::Vector get_through(const Value* values, const Value
                                                 const uint8_t* argmax, uint8_t position,
                                                 int64_t count) {
   using S = Shape<Real>;
-  auto blocked = get<Real>(output, count) <= 0;
+  // Not output <= 0: where denormal numbers are taken for zeros (denormals.inl), some are outputs.
+  const auto sign = get<Real>(output, count);
+  auto blocked = (typename S::Integers(sign) <= 0) & (sign == sign);
   if constexpr (kPooled) {
     blocked |=
         __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);

@@ -32,7 +32,7 @@ struct WinogradWeight {
 
 struct WinogradWeightFacts {
   float largest;  // no magnitude in U is larger
-  bool flushed;   // whether denormal numbers became zeros
+  bool small;     // whether an output's whole filter is as small as denormal numbers, but not zero
 };
 static_assert(sizeof(WinogradWeightFacts) <= kApart * sizeof(float));
 
@@ -55,12 +55,11 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
   const Value* values = static_cast<const Value*>(weight.values);
   const WinogradWeight<W> layout{inputs, outputs};
-  FlushedDenormals denormals;
+  const FlushedDenormals denormals;
   for (int64_t block = first; block < last; ++block) {
-    denormals.forget();
     const int64_t left = outputs - block * S::kBlock;
     const int64_t width = layout.width(block), used = left < width ? left : width;
-    S::Integers largest{}, lost{};
+    S::Integers largest[S::kVectors] = {};  // of each output; bits are ordered as magnitudes are
     for (int64_t c = 0; c < inputs; ++c) {
       const Value* from = values + block * S::kBlock * output_stride + c * input_stride;
       alignas(64) float taps[9 * S::kBlock] = {};
@@ -76,18 +75,22 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
             // Some taps reach U as they are, so what is denormal goes here.
             [&](int64_t i, int64_t j) {
               const FloatVector tap = load<float>(taps + (i * 3 + j) * S::kBlock + v);
-              const auto bits = S::Integers(tap) & 0x7fffffff;  // ordered as the magnitudes are
-              const auto denormal = bits < 0x00800000;
-              lost |= denormal & bits;
-              largest = bits > largest ? bits : largest;
-              return denormal ? FloatVector{} : tap;
+              const auto bits = S::Integers(tap) & 0x7fffffff;
+              auto& most = largest[v / S::kLanes];
+              most = bits > most ? bits : most;
+              return bits < 0x00800000 ? FloatVector{} : tap;
             },
             writes_to<W::kInput>(to + v, layout.position_stride(block)));
       }
     }
-    // The magnitudes in a row of G add up to less than √2, and a tap meets it twice.
-    WinogradWeightFacts facts{2 * largest_lane(FloatVector(largest)), denormals.found()};
-    for (int64_t i = 0; i < S::kLanes; ++i) facts.flushed |= lost[i] != 0;
+    WinogradWeightFacts facts{0, false};
+    for (int64_t k = 0; k < used; ++k) {
+      const float magnitude = FloatVector(largest[k / S::kLanes])[k % S::kLanes];
+      facts.small |= magnitude > 0 && magnitude <= kSmallSum;
+      if (magnitude > facts.largest) facts.largest = magnitude;
+    }
+    facts.largest *=
+        2;  // the magnitudes in a row of G add up to less than √2, and a tap meets it twice
     __builtin_memcpy(packed + layout.facts_offset(block), &facts, sizeof(facts));
   }
 }
@@ -385,7 +388,7 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
                                   directly);
       WinogradWeightFacts facts;
       __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));
-      if (facts.flushed && facts.largest <= kSmallSum) {
+      if (facts.small) {
         for (int64_t t = 0; t < tiles; ++t) directly[first_tile + t] = 1;
       } else if (inputs_flushed || denormals.found()) {
         mark_small_tiles(layout, first_tile, tiles, products, width,
