@@ -2,6 +2,9 @@
 
     python -m benchmarks.decisions
 
+leaves benchmarks/results/decisions-<machine>-<date>.json; python -m benchmarks.report makes a table
+of it for the README.
+
 A convolution's output that is nearly zero, or a window whose two largest are nearly equal, may fall
 either side by rounding; then a gradient takes another way, which moves those of a small network by
 1e-3 and more. The layers of the seed network, each on what the one before gives in fp64, by each of
@@ -19,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.record import DECISIONS, RESULTS, environment, file_name, write
 from vgg_fast import backends, cpu
 from vgg_fast.models import SEED_ARCH
 
@@ -104,11 +108,15 @@ def measured(quick: bool = False) -> dict[str, Any]:
 
 
 def main() -> None:
+    facts = environment()
     found = measured()
     table = Table("", "ReLUs", "windows", "relative L2 error")
     for name, shares in found["contenders"].items():
         table.add_row(name, *(f"{shares[what]:.1e}" for what in ("relus", "windows", "error")))
     Console().print(table)
+    path = RESULTS / f"{DECISIONS}{file_name(facts)}"
+    write({**facts, "decisions": found}, path)
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@
                   are none
     growth      by axis: growth.measure()
 
+The record of benchmarks.decisions: the environment, and ``decisions`` {of, contenders}.
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, times_fused} and problems {name: why}.
 """
@@ -31,6 +33,7 @@ from vgg_fast import info
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 2
+DECISIONS = "decisions-"  # how the names of benchmarks.decisions' records begin
 Record = dict[str, Any]
 
 
@@ -84,7 +87,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
     for path in sorted(results.glob("*.json")):
-        if path.name.endswith(".partial.json"):
+        if path.name.endswith(".partial.json") or path.name.startswith(DECISIONS):
             continue
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -98,6 +101,21 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
         except (ValueError, KeyError, TypeError) as error:
             sys.exit(f"benchmarks.report: {path} is no record of benchmarks.run ({error!r})")
     return _newest_first(cpus), _newest_first(gpus)
+
+
+def newest_decisions(results: Path) -> Record | None:
+    """The newest record of benchmarks.decisions; None if there is none.
+
+    Raises:
+        SystemExit: a file isn't a record; the message names it.
+    """
+    found: dict[None, Record] = {}
+    for path in sorted(results.glob(f"{DECISIONS}*.json")):
+        try:
+            _keep_newest(found, None, json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            sys.exit(f"benchmarks.report: {path} is no record of benchmarks.decisions ({error!r})")
+    return found.get(None)
 
 
 def _keep_newest(kept: dict[Any, Record], key: Any, record: Record) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import page, pictures, tables
-from benchmarks.record import Record, newest
+from benchmarks.record import Record, newest, newest_decisions
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,7 +51,7 @@ def documents(root: Path) -> dict[Path, str]:
     parts = {
         root / "README.md": {
             "results": tables.readme(cpus, gpus),
-            "decisions": tables.decisions(cpus),
+            "decisions": tables.decisions(newest_decisions(root / "benchmarks" / "results")),
         },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import cost, decisions, growth, measure, memory, peak, show
+from benchmarks import cost, growth, measure, memory, peak, show
 from benchmarks.peers import PEERS
 from benchmarks.record import RESULTS, SCHEMA, environment, file_name, write
 from benchmarks.work import Work, works
@@ -108,9 +108,6 @@ class Run:
                 self._line(growth.line(name, found))
                 self._line(f"  {found['command']}")
                 done(AXIS_SECONDS, name)
-            if self.axes:
-                progress.update(task, description="decisions")
-                self.record["decisions"] = decisions.measured(self.options.quick)
         self.record["seconds"] = time.perf_counter() - self.started
         return self.record
 

@@ -219,9 +219,8 @@ def limits(record: Record) -> str:
     )
 
 
-def decisions(cpus: list[Record]) -> Iterator[str]:
-    """How often rounding decides otherwise than fp64, of the newest record that has it."""
-    record = next((record for record in cpus if "decisions" in record), None)
+def decisions(record: Record | None) -> Iterator[str]:
+    """How often rounding decides otherwise than fp64."""
     if record is None:
         yield "Not measured yet."
         return

@@ -156,7 +156,9 @@ def test_how_often_rounding_decides_is_told_if_it_was_measured(root) -> None:
     put(root, "a.json", record())
     assert "Not measured yet." in made(root)[0]
     torch, ours = ({"relus": r, "windows": 0.0, "error": 2e-7} for r in (1.2e-7, 3e-8))
-    put(root, "a.json", {**record(), "decisions": {"contenders": {"torch": torch, "auto": ours}}})
+    decided = {**record(), "decisions": {"contenders": {"torch": torch, "auto": ours}}}
+    put(root, "decisions-a.json", decided)
+    put(root, "decisions-b.json", {**decided, "date": "2025-01-01", "cpu": "An older one"})
     readme, _ = made(root)
     assert "On 2 threads of Invented CPU" in readme
     assert "| PyTorch | 1e-07 | 0e+00 | 2.0e-07 |\n| vgg_fast, `auto` | 3e-08 |" in readme
