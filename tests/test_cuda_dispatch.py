@@ -78,7 +78,7 @@ def test_torchs_switch_reaches_them_with_every_call(monkeypatch, precision: str)
     monkeypatch.setattr(torch.library, "get_kernel", lambda op, key: SimpleNamespace(
         call_boxed=lambda keyset, *given: given))  # fmt: skip
     for hopper in (False, True):
-        native = registry._native_kernel("vgg_fast::conv3x3", "CUDA", hopper)
+        native = registry._boxed_kernel("conv3x3", "CUDA", hopper)
         for dtype in (torch.float32, torch.bfloat16):
             native(torch.empty(1, dtype=dtype))
             assert told.pop() == (precision == "tf32" and dtype == torch.float32, hopper)
