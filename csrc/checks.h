@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdint>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -158,8 +159,16 @@ inline void check_argmax(const char* op, const Tensor& argmax) {
 
 // ---------------------------------------------------------------------------------------------
 
+// A copy of a tensor whose elements don't lie at multiples of their size, as in a file's bytes that
+// were read in one piece: C++ may not read them where they are.
+inline Tensor aligned(const Tensor& tensor) {
+  const bool misaligned = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % tensor.element_size();
+  return misaligned ? torch::stable::clone(tensor) : tensor;
+}
+
 inline Tensor channels_last(const Tensor& tensor) {
-  return torch::stable::contiguous(tensor, torch::headeronly::MemoryFormat::ChannelsLast);
+  return torch::stable::contiguous(aligned(tensor),
+                                   torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
 // An uninitialised (N, channels, height, width) in channels_last, on the device of `like`.

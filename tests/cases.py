@@ -119,6 +119,16 @@ def _misaligned(tensor: Tensor) -> Tensor:
     return memory[1:].as_strided(dense.shape, dense.stride()).copy_(tensor)
 
 
+def _odd_address(tensor: Tensor) -> Tensor:
+    """As above, but a single byte after it, as in a file's bytes; on a GPU there is no such tensor."""
+    if not tensor.is_cpu:
+        return _misaligned(tensor)
+    dense = _channels_last(tensor)
+    memory = bytearray(max(1, tensor.numel()) * tensor.element_size() + 1)
+    elements = torch.frombuffer(memory, dtype=tensor.dtype, offset=1)
+    return elements.as_strided(dense.shape, dense.stride()).copy_(tensor)
+
+
 def _channels_last(tensor: Tensor) -> Tensor:
     if tensor.dim() != 4:
         return tensor.contiguous()
@@ -143,6 +153,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda tensor: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor,
     "reversed": _reversed,
     "misaligned": _misaligned,
+    "odd_address": _odd_address,
     "expanded_first": _expanded_first,
     "expanded_last": _expanded_last,
 }

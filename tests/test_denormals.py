@@ -56,6 +56,36 @@ def test_results_as_small_as_denormal_numbers(algorithm: str, scales) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("scales", [(1e17, 1e-39), (1e30, 1e-39), (1e-39, 1e17)], ids=str)
+def test_a_small_gradient_of_a_large_input(algorithm: str, dtype: torch.dtype, scales) -> None:
+    input, _, gradient = arguments(scales[0], 1.0)
+    input, gradient = input.to(dtype), (gradient * scales[1]).to(dtype)
+    weight = torch.ones(24, 20, 3, 3, dtype=dtype)
+    with cpu.use(algorithm):
+        _, found, bias = OPS.conv3x3_backward(gradient, input, weight, False, True, True)
+        _, _, bias_alone = OPS.conv3x3_backward(gradient, input, weight, False, False, True)
+    tolerance = TOLERANCES[dtype]
+    exact = exact_weight_gradient(input, gradient)
+    assert relative_l2(found, exact) <= tolerance.weight_gradient
+    sums = gradient.double().sum((0, 2, 3)).to(dtype).double()
+    assert_near(bias, sums, tolerance.weight_gradient)
+    assert_near(bias_alone, sums, tolerance.weight_gradient)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("scales", [(1e-39, 1e30), (1e30, 1e-39), (1e-39, 1.0)], ids=str)
+def test_a_small_factor_of_each_storage(algorithm: str, dtype: torch.dtype, scales) -> None:
+    input, weight, _ = arguments(*scales)
+    input, weight = input.to(dtype), weight.to(dtype)
+    with cpu.use(algorithm):
+        output = OPS.conv3x3(input, weight, None)
+    exact = exact_convolution(input, weight).to(dtype).double()
+    assert_near(output, exact, TOLERANCES[dtype].forward)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_denormal_numbers_among_others(algorithm: str) -> None:
     input, weight, gradient = arguments(1.0, 1.0)
     chance = torch.Generator().manual_seed(1)

@@ -153,12 +153,16 @@ void convolve_on_matrix_tiles(Convolution task, const Plan& plan, const Tensor& 
       });
   task.packed_weight = packed_weight.get();
   task.tiling = plan.tiling;
+  std::vector<uint8_t> directly(plan.tiling.count());
+  task.directly = directly.data();
   const int64_t threads = threads_for(plan.pieces);
   const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
   Workspace workspace(threads * workspace_bytes);
   parallel_ranges(plan.pieces, threads, [&](int64_t thread, int64_t first, int64_t last) {
     kernel.convolve(task, first, last, workspace.at(thread * workspace_bytes));
   });
+  if (std::find(directly.begin(), directly.end(), 1) == directly.end()) return;
+  convolve_directly(task, weight, for_dgrad, plan.tiling, directly.data());
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -211,8 +215,38 @@ std::optional<std::tuple<Tensor, Tensor>> direct_weight_gradients(WeightGradient
   return std::tuple{grad_weight, grad_bias};
 }
 
+float largest_magnitude(const Source& source) {
+  const int64_t shift = source.kind == Source::Kind::kThroughPool ? 1 : 0;
+  const int64_t rows = source.images * (source.height >> shift);
+  const int64_t row = (source.width >> shift) * source.channels;
+  std::vector<float> largest(rows);  // of the range that begins there
+  parallel(rows, [&](int64_t first, int64_t last) {
+    largest[first] = kernels().largest_magnitude(source, first * row, last * row);
+  });
+  return *std::max_element(largest.begin(), largest.end());
+}
+
+// Of magnitudes; not finite if one of them isn't.
+float largest_or_not_finite(const std::vector<float>& magnitudes) {
+  float largest = 0;
+  for (float magnitude : magnitudes) {
+    if (!(magnitude <= largest)) largest = magnitude;
+    if (!std::isfinite(largest)) break;
+  }
+  return largest;
+}
+
+// Whether a weight's gradient whose largest value is `largest` may owe it to denormal numbers that
+// were flushed. Transforms let values grow by less than kGrowth.
+bool may_lack_denormals(const WeightGradient& task, float largest) {
+  constexpr float kGrowth = 128;
+  const float input = largest_magnitude(task.input), gradient = largest_magnitude(task.gradient);
+  if (input == 0 || gradient == 0) return false;
+  return largest <= kSmallSum * kGrowth * std::max({1.f, input, gradient});
+}
+
 // Nothing if the weight's gradient isn't finite: what is infinite, and what is no number, only the
-// direct kernel knows. Nor if all of it is as small as the denormal numbers that were flushed.
+// direct kernel knows. Nor if a gradient is as small as the denormal numbers that were flushed.
 std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradient task,
                                                                     const Plan& plan,
                                                                     const Tensor& weight,
@@ -263,23 +297,21 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradie
       largest[first] =
           kernel.store_gradient(task, weight_of(grad_weight), floats(sums), first, last);
     });
-    bool finite = true, small = true;
-    for (float value : largest) {
-      finite &= std::isfinite(value);
-      small &= value <= kSmallSum;
-    }
-    if (!finite || (flushed && small)) return std::nullopt;
+    const float most = largest_or_not_finite(largest);
+    if (!std::isfinite(most) || (flushed && may_lack_denormals(task, most))) return std::nullopt;
   }
   Tensor grad_bias = nothing(weight, dtype);
   if (need_bias) {
     grad_bias = torch::stable::new_empty(weight, std::vector<int64_t>{outputs});
-    kernels().store_bias_gradient(task.gradient.storage, bias_sums.at(0), chunks * threads, outputs,
-                                  grad_bias.data_ptr());
+    const double most = kernels().store_bias_gradient(task.gradient.storage, bias_sums.at(0),
+                                                     chunks * threads, outputs,
+                                                     grad_bias.data_ptr());
+    if (flushed && most <= kSmallSum) return std::nullopt;
   }
   return std::tuple{grad_weight, grad_bias};
 }
 
-// As above: nothing if the weight's gradient isn't finite.
+// As above. Matrix tiles read denormal numbers as zeros, and don't tell.
 std::optional<std::tuple<Tensor, Tensor>> matrix_weight_gradients(WeightGradient task,
                                                                   const Plan& plan,
                                                                   const Tensor& weight,
@@ -320,13 +352,15 @@ std::optional<std::tuple<Tensor, Tensor>> matrix_weight_gradients(WeightGradient
   Tensor grad_weight = nothing(weight, weight.scalar_type());
   if (task.need_weight) {
     grad_weight = new_gradient(weight);
-    std::atomic<bool> finite = true;
+    std::vector<float> largest(outputs);  // of the range that begins there
     parallel(outputs, [&](int64_t first, int64_t last) {
-      if (!kernel.store_gradient(task, weight_of(grad_weight), sums_at, first, last)) {
-        finite = false;
-      }
+      largest[first] =
+          kernel.store_gradient(task, weight_of(grad_weight), sums_at, first, last);
     });
-    if (!finite) return std::nullopt;
+    // Most gradients are spared the look at their factors: those would have to exceed 2⁴⁰.
+    const float most = largest_or_not_finite(largest);
+    if (!std::isfinite(most)) return std::nullopt;
+    if (most <= kSmallSum * 0x1p40f && may_lack_denormals(task, most)) return std::nullopt;
   }
   Tensor grad_bias = nothing(weight, weight.scalar_type());
   if (need_bias) {
@@ -384,9 +418,10 @@ Source read_map(const Tensor& map) {
   return source;
 }
 
-void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
+void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
               const std::optional<Tensor>& bias, Destination destination) {
   if (source.images == 0) return;
+  const Tensor weight = aligned(given_weight);
   destination.storage = source.storage;
   destination.channels = weight.size(for_dgrad ? 1 : 0);
   Convolution task;
@@ -396,7 +431,7 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
   const int64_t padded = round_up(destination.channels, kernels().channel_block(source.storage));
   Workspace packed_bias(padded * real_size(source.storage));
   const Tensor dense_bias =
-      bias ? torch::stable::contiguous(*bias) : nothing(weight, weight.scalar_type());
+      bias ? torch::stable::contiguous(aligned(*bias)) : nothing(weight, weight.scalar_type());
   kernels().pack_bias(source.storage, bias ? dense_bias.data_ptr() : nullptr, destination.channels,
                       packed_bias.at(0));
   task.packed_bias = packed_bias.at(0);

@@ -47,3 +47,14 @@ inline float largest_lane(FloatVector vector) {
   }
   return largest;
 }
+
+template <class Value>
+float largest_magnitude(const Source& source, int64_t first, int64_t last) {
+  const Value* values = static_cast<const Value*>(source.values);
+  float largest = 0;
+  for (int64_t i = first; i < last; ++i) {
+    const float value = to_real(values[i]), magnitude = value < 0 ? -value : value;
+    if (magnitude > largest) largest = magnitude;
+  }
+  return largest;
+}

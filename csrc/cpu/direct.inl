@@ -299,13 +299,17 @@ bool store_weight_gradient(const Weight& destination, const void* sums_memory, i
 }
 
 template <class Value, class Real>
-void store_bias_gradient(const void* bias_sums, int64_t threads, int64_t channels,
+Real store_bias_gradient(const void* bias_sums, int64_t threads, int64_t channels,
                          void* destination) {
+  Real largest = 0;
   const Real* sums = static_cast<const Real*>(bias_sums);
   const int64_t stride = round_up(channels, Shape<Real>::kBlock);
   for (int64_t k = 0; k < channels; ++k) {
     Real sum = sums[k];
     for (int64_t thread = 1; thread < threads; ++thread) sum += sums[thread * stride + k];
     from_real(sum, static_cast<Value*>(destination)[k]);
+    const Real magnitude = sum < 0 ? -sum : sum;
+    if (magnitude > largest) largest = magnitude;
   }
+  return largest;
 }

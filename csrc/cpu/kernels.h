@@ -80,8 +80,9 @@ struct Convolution {
   const void* packed_bias = nullptr;    // Real[padded(K)]
   Tiling tiling;                        // Winograd: 1 image × m rows × m columns
   Blocking blocking;                    // Winograd
-  // Winograd: [range of outputs][tile], set to 1 where an output isn't finite, or is so small that
-  // denormal numbers may have mattered. The direct kernel has to compute these tiles.
+  // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may have
+  // mattered; by Winograd also where one isn't finite. The direct kernel has to compute these tiles.
+  // Matrix: one range.
   uint8_t* directly = nullptr;
 };
 
@@ -109,8 +110,9 @@ struct Pooling {
   int64_t elements = 0;  // from the first to the last
 };
 
-// A sum no larger than this, for factors of 1, may have lost digits with denormal numbers that were
-// flushed: there are 2²⁰ terms or fewer, so one that is larger has lost less than 2⁻²⁶ of itself.
+// A sum no larger than this, where no factor is larger than 1, may have lost digits with denormal
+// numbers that were flushed: there are 2²⁰ terms or fewer, so one that is larger has lost less than
+// 2⁻²⁶ of itself. Where factors are larger, the bound grows with the largest.
 constexpr float kSmallSum = 0x1p-80f;
 
 // The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
@@ -159,9 +161,9 @@ struct MatrixKernels {
   // Adds the products of `tiles` packed tiles to the blocks [first, last) of the sums.
   void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
                             int64_t last, const void* inputs, const void* gradients, float* sums);
-  // For the output channels [first, last); false if one of the values isn't finite.
-  bool (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
-                         int64_t first, int64_t last);
+  // For the output channels [first, last). Returns as Winograd's does.
+  float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+                          int64_t first, int64_t last);
 };
 
 // A map of no more pixels, over all images, is convolved with the weight where it lies.
@@ -201,8 +203,9 @@ struct Kernels {
   // sums[9 * C], and writes them as a weight. False if one of the values isn't finite.
   bool (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t threads,
                                 int64_t first, int64_t last);
-  void (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t threads,
-                              int64_t channels, void* destination);
+  // Returns the largest magnitude.
+  double (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t threads,
+                                int64_t channels, void* destination);
 
   // Rows of the pooled map, counted over all images.
   void (*max_pool)(const Pooling&, const void* input, int64_t first_row, int64_t last_row,
@@ -210,6 +213,9 @@ struct Kernels {
   // Pairs of rows of the full-resolution map, an odd last row too, counted over all images.
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
+
+  // Of the source's values from `first` to `last`, whatever its kind makes of them.
+  float (*largest_magnitude)(const Source&, int64_t first, int64_t last);
 
   // Of bytes, by which two weights of equal size and `seed` are told apart.
   uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);

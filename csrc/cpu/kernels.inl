@@ -120,9 +120,9 @@ constexpr Kernels kTable = {
     },
     [](Storage storage, const void* bias_sums, int64_t threads, int64_t channels,
        void* destination) {
-      with_storage(storage, [&](auto s) {
-        store_bias_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias_sums, threads, channels,
-                                                                       destination);
+      return with_storage(storage, [&](auto s) {
+        return double(store_bias_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
+            bias_sums, threads, channels, destination));
       });
     },
     [](const Pooling& pooling, const void* input, int64_t first_row, int64_t last_row, void* output,
@@ -136,6 +136,11 @@ constexpr Kernels kTable = {
       with_storage(pooling.storage, [&](auto s) {
         max_pool_backward<ValueOf<decltype(s)>>(pooling, grad_output, argmax, first_row, last_row,
                                                 grad_input);
+      });
+    },
+    [](const Source& source, int64_t first, int64_t last) {
+      return with_float_storage(source.storage, [&](auto s) {
+        return largest_magnitude<ValueOf<decltype(s)>>(source, first, last);
       });
     },
     fingerprint,

@@ -41,10 +41,12 @@ inline int64_t channel_steps(int64_t channels) { return divide_up(channels, kCha
 // ---------------------------------------------------------------------------------------------
 
 // packed[block of 32 k][step of 32 c][tap][half of the block] is a tile of B. What the weight lacks
-// is zero. For dgrad, it is rotated by 180°, its inputs and outputs exchanged.
-inline int64_t matrix_block_values(int64_t inputs) {
+// is zero. For dgrad, it is rotated by 180°, its inputs and outputs exchanged. Behind a block's
+// tiles comes a cache line with its largest magnitude, a float.
+inline int64_t matrix_tiles_values(int64_t inputs) {
   return channel_steps(inputs) * 9 * 2 * kTileValues;
 }
+inline int64_t matrix_block_values(int64_t inputs) { return matrix_tiles_values(inputs) + 32; }
 
 // Of one tap, input and output of a block.
 inline int64_t matrix_weight_at(int64_t tap, int64_t c, int64_t k) {
@@ -65,6 +67,7 @@ inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t fir
   const BFloat16* values = static_cast<const BFloat16*>(weight.values);
   for (int64_t block = first; block < last; ++block) {
     BFloat16* to = static_cast<BFloat16*>(packed) + block * matrix_block_values(inputs);
+    float largest = 0;
     for (int64_t c = 0; c < inputs; c += kChannelStep, to += 9 * 2 * kTileValues) {
       const int64_t width = inputs - c < kChannelStep ? inputs - c : kChannelStep;
       const int64_t k = block * kOutputBlock;
@@ -77,10 +80,13 @@ inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t fir
           for (int64_t tap = 0; tap < 9; ++tap) {
             const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
             element[(for_dgrad ? 8 - tap : tap) * 2 * kTileValues] = from[at];
+            const float value = to_real(from[at]), magnitude = value < 0 ? -value : value;
+            if (magnitude > largest) largest = magnitude;
           }
         }
       }
     }
+    __builtin_memcpy(to, &largest, sizeof(largest));
   }
 }
 
@@ -142,6 +148,26 @@ inline void multiply_group(const BFloat16* pixels, const MatrixPatch& layout,
   _tile_stored(3, sums + kTileRows * kOutputBlock + 16, kStride);
 }
 
+// Matrix tiles read denormal numbers as zeros, and write zeros in place of such sums. Whether that
+// may have mattered: all of the tile's sums are no larger than `bound`, though its map isn't zero.
+inline bool may_lack_denormals(const Tile& tile, const float* sums, int64_t pitch, float bound,
+                               const BFloat16* pixels, const MatrixPatch& layout) {
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    for (int64_t column = 0; column < tile.columns; ++column) {
+      const float* const sum = sums + (row * pitch + column) * kOutputBlock;
+      for (int64_t k = 0; k < kOutputBlock; ++k) {
+        if (!(sum[k] <= bound && -sum[k] <= bound)) return false;
+      }
+    }
+  }
+  for (int64_t pixel = 0; pixel < layout.image_pixels; ++pixel) {
+    for (int64_t c = 0; c < layout.steps * kChannelStep; ++c) {
+      if (to_real(pixels[pixel * layout.stride + c]) != 0) return true;
+    }
+  }
+  return false;
+}
+
 inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
                             void* workspace) {
   const Source& source = convolution.source;
@@ -172,6 +198,13 @@ inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, 
         }
         one.image = tile.image + image;
         const int64_t count = outputs - k < kOutputBlock ? outputs - k : kOutputBlock;
+        float largest;
+        __builtin_memcpy(&largest, weight + matrix_tiles_values(source.channels), sizeof(largest));
+        if (largest > 0 &&
+            may_lack_denormals(one, sums, layout.pitch, kSmallSum * (largest > 1 ? largest : 1),
+                               pixels, layout)) {
+          convolution.directly[index] = 1;
+        }
         leave_out_what_is_outside(
             source, one, sums, kOutputBlock, layout.pitch, count,
             [=](int64_t, int64_t row, int64_t column, int64_t tap, int64_t output) {

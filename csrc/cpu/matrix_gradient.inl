@@ -229,11 +229,11 @@ inline void multiply_matrix_gradient(const WeightGradient& task, int64_t tiles, 
   }
 }
 
-inline bool store_matrix_gradient(const WeightGradient& task, const Weight& destination,
+inline float store_matrix_gradient(const WeightGradient& task, const Weight& destination,
                                   const float* sums, int64_t first, int64_t last) {
   const MatrixGradient layout(task);
   BFloat16* values = static_cast<BFloat16*>(const_cast<void*>(destination.values));
-  bool finite = true;
+  float largest = 0, check = 0;
   for (int64_t k = first; k < last; ++k) {
     for (int64_t c = 0; c < destination.inputs; ++c) {
       const int64_t block = k / 32 * layout.inputs + c / 32;
@@ -242,10 +242,11 @@ inline bool store_matrix_gradient(const WeightGradient& task, const Weight& dest
       BFloat16* to = values + k * destination.output_stride + c * destination.input_stride;
       for (int64_t tap = 0; tap < 9; ++tap) {
         const float sum = from[tap * kOutputBlock * kOutputBlock];
-        finite &= sum * 0 == 0;
+        if (sum > largest || -sum > largest) largest = sum < 0 ? -sum : sum;
+        check += sum * 0;  // a NaN for what isn't finite
         from_real(sum, to[tap / 3 * destination.row_stride + tap % 3 * destination.column_stride]);
       }
     }
   }
-  return finite;
+  return largest + check;
 }
