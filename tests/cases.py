@@ -120,7 +120,7 @@ def _misaligned(tensor: Tensor) -> Tensor:
 
 
 def _odd_address(tensor: Tensor) -> Tensor:
-    """As above, but a single byte after it, as in a file's bytes; on a GPU there is no such tensor."""
+    """As above, but a single byte after it; a GPU has no such tensors."""
     if not tensor.is_cpu:
         return _misaligned(tensor)
     dense = _channels_last(tensor)

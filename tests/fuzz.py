@@ -1,8 +1,8 @@
 """The operators on many random cases, on every instruction set: python -m tests.fuzz
 
-VGG_FAST_FUZZ is the number of cases of each test, 10,000 unless it is set; VGG_FAST_FUZZ_KILLS how
-often training runs are killed, 100 unless it is set. ``--seed`` repeats an earlier run, ``--sets``
-takes some of the instruction sets, and what else is given goes to pytest.
+``--cases`` is how many run on each instruction set, shared out among the tests; ``--kills`` how
+often training runs are killed. ``--seed`` repeats an earlier run, ``--sets`` takes some of the
+instruction sets, and what else is given goes to pytest.
 """
 
 from __future__ import annotations
@@ -18,31 +18,34 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.cases import OPERATORS
+from tests.cases import CONVOLUTIONS, OPERATORS
 from vgg_fast import _bindings
 
 TESTS = Path(__file__).parent
 AVAILABLE = _bindings.cpu_instruction_sets()
+TESTS_OF_CASES = 2 * len(CONVOLUTIONS) + 1  # in test_random_cases.py
 NO_TESTS_COLLECTED = 5
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     parser.add_argument("--sets", nargs="+", default=AVAILABLE, choices=AVAILABLE)
     options, passed_on = parser.parse_known_args()
-    os.environ.setdefault("VGG_FAST_FUZZ", "10000")
-    os.environ.setdefault("VGG_FAST_FUZZ_KILLS", "100")
+    os.environ["VGG_FAST_FUZZ"] = str(-(-options.cases // TESTS_OF_CASES))
+    os.environ["VGG_FAST_FUZZ_KILLS"] = str(options.kills)
 
-    print(f"{os.environ['VGG_FAST_FUZZ']} cases of each test; --seed {options.seed} repeats them")
+    print(f"{options.cases} cases on each instruction set; --seed {options.seed} repeats them")
     started, ran, failed = time.monotonic(), {}, []
     for instruction_set in options.sets:
         print(f"\n=== {instruction_set}", flush=True)
         ran[instruction_set], passed = fuzz(instruction_set, options.seed, passed_on)
         if not passed:
             failed.append(instruction_set)
-    print(f"\n=== training runs, killed {os.environ['VGG_FAST_FUZZ_KILLS']} times", flush=True)
+    print(f"\n=== training runs, killed {options.kills} times", flush=True)
     killed = subprocess.run([*PYTEST, TESTS / "test_train_killed.py", *passed_on], check=False)
     if killed.returncode not in (0, NO_TESTS_COLLECTED):  # such as by -k
         failed.append("killed training runs")
@@ -88,6 +91,8 @@ def table(ran: dict[str, Counter]) -> str:
     lines = [f"{'':20}" + "".join(f"{name:>10}" for name in ran)]
     for op in OPERATORS:
         lines.append(f"{op:20}" + "".join(f"{cases[op]:>10,}" for cases in ran.values()))
+    totals = [sum(cases.values()) for cases in ran.values()]
+    lines.append(f"{'all':20}" + "".join(f"{total:>10,}" for total in totals))
     return "\n".join(lines)
 
 
