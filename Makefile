@@ -18,13 +18,15 @@ WORKERS ?= auto
 ARGS ?=
 
 ifeq ($(strip $(VENV)),)
-  RUN := PYTHONPATH=$(CURDIR) $(PYTHON)
+  INTERPRETER := $(abspath $(shell command -v $(PYTHON)))
+  RUN := PYTHONPATH=$(CURDIR) $(INTERPRETER)
   TOOLS :=
   INSTALLED := build/.in-place
   BENCH_TOOLS :=
   DEV_TOOLS :=
 else
-  RUN := $(VENV)/bin/python
+  INTERPRETER := $(abspath $(VENV)/bin/python)
+  RUN := $(INTERPRETER)
   TOOLS := $(VENV)/bin/
   INSTALLED := $(VENV)/.installed
   BENCH_TOOLS := $(VENV)/.bench
@@ -76,10 +78,10 @@ sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefine
 	rm -rf $(addprefix $(SANITIZED)/, csrc tests vgg_fast)
 	cp -r --preserve=timestamps csrc tests vgg_fast setup.py setup_cuda.py pyproject.toml README.md $(SANITIZED)
 	rm -f $(SANITIZED)/vgg_fast/*.so
-	cd $(SANITIZED) && VGG_FAST_CUDA=0 VGG_FAST_SANITIZE=1 $(abspath $(RUN)) setup.py --quiet build_ext --inplace
+	cd $(SANITIZED) && VGG_FAST_CUDA=0 VGG_FAST_SANITIZE=1 $(INTERPRETER) setup.py --quiet build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	  PYTHONPATH=. OMP_NUM_THREADS=2 \
-	  $(abspath $(RUN)) -m pytest $(SANITIZE_TESTS) $(ARGS)
+	  $(INTERPRETER) -m pytest $(SANITIZE_TESTS) $(ARGS)
 
 bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the README's table (12 minutes)
 	$(RUN) -m benchmarks.run $(ARGS)
