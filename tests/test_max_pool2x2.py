@@ -134,6 +134,13 @@ class TestMaxPool2x2:
         found = OPS.max_pool2x2_backward(grad_output, LAYOUTS[layout](argmax.contiguous()), 7, 9)
         assert torch.equal(found, OPS.max_pool2x2_backward(grad_output, argmax, 7, 9))
 
+    def test_rows_that_overlap_at_an_odd_address(self) -> None:
+        """A copy that aligns it has other strides."""
+        memory = bytearray(b"\0" + random((2, 1, 1, 4), torch.float32)[0].numpy().tobytes())
+        elements = torch.frombuffer(memory, dtype=torch.float32, offset=1)
+        input = elements.as_strided((1, 2, 2, 3), (8, 4, 1, 1))
+        assert_is_torchs(input, torch.ones(1, 2, 1, 1))
+
     def test_a_view_with_the_negative_bit(self) -> None:
         input, grad_output = random(SMALL, torch.float32)
         assert_is_torchs(torch._neg_view(input), grad_output)

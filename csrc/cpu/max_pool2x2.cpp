@@ -10,8 +10,9 @@ namespace vgg_fast::cpu {
 namespace {
 
 // What the kernel reads without a copy: dense channels or dense rows, whatever the other strides.
-Tensor readable(const Tensor& map) {
-  return map.stride(1) == 1 || map.stride(3) == 1 ? aligned(map) : channels_last(map);
+Tensor readable(const Tensor& given) {
+  const Tensor map = aligned(given);  // a copy may have other strides
+  return map.stride(1) == 1 || map.stride(3) == 1 ? map : channels_last(map);
 }
 
 Pooling pooling_of(const Tensor& map, int64_t height, int64_t width) {
