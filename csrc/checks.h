@@ -167,8 +167,7 @@ inline Tensor aligned(const Tensor& tensor) {
 }
 
 inline Tensor channels_last(const Tensor& tensor) {
-  return torch::stable::contiguous(aligned(tensor),
-                                   torch::headeronly::MemoryFormat::ChannelsLast);
+  return torch::stable::contiguous(aligned(tensor), torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
 // An uninitialised (N, channels, height, width) in channels_last, on the device of `like`.

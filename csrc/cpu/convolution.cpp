@@ -303,9 +303,8 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradients(WeightGradie
   Tensor grad_bias = nothing(weight, dtype);
   if (need_bias) {
     grad_bias = torch::stable::new_empty(weight, std::vector<int64_t>{outputs});
-    const double most = kernels().store_bias_gradient(task.gradient.storage, bias_sums.at(0),
-                                                     chunks * threads, outputs,
-                                                     grad_bias.data_ptr());
+    const double most = kernels().store_bias_gradient(
+        task.gradient.storage, bias_sums.at(0), chunks * threads, outputs, grad_bias.data_ptr());
     if (flushed && most <= kSmallSum) return std::nullopt;
   }
   return std::tuple{grad_weight, grad_bias};
@@ -354,8 +353,7 @@ std::optional<std::tuple<Tensor, Tensor>> matrix_weight_gradients(WeightGradient
     grad_weight = new_gradient(weight);
     std::vector<float> largest(outputs);  // of the range that begins there
     parallel(outputs, [&](int64_t first, int64_t last) {
-      largest[first] =
-          kernel.store_gradient(task, weight_of(grad_weight), sums_at, first, last);
+      largest[first] = kernel.store_gradient(task, weight_of(grad_weight), sums_at, first, last);
     });
     // Most gradients are spared the look at their factors: those would have to exceed 2⁴⁰.
     const float most = largest_or_not_finite(largest);

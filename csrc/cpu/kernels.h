@@ -80,9 +80,9 @@ struct Convolution {
   const void* packed_bias = nullptr;    // Real[padded(K)]
   Tiling tiling;                        // Winograd: 1 image × m rows × m columns
   Blocking blocking;                    // Winograd
-  // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may have
-  // mattered; by Winograd also where one isn't finite. The direct kernel has to compute these tiles.
-  // Matrix: one range.
+  // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may
+  // have mattered; by Winograd also where one isn't finite. The direct kernel has to compute these
+  // tiles. Matrix: one range.
   uint8_t* directly = nullptr;
 };
 

@@ -230,7 +230,7 @@ inline void multiply_matrix_gradient(const WeightGradient& task, int64_t tiles, 
 }
 
 inline float store_matrix_gradient(const WeightGradient& task, const Weight& destination,
-                                  const float* sums, int64_t first, int64_t last) {
+                                   const float* sums, int64_t first, int64_t last) {
   const MatrixGradient layout(task);
   BFloat16* values = static_cast<BFloat16*>(const_cast<void*>(destination.values));
   float largest = 0, check = 0;
