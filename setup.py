@@ -61,6 +61,7 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+INCLUDE = f"-I{ROOT / 'csrc'}"  # files include each other by their path below csrc
 HEADERS = sources("**/*.h", "**/*.inl", "**/*.cuh")
 
 
@@ -70,8 +71,13 @@ def system(*folders: str) -> list[str]:
 
 
 def operators_cpu() -> Extension:
-    files = [file for file in sources("*.cpp", "cpu/*.cpp") if not file.endswith("bindings.cpp")]
-    flags = [*CXX_FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *system(*include_paths())]
+    files = [file for file in sources("*.cpp", "cpu/**/*.cpp") if not file.endswith("bindings.cpp")]
+    flags = [
+        *CXX_FLAGS,
+        INCLUDE,
+        f"-DTORCH_TARGET_VERSION={TORCH_TARGET}",
+        *system(*include_paths()),
+    ]
     return Extension(
         "vgg_fast._C",
         files,
@@ -86,7 +92,7 @@ def operators_cpu() -> Extension:
 
 
 def operators_cuda(architectures: str) -> Extension:
-    stable = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA"]
+    stable = [INCLUDE, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA"]
     stable += ["-DVGG_FAST_HOPPER"] * ("9.0a" in architectures)
     includes = system(*include_paths(), str(TOOLKIT / "include"))
     # Linked statically, the CUDA runtime needn't be of the minor version that torch brings.
@@ -94,7 +100,7 @@ def operators_cuda(architectures: str) -> Extension:
     runtime = [str(static), "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
     return Extension(
         "vgg_fast._C_cuda",
-        sources("cuda/*.cu", "cuda/*.cpp"),
+        sources("cuda/**/*.cu", "cuda/**/*.cpp"),
         depends=HEADERS,
         language="c++",
         py_limited_api=True,
@@ -118,10 +124,10 @@ def bindings(architectures: str) -> Extension:
         "CUDA_ARCHITECTURES": architectures,
     }
     macros = [f'-DVGG_FAST_BUILD_{name}="{value}"' for name, value in facts.items()]
-    flags = [*CXX_FLAGS, *macros, *system(pybind11.get_include())]
+    flags = [*CXX_FLAGS, INCLUDE, *macros, *system(pybind11.get_include())]
     return Extension(
         "vgg_fast._bindings",
-        sources("bindings.cpp", "cpu/features.cpp", "cpu/plan.cpp", "cpu/tiling.cpp"),
+        sources("bindings.cpp", "cpu/isa/features.cpp", "cpu/plan/plan.cpp", "cpu/plan/tiling.cpp"),
         depends=HEADERS,
         language="c++",
         extra_compile_args={"cxx": flags},

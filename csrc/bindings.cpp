@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/features.h"
-#include "cpu/plan.h"
+#include "cpu/isa/features.h"
+#include "cpu/plan/plan.h"
 
 namespace py = pybind11;
 using namespace py::literals;

@@ -7,7 +7,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kept_weights.h"
+#include "cpu/memory/kept_weights.h"
 
 STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("conv3x3(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");

@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "../csrc/cuda/kernels.h"
+#include "cuda/common/kernels.h"
 
 namespace vgg_fast::cuda {
 

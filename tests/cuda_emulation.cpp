@@ -1,11 +1,11 @@
-// The launchers of csrc/cuda/kernels.h and the arithmetic of window.cuh, as C functions for ctypes.
+// The launchers of csrc/cuda/common/kernels.h and the arithmetic of window.cuh, as C functions for ctypes.
 
 #include "cuda_emulation_sm80.h"
 // The emulation has to come first.
-#include "../csrc/cuda/conv3x3.cu"
-#include "../csrc/cuda/conv3x3_relu.cu"
-#include "../csrc/cuda/conv3x3_relu_pool.cu"
-#include "../csrc/cuda/max_pool2x2.cu"
+#include "cuda/ops/conv3x3.cu"
+#include "cuda/ops/conv3x3_relu.cu"
+#include "cuda/ops/conv3x3_relu_pool.cu"
+#include "cuda/ops/max_pool2x2.cu"
 
 using namespace vgg_fast::cuda;
 

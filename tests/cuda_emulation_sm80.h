@@ -1,11 +1,11 @@
-// The instructions of csrc/cuda/instructions.cuh as plain functions, by the layouts that the PTX
+// The instructions of csrc/cuda/sm80/instructions.cuh as plain functions, by the layouts that the PTX
 // manual gives ("Matrix Fragments for mma.m16n8k16", the same for m16n8k8, "ldmatrix", "cp.async").
 
 #pragma once
 
 #include "cuda_emulation.h"
 // The emulation has to come first.
-#include "../csrc/cuda/tf32.cuh"
+#include "cuda/sm80/tf32.cuh"
 
 namespace emulation {
 

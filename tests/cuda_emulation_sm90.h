@@ -1,4 +1,4 @@
-// The instructions of csrc/cuda/hopper_instructions.cuh as plain functions, by the PTX manual:
+// The instructions of csrc/cuda/sm90/hopper_instructions.cuh as plain functions, by the PTX manual:
 // barriers that count arrivals and bytes, boxes that arrive one at a time and in the wrong order,
 // and products that read shared memory as late as their wait allows.
 
@@ -13,8 +13,8 @@
 #undef __grid_constant__
 #define __grid_constant__
 
-#include "../csrc/cuda/tensor_map.h"
-#include "../csrc/cuda/tile_map.cuh"
+#include "cuda/sm90/tensor_map.h"
+#include "cuda/common/tile_map.cuh"
 
 namespace emulation {
 

@@ -2,7 +2,7 @@
 
 #include "cuda_emulation_sm90.h"
 // The emulation has to come first.
-#include "../csrc/cuda/hopper_wgrad.cuh"
+#include "cuda/sm90/hopper_wgrad.cuh"
 #include "cuda_emulated_problem.h"
 
 using namespace vgg_fast::cuda;

@@ -2,9 +2,9 @@
 
 #include "cuda_emulation_sm80.h"
 // The emulation has to come first.
-#include "../csrc/cuda/igemm_fprop.cuh"
-#include "../csrc/cuda/igemm_gradient.cu"
-#include "../csrc/cuda/igemm_wgrad.cuh"
+#include "cuda/sm80/igemm_fprop.cuh"
+#include "cuda/sm80/igemm_gradient.cu"
+#include "cuda/sm80/igemm_wgrad.cuh"
 #include "cuda_emulated_problem.h"
 
 using namespace vgg_fast::cuda;

@@ -7,13 +7,13 @@
 
 #include "cuda_emulation_sm90.h"
 // The emulation has to come before the kernels.
-#include "../csrc/cuda/conv3x3.cu"
-#include "../csrc/cuda/conv3x3_relu.cu"
-#include "../csrc/cuda/conv3x3_relu_pool.cu"
-#include "../csrc/cuda/hopper_wgrad.cuh"
-#include "../csrc/cuda/igemm_fprop.cuh"
-#include "../csrc/cuda/igemm_gradient.cu"
-#include "../csrc/cuda/max_pool2x2.cu"
+#include "cuda/ops/conv3x3.cu"
+#include "cuda/ops/conv3x3_relu.cu"
+#include "cuda/ops/conv3x3_relu_pool.cu"
+#include "cuda/sm90/hopper_wgrad.cuh"
+#include "cuda/sm80/igemm_fprop.cuh"
+#include "cuda/sm80/igemm_gradient.cu"
+#include "cuda/ops/max_pool2x2.cu"
 
 // An H100 to all appearances, unless a test says otherwise.
 static int capability = 9;
@@ -58,5 +58,5 @@ static AOTITorchError emulated_stream(int32_t, void** stream) {
 #define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
   _STABLE_TORCH_LIBRARY_IMPL(vgg_fast_emulated, CPU, m, C10_UID)
 
-#include "../csrc/cuda/operators.cpp"
-#include "../csrc/cuda/settings.cpp"
+#include "cuda/ops/operators.cpp"
+#include "cuda/common/settings.cpp"

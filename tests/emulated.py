@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.cuda_toolkit import build_once, toolkit
 
+CSRC = Path(__file__).parents[1] / "csrc"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 EPILOGUES = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3, torch.float64: 1e-14}
@@ -28,7 +29,7 @@ def emulation(factory: pytest.TempPathFactory, source: str, *flags: str) -> Path
     def build(library: Path) -> None:
         subprocess.run(
             [compiler, "-std=c++20", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
-             "-Wno-unknown-pragmas", "-isystem", str(toolkit() / "include"), "-o", str(library),
+             "-Wno-unknown-pragmas", f"-I{CSRC}", "-isystem", str(toolkit() / "include"), "-o", str(library),
              str(Path(__file__).with_name(source)), *flags],
             check=True,
         )  # fmt: skip

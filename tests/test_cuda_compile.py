@@ -21,8 +21,9 @@ from torch.utils.cpp_extension import include_paths, library_paths
 import vgg_fast
 from tests.cuda_toolkit import build_once, cuobjdump, toolkit
 
-CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-SOURCES = sorted(path.name for path in CUDA.glob("*.cu"))
+CSRC = Path(__file__).parents[1] / "csrc"
+FOLDERS = {path.name: path for path in (CSRC / "cuda").glob("*/*.cu")}
+SOURCES = sorted(FOLDERS)
 ARCHITECTURES = ("80", "90a")
 
 pytestmark = pytest.mark.skipif(toolkit() is None, reason="no CUDA compiler (nvcc) was found")
@@ -47,7 +48,7 @@ def compile_source(source: str, to: Path) -> None:
     command += ["-Xptxas=-v", f"-Xcompiler={host}", "--threads=2"]
     for architecture in ARCHITECTURES:
         command.append(f"-gencode=arch=compute_{architecture},code=sm_{architecture}")
-    command += ["-c", str(CUDA / source), "-o", str(to)]
+    command += [f"-I{CSRC}", "-c", str(FOLDERS[source]), "-o", str(to)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     report_of(source, to.parent).write_text(run.stderr)
@@ -219,12 +220,12 @@ def test_the_library_links_and_loads_without_a_gpu(object_of, tmp_path):
     includes = [f"-isystem{folder}" for folder in [*include_paths(), str(toolkit() / "include")]]
     library = tmp_path / "_C_cuda.so"
     objects = [*map(object_of, SOURCES)]
-    for source in sorted(CUDA.glob("*.cpp")):
+    for source in sorted((CSRC / "cuda").glob("*/*.cpp")):
         objects.append(tmp_path / f"{source.name}.o")
         subprocess.run(
             [compiler, "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
              "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", "-DVGG_FAST_HOPPER",
-             *includes, "-c", str(source), "-o", str(objects[-1])],
+             f"-I{CSRC}", *includes, "-c", str(source), "-o", str(objects[-1])],
             check=True,
         )  # fmt: skip
     runtime = next(toolkit().glob("**/libcudart_static.a"))

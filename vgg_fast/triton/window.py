@@ -1,4 +1,4 @@
-"""The arithmetic of a 2×2 window, as in ``csrc/cuda/window.cuh``.
+"""The arithmetic of a 2×2 window, as in ``csrc/cuda/common/window.cuh``.
 
 max:  the first maximum in row-major order; any NaN beats it, and the last NaN beats all
 mask: d relu(v) / dv = 0 where relu(v) <= 0, else 1 (so a NaN lets the gradient through)

@@ -1,0 +1,29 @@
+#include "cpu/isa/kernels.h"
+
+#include "cpu/isa/features.h"
+
+namespace vgg_fast::cpu {
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+  switch (instruction_set()) {
+    case InstructionSet::kAvx512:
+    case InstructionSet::kAmx:
+      return kAvx512Kernels;
+    case InstructionSet::kAvx2:
+      return kAvx2Kernels;
+    default:
+      break;
+  }
+#endif
+  return kGenericKernels;
+}
+
+const MatrixKernels* matrix_kernels() {
+#if VGG_FAST_AMX
+  if (instruction_set() == InstructionSet::kAmx) return &kAmxKernels;
+#endif
+  return nullptr;
+}
+
+}  // namespace vgg_fast::cpu

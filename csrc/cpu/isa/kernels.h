@@ -1,0 +1,244 @@
+// The interface between the operators, which know tensors, and the kernels, which know pointers.
+//
+// Each instruction set compiles the same templates (kernels.inl) into one `Kernels` table. All maps
+// are channels_last: [image][row][column][channel], dense; but for those that pooling reads.
+// Arithmetic is in fp32, or in fp64 for fp64 maps. `Real` below stands for that type.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/isa/instruction_set.h"
+
+namespace vgg_fast::cpu {
+
+enum class Storage { kFloat32, kBFloat16, kFloat16, kFloat64 };
+
+inline int64_t stored_size(Storage storage) {
+  switch (storage) {
+    case Storage::kFloat64:
+      return 8;
+    case Storage::kFloat32:
+      return 4;
+    default:
+      return 2;
+  }
+}
+
+// What is computed with.
+inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
+
+// What a convolution reads: a map, or a gradient on its way back through ReLU and pooling, which is
+// undone as the map is read.
+struct Source {
+  enum class Kind { kMap, kThroughRelu, kThroughPool };
+  Kind kind = Kind::kMap;
+  Storage storage = Storage::kFloat32;
+  const void* values = nullptr;     // the map, or the gradient of the operator's output
+  const void* output = nullptr;     // the operator's output: its sign is the ReLU's mask
+  const uint8_t* argmax = nullptr;  // kThroughPool: which of the 4 pixels won
+  int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+};
+
+// What a convolution writes, and what it does with each value before.
+struct Destination {
+  enum class Kind { kLinear, kRelu, kReluPool };
+  Kind kind = Kind::kLinear;
+  Storage storage = Storage::kFloat32;
+  void* values = nullptr;
+  uint8_t* argmax = nullptr;  // kReluPool: may be null if no gradient will be asked for
+  int64_t channels = 0;
+};
+
+// A weight (K, C, 3, 3) as the user keeps it; strides in elements.
+struct Weight {
+  Storage storage = Storage::kFloat32;
+  const void* values = nullptr;
+  int64_t outputs = 0, inputs = 0;
+  int64_t output_stride = 0, input_stride = 0, row_stride = 0, column_stride = 0;
+  bool operator==(const Weight&) const = default;
+};
+
+// The work is cut into tiles: some images × some rows × some columns of a full-resolution map.
+struct Tiling {
+  int64_t images = 0, rows = 0, columns = 0;                       // of one tile
+  int64_t across_images = 0, across_rows = 0, across_columns = 0;  // tiles in each direction
+  int64_t count() const { return across_images * across_rows * across_columns; }
+  int64_t pixels() const { return images * rows * columns; }
+};
+
+// How a Winograd convolution is cut into pieces of work.
+struct Blocking {
+  int64_t tiles = 0;    // of m × m pixels, in one piece
+  int64_t outputs = 0;  // output channels of one piece: a multiple of channel_block
+};
+
+struct Convolution {
+  Source source;
+  Destination destination;
+  const void* packed_weight = nullptr;  // Real, as pack_weight or Winograd's writes it
+  const void* packed_bias = nullptr;    // Real[padded(K)]
+  Tiling tiling;                        // Winograd: 1 image × m rows × m columns
+  Blocking blocking;                    // Winograd
+  // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may
+  // have mattered; by Winograd also where one isn't finite. The direct kernel has to compute these
+  // tiles. Matrix: one range.
+  uint8_t* directly = nullptr;
+};
+
+struct WeightGradient {
+  Source input, gradient;
+  bool need_weight = true;
+  // Direct: multiplies no zeros from outside the map. Slower, for gradients that aren't finite.
+  bool leave_out_what_is_outside = false;
+  Tiling tiling;      // Winograd: 1 image × m rows × m columns
+  int64_t chunk = 0;  // Winograd: tiles that are transformed before they are multiplied
+};
+
+// Bytes of a Winograd weight gradient's buffers, and rows of its sums to share among threads.
+struct WinogradGradientSizes {
+  int64_t inputs = 0, gradients = 0, sums = 0, rows = 0;
+};
+
+struct Pooling {
+  Storage storage = Storage::kFloat32;
+  int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+  // Of what is read, the map or the pooled map's gradient, in elements. Either its channels are
+  // dense, or its rows are (dense_rows: NCHW).
+  int64_t image_stride = 0, channel_stride = 1, row_stride = 0, column_stride = 0;
+  bool dense_rows = false;
+  int64_t elements = 0;  // from the first to the last
+};
+
+// A sum no larger than this, where no factor is larger than 1, may have lost digits with denormal
+// numbers that were flushed: there are 2²⁰ terms or fewer, so one that is larger has lost less than
+// 2⁻²⁶ of itself. Where factors are larger, the bound grows with the largest.
+constexpr float kSmallSum = 0x1p-80f;
+
+// The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
+struct WinogradKernels {
+  int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, float* packed);
+
+  int64_t (*convolve_workspace)(const Convolution&);
+  void (*convolve)(const Convolution&, int64_t first_piece, int64_t last_piece, void* workspace);
+
+  WinogradGradientSizes (*gradient_sizes)(const WeightGradient&);
+  // Transforms the tiles [first, last) of the chunk that begins at the tile `chunk_first`. Whether
+  // denormal numbers were flushed, here and in multiply_gradient.
+  bool (*transform_gradient)(const WeightGradient&, int64_t chunk_first, int64_t first,
+                             int64_t last, float* inputs, float* gradients, float* bias_sums);
+  bool (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
+                            int64_t last, const float* inputs, const float* gradients, float* sums);
+  // For the input channels [first, last). Returns the largest magnitude, or NaN if one of
+  // the values isn't finite.
+  float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+                          int64_t first, int64_t last);
+};
+
+// Sizes of a matrix weight gradient's buffers in bytes.
+struct MatrixGradientSizes {
+  int64_t inputs = 0, gradients = 0;  // of one tile of the tiling
+  int64_t sums = 0;                   // of all
+  int64_t blocks = 0;                 // of the sums, to share among threads
+};
+
+// The direct algorithm on the processor's matrix tiles: bfloat16 maps, sums in fp32.
+struct MatrixKernels {
+  int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
+  // Packs the blocks [first, last) of `output_block` output channels, for fprop or for dgrad.
+  int64_t output_block;
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
+
+  int64_t (*convolve_workspace)(const Convolution&);
+  void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
+
+  MatrixGradientSizes (*gradient_sizes)(const WeightGradient&);
+  int64_t (*gradient_workspace)(const WeightGradient&);  // of one thread
+  // Packs one tile's operands, and adds the gradient to bias_sums[padded(K)].
+  void (*pack_gradient)(const WeightGradient&, int64_t tile, void* inputs, void* gradients,
+                        float* bias_sums, void* workspace);
+  // Adds the products of `tiles` packed tiles to the blocks [first, last) of the sums.
+  void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
+                            int64_t last, const void* inputs, const void* gradients, float* sums);
+  // For the output channels [first, last). Returns as Winograd's does.
+  float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
+                          int64_t first, int64_t last);
+};
+
+// A map of no more pixels, over all images, is convolved with the weight where it lies.
+constexpr int64_t kFewPixels = 16;
+
+struct Kernels {
+  InstructionSet set;
+
+  // Channels are padded to a multiple of this inside packed buffers, never in the user's tensors.
+  int64_t (*channel_block)(Storage storage);
+  // The rows of a weight gradient's sums are padded to a multiple of this.
+  int64_t row_block;
+
+  // Packs the blocks [first, last) of output channels, as fprop wants them, or as dgrad does:
+  // rotated by 180° and with inputs and outputs exchanged.
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
+  void (*pack_bias)(Storage storage, const void* bias, int64_t channels, void* packed);
+
+  // Bytes that one thread needs beside the tensors.
+  int64_t (*convolve_workspace)(const Convolution&);
+  void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
+
+  // The same for no more than kFewPixels, with a weight whose outputs each have dense terms:
+  // patches Real[pixel][9 * C, padded to whole vectors] of the pixels [first, last); then the
+  // products for the blocks [first, last) of `lanes` output channels.
+  int64_t (*lanes)(Storage storage);
+  void (*gather_patches)(const Convolution&, const Weight&, int64_t first, int64_t last,
+                         void* patches);
+  void (*multiply_patches)(const Convolution&, const Weight&, const void* patches, int64_t first,
+                           int64_t last);
+
+  // Adds to Real sums[padded(9 * C)][padded(K)] (if need_weight) and Real bias_sums[padded(K)].
+  int64_t (*weight_gradient_workspace)(const WeightGradient&);
+  void (*weight_gradient)(const WeightGradient&, int64_t first_tile, int64_t last_tile, void* sums,
+                          void* bias_sums, void* workspace);
+  // Adds up the threads' partial sums, in a fixed order, for the rows [first, last) of
+  // sums[9 * C], and writes them as a weight. False if one of the values isn't finite.
+  bool (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t threads,
+                                int64_t first, int64_t last);
+  // Returns the largest magnitude.
+  double (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t threads,
+                                int64_t channels, void* destination);
+
+  // Rows of the pooled map, counted over all images.
+  void (*max_pool)(const Pooling&, const void* input, int64_t first_row, int64_t last_row,
+                   void* output, uint8_t* argmax);
+  // Pairs of rows of the full-resolution map, an odd last row too, counted over all images.
+  void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
+                            int64_t first_row, int64_t last_row, void* grad_input);
+
+  // Of the source's values from `first` to `last`, whatever its kind makes of them.
+  float (*largest_magnitude)(const Source&, int64_t first, int64_t last);
+
+  // Of bytes, by which two weights of equal size and `seed` are told apart.
+  uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);
+
+  WinogradKernels winograd2, winograd4;  // m = 2 and 4
+};
+
+extern const Kernels kGenericKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+#if VGG_FAST_AMX
+extern const MatrixKernels kAmxKernels;
+#endif
+
+// The table of the instruction set in force.
+const Kernels& kernels();
+
+// Those for matrix tiles, or null where the set in force has none.
+const MatrixKernels* matrix_kernels();
+
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+inline int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
+
+}  // namespace vgg_fast::cpu

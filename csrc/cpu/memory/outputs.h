@@ -1,0 +1,33 @@
+// The operators' results, and what is said where there is no memory for them. They are PyTorch's
+// own memory, so that they can be resized, and freed, as any tensor can.
+
+#pragma once
+
+#include "checks.h"
+#include "cpu/memory/workspace.h"
+
+namespace vgg_fast::cpu {
+
+// An uninitialised (N, channels, height, width) in channels_last, on the CPU; N is that of `like`.
+// Throws OutOfMemory.
+Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width,
+                  ScalarType dtype);
+
+// An uninitialised gradient for `weight`, with its sizes and strides.
+Tensor new_gradient(const Tensor& weight);
+
+// compute(), with an error that names the operator and its input where memory runs out.
+template <class F>
+auto say_where_memory_ends(const char* op, const Tensor& input, const F& compute) {
+  try {
+    return compute();
+  } catch (const OutOfMemory& error) {
+    require(false, "vgg_fast::", op, ": there is no memory for ", error.bytes(), " bytes (",
+            error.bytes() >> 20, " MiB), with ", input.size(0), " images of ", input.size(1),
+            " channels and ", input.size(2), "x", input.size(3),
+            " pixels; use fewer or smaller images, or less workspace (vgg_fast.cpu.set)");
+    throw;
+  }
+}
+
+}  // namespace vgg_fast::cpu

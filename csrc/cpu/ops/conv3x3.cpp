@@ -1,0 +1,36 @@
+// conv3x3: convolution and bias.
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/ops/convolution.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+Tensor conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  constexpr const char* op = "conv3x3";
+  check_convolution(op, input, weight, bias);
+  return convolution_forward(op, input, weight, bias, Destination::Kind::kLinear);
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, const Tensor& input,
+                                                    const Tensor& weight, bool need_input,
+                                                    bool need_weight, bool need_bias) {
+  constexpr const char* op = "conv3x3_backward";
+  check_convolution(op, input, weight, std::nullopt);
+  check_saved(op, "grad_output", grad_output,
+              {input.size(0), weight.size(0), input.size(2), input.size(3)}, input);
+  check_alike(op, "grad_output", grad_output, input);
+  const Tensor grad = channels_last(grad_output);
+  return convolution_backward(op, read_map(grad), input, weight, need_input, need_weight,
+                              need_bias);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
+  m.impl("conv3x3", TORCH_BOX(&conv3x3));
+  m.impl("conv3x3_backward", TORCH_BOX(&conv3x3_backward));
+}
+
+}  // namespace vgg_fast::cpu

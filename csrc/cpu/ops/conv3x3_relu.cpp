@@ -1,0 +1,41 @@
+// conv3x3_relu: convolution, bias and ReLU. The output's sign is the backward pass's mask.
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/ops/convolution.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+Tensor conv3x3_relu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  constexpr const char* op = "conv3x3_relu";
+  check_convolution(op, input, weight, bias);
+  return convolution_forward(op, input, weight, bias, Destination::Kind::kRelu);
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_output,
+                                                         const Tensor& input, const Tensor& weight,
+                                                         const Tensor& output, bool need_input,
+                                                         bool need_weight, bool need_bias) {
+  constexpr const char* op = "conv3x3_relu_backward";
+  check_convolution(op, input, weight, std::nullopt);
+  const std::vector<int64_t> shape = {input.size(0), weight.size(0), input.size(2), input.size(3)};
+  check_saved(op, "grad_output", grad_output, shape, input);
+  check_saved(op, "output", output, shape, input);
+  check_alike(op, "grad_output", grad_output, input);
+  check_alike(op, "output", output, input);
+  const Tensor grad = channels_last(grad_output), mask = channels_last(output);
+  Source gradient = read_map(grad);
+  gradient.kind = Source::Kind::kThroughRelu;
+  gradient.output = mask.data_ptr();
+  return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
+  m.impl("conv3x3_relu", TORCH_BOX(&conv3x3_relu));
+  m.impl("conv3x3_relu_backward", TORCH_BOX(&conv3x3_relu_backward));
+}
+
+}  // namespace vgg_fast::cpu

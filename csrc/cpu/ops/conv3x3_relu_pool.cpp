@@ -1,0 +1,65 @@
+// conv3x3_relu_pool: convolution, bias, ReLU and 2×2 max pooling. The full-resolution map exists
+// only as one tile's sums; the backward pass rebuilds its gradient, tile by tile, from the argmax.
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/memory/outputs.h"
+#include "cpu/ops/convolution.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& weight,
+                                             const std::optional<Tensor>& bias,
+                                             bool return_argmax) {
+  constexpr const char* op = "conv3x3_relu_pool";
+  check_convolution(op, input, weight, bias);
+  check_poolable(op, input);
+  return say_where_memory_ends(op, input, [&] {
+    const int64_t outputs = weight.size(0), height = input.size(2) / 2, width = input.size(3) / 2;
+    const Tensor output = new_output(input, outputs, height, width, input.scalar_type());
+    const Tensor argmax = return_argmax
+                              ? new_output(input, outputs, height, width, ScalarType::Byte)
+                              : nothing(input, ScalarType::Byte);
+    Destination destination;
+    destination.kind = Destination::Kind::kReluPool;
+    destination.values = output.data_ptr();
+    destination.argmax = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
+    const Tensor map = channels_last(input);
+    convolve(read_map(map), weight, false, bias, destination);
+    return std::tuple{output, argmax};
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
+    const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor& output,
+    const Tensor& argmax, bool need_input, bool need_weight, bool need_bias) {
+  constexpr const char* op = "conv3x3_relu_pool_backward";
+  check_convolution(op, input, weight, std::nullopt);
+  const std::vector<int64_t> shape = {input.size(0), weight.size(0), input.size(2) / 2,
+                                      input.size(3) / 2};
+  check_saved(op, "grad_output", grad_output, shape, input);
+  check_saved(op, "output", output, shape, input);
+  check_saved(op, "argmax", argmax, shape, input);
+  check_alike(op, "grad_output", grad_output, input);
+  check_alike(op, "output", output, input);
+  check_argmax(op, argmax);
+  const Tensor grad = channels_last(grad_output), mask = channels_last(output),
+               positions = channels_last(argmax);
+  Source gradient = read_map(input);  // the full-resolution size is the input's
+  gradient.channels = weight.size(0);
+  gradient.kind = Source::Kind::kThroughPool;
+  gradient.values = grad.data_ptr();
+  gradient.output = mask.data_ptr();
+  gradient.argmax = static_cast<const uint8_t*>(positions.data_ptr());
+  return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
+  m.impl("conv3x3_relu_pool", TORCH_BOX(&conv3x3_relu_pool));
+  m.impl("conv3x3_relu_pool_backward", TORCH_BOX(&conv3x3_relu_pool_backward));
+}
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,33 @@
+// From tensors to kernels: packs the weight, cuts the work into tiles, spreads them over threads.
+
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include "checks.h"
+#include "cpu/isa/kernels.h"
+
+namespace vgg_fast::cpu {
+
+Storage storage_of(ScalarType dtype);
+inline Storage storage_of(const Tensor& tensor) { return storage_of(tensor.scalar_type()); }
+
+// The source that reads `map`, a dense channels_last (N, C, H, W).
+Source read_map(const Tensor& map);
+
+// Convolves `source` with `weight` (or, for_dgrad, with its rotated transpose) into `destination`.
+void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
+              const std::optional<Tensor>& bias, Destination destination);
+
+// The forward pass of the operator `op`, up to the ReLU.
+Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
+                           const std::optional<Tensor>& bias, Destination::Kind kind);
+
+// All gradients of a convolution whose output's gradient is `gradient`; those not needed are empty.
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const Source& gradient,
+                                                        const Tensor& input, const Tensor& weight,
+                                                        bool need_input, bool need_weight,
+                                                        bool need_bias);
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,79 @@
+// max_pool2x2: 2×2 max pooling with stride 2; one byte a window remembers the winner.
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/memory/outputs.h"
+#include "cpu/ops/convolution.h"
+#include "cpu/plan/threads.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+// What the kernel reads without a copy: dense channels or dense rows, whatever the other strides.
+Tensor readable(const Tensor& given) {
+  const Tensor map = aligned(given);  // a copy may have other strides
+  return map.stride(1) == 1 || map.stride(3) == 1 ? map : channels_last(map);
+}
+
+Pooling pooling_of(const Tensor& map, int64_t height, int64_t width) {
+  Pooling pooling{storage_of(map), map.size(0),   height,        width,        map.size(1),
+                  map.stride(0),   map.stride(1), map.stride(2), map.stride(3)};
+  // Of a single channel that is dense both ways, a vector takes more pixels than channels.
+  pooling.dense_rows = map.stride(3) == 1 && (map.stride(1) != 1 || map.size(1) == 1);
+  pooling.elements = 1;
+  for (int64_t i = 0; i < 4; ++i) pooling.elements += (map.size(i) - 1) * map.stride(i);
+  return pooling;
+}
+
+std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) {
+  constexpr const char* op = "max_pool2x2";
+  check_input(op, input);
+  check_poolable(op, input);
+  return say_where_memory_ends(op, input, [&] {
+    const int64_t channels = input.size(1), height = input.size(2) / 2, width = input.size(3) / 2;
+    const Tensor output = new_output(input, channels, height, width, input.scalar_type());
+    const Tensor argmax = return_argmax
+                              ? new_output(input, channels, height, width, ScalarType::Byte)
+                              : nothing(input, ScalarType::Byte);
+    const Tensor map = readable(input);
+    const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
+    uint8_t* positions = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
+    parallel(input.size(0) * height, [&](int64_t first, int64_t last) {
+      kernels().max_pool(pooling, map.data_ptr(), first, last, output.data_ptr(), positions);
+    });
+    return std::tuple{output, argmax};
+  });
+}
+
+Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int64_t height,
+                            int64_t width) {
+  constexpr const char* op = "max_pool2x2_backward";
+  check_input(op, grad_output);
+  require(sizes_of(argmax) == sizes_of(grad_output) && same_device(argmax, grad_output) &&
+              grad_output.size(2) == height / 2 && grad_output.size(3) == width / 2,
+          "vgg_fast::", op, ": grad_output ", shape_of(grad_output), " on ", device_of(grad_output),
+          " and argmax ", shape_of(argmax), " on ", device_of(argmax),
+          " don't belong to an input of ", height, "x", width);
+  check_argmax(op, argmax);
+  return say_where_memory_ends(op, grad_output, [&] {
+    const Tensor grad = readable(grad_output), positions = channels_last(argmax);
+    const Tensor grad_input =
+        new_output(grad_output, grad_output.size(1), height, width, grad_output.scalar_type());
+    const Pooling pooling = pooling_of(grad, height, width);
+    parallel(grad.size(0) * divide_up(height, 2), [&](int64_t first, int64_t last) {
+      kernels().max_pool_backward(pooling, grad.data_ptr(),
+                                  static_cast<const uint8_t*>(positions.data_ptr()), first, last,
+                                  grad_input.data_ptr());
+    });
+    return grad_input;
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
+  m.impl("max_pool2x2", TORCH_BOX(&max_pool2x2));
+  m.impl("max_pool2x2_backward", TORCH_BOX(&max_pool2x2_backward));
+}
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,321 @@
+#include "cpu/plan/plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/plan/tiling.h"
+
+namespace vgg_fast::cpu {
+namespace {
+
+constexpr Algorithm kAll[] = {Algorithm::kDirect, Algorithm::kWinograd2, Algorithm::kWinograd4,
+                              Algorithm::kMatrix};
+
+int64_t output_tile(Algorithm algorithm) { return algorithm == Algorithm::kWinograd4 ? 4 : 2; }
+
+int64_t positions(Algorithm algorithm) {
+  return (output_tile(algorithm) + 2) * (output_tile(algorithm) + 2);
+}
+
+Tiling winograd_tiling(const Problem& problem, Algorithm algorithm) {
+  Tiling tiling;
+  tiling.images = 1;
+  tiling.rows = tiling.columns = output_tile(algorithm);
+  tiling.across_images = problem.images;
+  tiling.across_rows = divide_up(problem.height, tiling.rows);
+  tiling.across_columns = divide_up(problem.width, tiling.columns);
+  return tiling;
+}
+
+// Multiply-adds, with what else is done counted as such.
+double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
+  // Vectors of outputs are multiplied, and vectors of channels transformed, however full they are.
+  const double outputs = double(round_up(problem.outputs, problem.lanes));
+  const double inputs = double(round_up(problem.inputs, problem.lanes));
+  const double pairs = double(problem.inputs) * outputs;
+  const double pixels = double(problem.images * problem.height * problem.width);
+  if (algorithm == Algorithm::kDirect) return 9 * pixels * pairs * 1.05;
+  if (algorithm == Algorithm::kMatrix) {
+    // Matrix tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
+    // pixel's channels takes about as long as 20 multiply-adds.
+    const double steps = double(round_up(problem.inputs, 32));
+    const double blocks = double(round_up(problem.outputs, 32));
+    return pixels * (9 * steps * blocks / 10 + 20 * (steps + blocks)) + 9 * steps * blocks;
+  }
+  const double tiles = double(winograd_tiling(problem, algorithm).count());
+  // A transform takes about as many operations for each value as these multiply-adds; the weight's
+  // gradient takes more, because its transformed tiles go through L2 to all threads.
+  constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 30;
+  // A convolution's weight counts as kept: reading it costs a memory-bound pass, about what 8
+  // tiles' multiplications do, but no transform. The plan may not depend on whether it is kept;
+  // equal calls give equal bits.
+  const double weight = weight_gradient ? 12 : 8;
+  const double channels = weight_gradient ? kGradientTransform * (inputs + outputs)
+                                          : kInputTransform * inputs + kOutputTransform * outputs;
+  return double(positions(algorithm)) * (tiles * (pairs + channels) + weight * pairs);
+}
+
+bool is_possible(const Problem& problem, Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kDirect:
+      return true;
+    case Algorithm::kMatrix:
+      return problem.matrix_tiles && problem.storage == Storage::kBFloat16 && problem.images > 0;
+    default:
+      return problem.storage != Storage::kFloat64 && problem.images > 0;
+  }
+}
+
+bool allows(Wish wish, Algorithm algorithm) {
+  switch (wish) {
+    case Wish::kDirect:
+      return algorithm == Algorithm::kDirect;
+    case Wish::kWinograd2:
+      return algorithm == Algorithm::kWinograd2;
+    case Wish::kWinograd4:
+      return algorithm == Algorithm::kWinograd4;
+    case Wish::kMatrix:
+      return algorithm == Algorithm::kMatrix;
+    default:
+      return true;
+  }
+}
+
+Algorithm choose(const Problem& problem, const Settings& settings, bool weight_gradient) {
+  Algorithm best = Algorithm::kDirect;
+  double least = std::numeric_limits<double>::infinity();
+  for (Algorithm algorithm : kAll) {
+    if (!is_possible(problem, algorithm) || !allows(settings.algorithm, algorithm)) continue;
+    const double this_cost = cost(problem, algorithm, weight_gradient);
+    if (this_cost < least) {
+      best = algorithm;
+      least = this_cost;
+    }
+  }
+  return best;
+}
+
+Plan direct_plan(const Problem& problem, int64_t channels) {
+  Plan plan;
+  plan.tiling =
+      choose_tiling(problem.images, problem.height, problem.width, channels, problem.threads);
+  plan.pieces = plan.tiling.count();
+  return plan;
+}
+
+// Tiles for the matrix kernels: rows of maps, or some maps, whose patch stays in L2 beside the
+// weight of a block of outputs, and with enough pixels to make up for reading the whole weight.
+Tiling matrix_tiling(const Problem& problem) {
+  constexpr int64_t kPatchBytes = 768 << 10, kEnoughPixels = 784, kMostColumns = 256;
+  const int64_t pixel_bytes = 2 * round_up(problem.inputs, 32);
+  Tiling tiling;
+  tiling.images = 1;
+  tiling.columns = std::min(problem.width, kMostColumns);
+  const int64_t fit = kPatchBytes / (pixel_bytes * (tiling.columns + 2)) - 2;
+  const auto even = [](int64_t value) { return std::max<int64_t>(2, value / 2 * 2); };
+  // As many rows as fit, in even parts; fewer where there are too few tiles for the threads.
+  const int64_t parts = divide_up(problem.height, std::max<int64_t>(2, fit));
+  tiling.across_columns = divide_up(problem.width, tiling.columns);
+  const auto count = [&] {
+    return divide_up(problem.images, tiling.images) * divide_up(problem.height, tiling.rows) *
+           tiling.across_columns;
+  };
+  tiling.rows = std::min(problem.height, even(divide_up(problem.height, parts) + 1));
+  while (tiling.rows > 4 && count() < 2 * problem.threads) tiling.rows = even(tiling.rows / 2);
+  const int64_t map = (tiling.rows + 2) * (tiling.columns + 2) * pixel_bytes;
+  while (tiling.rows >= problem.height && tiling.across_columns == 1 &&
+         tiling.pixels() < kEnoughPixels && 2 * tiling.images * map <= kPatchBytes &&
+         tiling.images < problem.images && count() >= 4 * problem.threads) {
+    tiling.images *= 2;
+  }
+  tiling.across_images = divide_up(problem.images, tiling.images);
+  tiling.across_rows = divide_up(problem.height, tiling.rows);
+  return tiling;
+}
+
+Plan matrix_plan(const Problem& problem) {
+  Plan plan;
+  plan.algorithm = Algorithm::kMatrix;
+  plan.tiling = matrix_tiling(problem);
+  plan.pieces = plan.tiling.count();
+  return plan;
+}
+
+// The Winograd plan, or the direct one where the settings leave too little memory.
+Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
+  if (settings.workspace < 0 || winograd.workspace <= settings.workspace) return winograd;
+  direct.wanted = winograd.workspace;
+  return direct;
+}
+
+// V of a block of tiles has to fit into the caches.
+constexpr int64_t kMostTiles = 108;
+constexpr int64_t kBlockBytes = 8 << 20;
+
+// Blocks of tiles and ranges of outputs that give the busiest thread the least to do: multiply-adds
+// for one position and input channel. A micro-kernel takes tile_group tiles, so a block of 49 costs
+// as much as one of 54; each block reads its range's weight; and each range transforms its inputs.
+Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tiles) {
+  constexpr int64_t kReading = 4, kTransform = 10;
+  const int64_t fit = kBlockBytes / (positions * problem.inputs * 4);
+  const int64_t most = std::clamp(fit, 4 * problem.tile_group, kMostTiles);
+  Blocking best;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t ranges = 1; ranges <= problem.threads; ++ranges) {
+    if (problem.threads % ranges != 0) continue;
+    const int64_t sharers = problem.threads / ranges;  // threads with the same range
+    const int64_t outputs = round_up(divide_up(problem.outputs, ranges), problem.channel_block);
+    // From the largest blocks down to half of them. Not by the number of blocks for each thread,
+    // which has no bound.
+    const int64_t fewest = divide_up(divide_up(tiles, most), sharers);
+    const int64_t smallest = divide_up(tiles, 2 * fewest * sharers);
+    for (int64_t size = std::min(most, divide_up(tiles, fewest * sharers)); size >= smallest;
+         --size) {
+      const int64_t each = divide_up(tiles, size * sharers);  // blocks for each thread
+      const int64_t block = divide_up(tiles, each * sharers);
+      const int64_t padded = round_up(block, problem.tile_group);
+      const int64_t work = each * ((padded + kReading) * outputs + kTransform * block);
+      if (work < least) {
+        least = work;
+        best = {block, outputs};
+      }
+    }
+  }
+  return best;
+}
+
+std::string environment(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
+
+Wish wish_of(const std::string& text) {
+  if (text.empty() || text == "auto") return Wish::kAuto;
+  if (text == name(Algorithm::kDirect)) return Wish::kDirect;
+  if (text == name(Algorithm::kWinograd2)) return Wish::kWinograd2;
+  if (text == name(Algorithm::kWinograd4)) return Wish::kWinograd4;
+  if (text == name(Algorithm::kMatrix)) return Wish::kMatrix;
+  throw std::runtime_error("VGG_FAST_ALGORITHM=" + text +
+                           " names no algorithm: choose one of auto, direct, winograd2, "
+                           "winograd4, matrix, or unset it");
+}
+
+int64_t bytes_of(const std::string& variable, int64_t otherwise) {
+  const std::string text = environment(variable.c_str());
+  if (text.empty()) return otherwise;
+  const bool is_number = text.find_first_not_of("0123456789") == std::string::npos;
+  if (!is_number || text.size() > 9) {
+    throw std::runtime_error(variable + "=" + text +
+                             " is no number of MiB: set it to one, or unset it");
+  }
+  return std::stoll(text) << 20;
+}
+
+// The settings are read and written apart: each is one word, and a thread that runs a kernel
+// meanwhile sees the old one or the new.
+struct Current {
+  std::atomic<Wish> algorithm;
+  std::atomic<int64_t> workspace, weight_cache;
+};
+
+Current& current() {
+  static Current instance{wish_of(environment("VGG_FAST_ALGORITHM")),
+                          bytes_of("VGG_FAST_WORKSPACE", Settings().workspace),
+                          bytes_of("VGG_FAST_WEIGHT_CACHE", Settings().weight_cache)};
+  return instance;
+}
+
+}  // namespace
+
+void Problem::set_instruction_set(InstructionSet set) {
+  lanes = vector_bytes(set) / real_size(storage);
+  channel_block = vectors_of_outputs(set) * lanes;
+  tile_group = kRowsOfSums;
+  matrix_tiles = set == InstructionSet::kAmx;
+}
+
+const char* name(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kWinograd2:
+      return "winograd2";
+    case Algorithm::kWinograd4:
+      return "winograd4";
+    case Algorithm::kMatrix:
+      return "matrix";
+    default:
+      return "direct";
+  }
+}
+
+Settings settings() { return {current().algorithm, current().workspace, current().weight_cache}; }
+
+void set_settings(const Settings& settings) {
+  current().algorithm = settings.algorithm;
+  current().workspace = settings.workspace;
+  current().weight_cache = settings.weight_cache;
+}
+
+Plan plan_convolution(const Problem& problem, const Settings& settings) {
+  const Algorithm algorithm = choose(problem, settings, false);
+  if (algorithm == Algorithm::kDirect) {
+    Plan plan = direct_plan(problem, problem.inputs);
+    const int64_t pixels = problem.images * problem.height * problem.width;
+    if (problem.for_dgrad || pixels > kFewPixels) return plan;
+    // Whatever the cap: packing the weight for direct tiles takes more.
+    plan.dots = true;
+    plan.pieces = divide_up(problem.outputs, problem.lanes);
+    plan.workspace =
+        pixels * round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
+    return plan;
+  }
+  if (algorithm == Algorithm::kMatrix) return matrix_plan(problem);
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  const int64_t tiles = plan.tiling.count(), threads = problem.threads;
+  plan.blocking = choose_blocking(problem, positions(algorithm), tiles);
+  plan.pieces =
+      divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
+  const int64_t per_thread =
+      positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
+  plan.workspace = threads * per_thread + positions(algorithm) * problem.inputs *
+                                              round_up(problem.outputs, problem.channel_block) * 4;
+  return within(settings, plan, direct_plan(problem, problem.inputs));
+}
+
+Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
+  const Algorithm algorithm = choose(problem, settings, true);
+  const Plan direct = direct_plan(problem, std::max(problem.inputs, problem.outputs));
+  if (algorithm == Algorithm::kDirect) return direct;
+  if (algorithm == Algorithm::kMatrix) {
+    Plan plan = matrix_plan(problem);
+    const int64_t tile_bytes = 2 * plan.tiling.pixels() *
+                               (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
+    // So many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
+    constexpr int64_t kChunkPixels = 4096;
+    plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),
+                            std::min(problem.threads, plan.pieces), plan.pieces);
+    plan.workspace = plan.chunk * tile_bytes + 9 * 4 * problem.inputs * problem.outputs;
+    return within(settings, plan, direct);
+  }
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  // No less than is worth waking the threads for, and what stays in L2. More than 128 tiles of 512
+  // channels would spare passes over the sums, but cost 38 MB.
+  constexpr int64_t kLeastBytes = 1 << 20;
+  const int64_t both = problem.inputs + problem.outputs;
+  const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
+  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, least / 64 * 64));
+  plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
+  plan.workspace = positions(algorithm) * 4 *
+                   (plan.chunk * (problem.inputs + problem.outputs) +
+                    problem.inputs * round_up(problem.outputs, problem.channel_block));
+  return within(settings, plan, direct);
+}
+
+}  // namespace vgg_fast::cpu

@@ -1,0 +1,147 @@
+// From a warp's sums to the output: bias, ReLU, 2x2 pooling and its argmax, 16 pixels x 64 channels
+// at a time. A lane holds two channels of 8 blocks of a row; lanes trade them, so that
+//
+//   pooling:   a lane gets the four pixels of a window, and a warp stores 64 bytes a window
+//   else:      a lane gets eight neighbouring channels of a pixel, and stores them at once
+
+#pragma once
+
+#include <cstring>
+
+#include "cuda/sm80/multiply.cuh"
+
+namespace vgg_fast::cuda {
+
+template <typename T>
+struct Output {
+  GroupMap map;
+  int32_t n, height, width, outputs;  // of the map that isn't pooled
+  const T* bias;                      // may be null
+  T* output;
+  uint8_t* argmax;  // may be null
+  bool aligned;     // outputs is a multiple of 8
+};
+
+template <typename Value>
+__device__ __forceinline__ Value shuffle_xor(Value value, int distance) {
+  static_assert(sizeof(Value) % 4 == 0);
+  uint32_t words[sizeof(Value) / 4];
+  memcpy(words, &value, sizeof(Value));
+#pragma unroll
+  for (uint32_t& word : words) word = __shfl_xor_sync(0xffffffffu, word, distance);
+  memcpy(&value, words, sizeof(Value));
+  return value;
+}
+
+// Four lanes, kStride apart, transpose a 4x4 matrix of which each holds a row.
+template <int kStride, typename Value>
+__device__ __forceinline__ void transpose_over_lanes(Value (&row)[4]) {
+  const int place = threadIdx.x / kStride % 4;
+#pragma unroll
+  for (int bit = 1; bit <= 2; bit *= 2) {
+    const bool high = place & bit;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      const Value got = shuffle_xor(high ? row[i] : row[i + bit], bit * kStride);
+      if (high)
+        row[i] = got;
+      else
+        row[i + bit] = got;
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void add_bias(const Output<T>& to, int32_t k,
+                                         Accumulator<T> (&sums)[kBlocks][4]) {
+  using Acc = Accumulator<T>;
+  const int lane = threadIdx.x % 32;
+  if (to.bias == nullptr) return;
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int32_t channel = k + block * 8 + column_of_sum(lane, i);
+      sums[block][i] += channel < to.outputs ? widen(to.bias[channel]) : Acc(0);
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pooled(const Output<T>& to, const Pixel& origin, int32_t k,
+                                             const Accumulator<T> (&sums)[kBlocks][4]) {
+  using Acc = Accumulator<T>;
+  const int lane = threadIdx.x % 32, position = lane / 4 % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const Pixel at = pixel_of_row(to.map, origin, row_of_sum(lane, 2 * half) / 4 * 4);
+    const bool inside = at.n < to.n && at.y + 1 < to.height && at.x + 1 < to.width;
+    const int64_t pixel = (int64_t{at.n} * (to.height / 2) + at.y / 2) * (to.width / 2) + at.x / 2;
+#pragma unroll
+    for (int set = 0; set < kBlocks; set += 4) {
+      Vector<T, 2> best;
+      Vector<uint8_t, 2> positions;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        Acc window[4];
+#pragma unroll
+        for (int block = 0; block < 4; ++block) window[block] = sums[set + block][2 * half + i];
+        transpose_over_lanes<4>(window);
+        const auto maximum = window_max(window[0], window[1], window[2], window[3]);
+        best.values[i] = narrow<T>(maximum.value);
+        positions.values[i] = maximum.argmax;
+      }
+      const int32_t channel = k + (set + position) * 8 + column_of_sum(lane, 0);
+      const int count = min(2, to.outputs - channel);
+      if (!inside || count <= 0) continue;
+      const int64_t place = pixel * to.outputs + channel;
+      store(to.output + place, best, count, to.aligned);
+      if (to.argmax != nullptr) store(to.argmax + place, positions, count, to.aligned);
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pixels(const Output<T>& to, const Pixel& origin, int32_t k,
+                                             const Accumulator<T> (&sums)[kBlocks][4]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const Pixel at = pixel_of_row(to.map, origin, row_of_sum(lane, 2 * half));
+    const bool inside = at.n < to.n && at.y < to.height && at.x < to.width;
+    const int64_t pixel = (int64_t{at.n} * to.height + at.y) * to.width + at.x;
+#pragma unroll
+    for (int set = 0; set < kBlocks; set += 4) {
+      Vector<T, 2> pairs[4];
+#pragma unroll
+      for (int block = 0; block < 4; ++block)
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          pairs[block].values[i] = narrow<T>(sums[set + block][2 * half + i]);
+      transpose_over_lanes<1>(pairs);
+      Vector<T, 8> channels;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) channels.values[i] = pairs[i / 2].values[i % 2];
+      const int32_t channel = k + (set + lane % 4) * 8;
+      const int count = min(8, to.outputs - channel);
+      if (inside && count > 0)
+        store(to.output + pixel * to.outputs + channel, channels, count, to.aligned);
+    }
+  }
+}
+
+// The 16 pixels of the group at `origin`, channels k to k + 63.
+template <Epilogue kEpilogue, typename T>
+__device__ __forceinline__ void store_group(const Output<T>& to, const Pixel& origin, int32_t k,
+                                            Accumulator<T> (&sums)[kBlocks][4]) {
+  add_bias(to, k, sums);
+  if constexpr (kEpilogue != Epilogue::kLinear)
+#pragma unroll
+    for (int i = 0; i < 4 * kBlocks; ++i) sums[i / 4][i % 4] = relu(sums[i / 4][i % 4]);
+  if constexpr (kEpilogue == Epilogue::kReluPool)
+    store_pooled(to, origin, k, sums);
+  else
+    store_pixels(to, origin, k, sums);
+}
+
+}  // namespace vgg_fast::cuda

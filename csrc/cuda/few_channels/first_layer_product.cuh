@@ -1,0 +1,219 @@
+// The first layer's convolution in bf16 and fp16 (C = 1 or 3) on the tensor cores, forward:
+//
+//   rows: 8 windows of 2x2 pixels      x      columns: 64 output channels
+//   reduction: the 9 * C taps, then the bias against a one, then zeros up to 16 or 32
+//
+// Rows and columns are dealt out so that a lane's sums are the four pixels of one window, and two
+// runs of eight neighbouring channels: it pools without asking another lane, and stores 16 bytes at
+// a time, 64 beside each other. Lanes gather the pixels under their taps for the next windows while
+// these are stored; nothing passes through shared memory. Bound by instructions, not yet by bytes.
+
+#pragma once
+
+#include <cstring>
+
+#include "cuda/common/launch.cuh"
+#include "cuda/sm80/multiply.cuh"
+
+namespace vgg_fast::cuda {
+
+template <typename T>
+struct FirstLayer {
+  int64_t n;
+  int32_t channels, outputs, height, width;
+  Strided<const T> input, weight;
+  const T* bias;  // may be null
+  T* output;
+  uint8_t* argmax;  // may be null
+  bool aligned;     // every store of 16 bytes is aligned
+};
+
+// Blocks of a multiprocessor at once, by steps: they leave a thread 168 or 255 registers for
+// weights, pixels and sums.
+inline constexpr int kProductThreads = 128;
+constexpr int blocks_at_once(int steps) { return steps == 1 ? 3 : 2; }
+inline constexpr int kProductWarps = kProductThreads / 32;
+inline constexpr int kWarpWindows = 8;
+// A warp stores some hundred windows of a large batch for once reading its weights.
+inline constexpr int64_t kProductBlocks = 132 * 12;
+
+// How many times 16 the reduction is.
+constexpr int first_layer_steps(int32_t channels) { return channels == 1 ? 1 : 2; }
+
+// Operand j of the four that a lane has of a step: its place in the reduction.
+VGG_HOST_DEVICE int place_of_operand(int lane, int step, int j) {
+  return step * 16 + j / 2 * 8 + lane % 4 * 2 + j % 2;
+}
+
+// The channel that column `column` of block `block` stands for.
+VGG_HOST_DEVICE int channel_of_column(int block, int column) {
+  return block / 4 * 32 + column / 2 * 8 + block % 4 * 2 + column % 2;
+}
+
+template <typename T>
+__device__ __forceinline__ uint32_t pair_of(T first, T second) {
+  const Vector<T, 2> pair{{first, second}};
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+
+template <typename T, int kSteps>
+class WindowOperands {
+ public:
+  __device__ __forceinline__ explicit WindowOperands(const FirstLayer<T>& layer) : layer_(layer) {
+    const int taps = 9 * layer.channels;
+#pragma unroll
+    for (int i = 0; i < 4 * kSteps; ++i) {
+      const int place = place_of_operand(threadIdx.x % 32, i / 4, i % 4);
+      const int r = place % 9 / 3, s = place % 3;
+      offsets_[i] = place / 9 * layer.input.c + (r - 1) * layer.input.y + (s - 1) * layer.input.x;
+      wanted_[i] = place < taps ? 1u << (4 * r + s) : place == taps ? kOne : 0u;
+    }
+  }
+
+  // rows[dy][step][2 * half + dx], half of the step's reduction, of pixel (dy, dx).
+  __device__ __forceinline__ void load(const Cursor& at, uint32_t (&rows)[2][kSteps][4]) const {
+    const uint32_t inside =
+        at.n < layer_.n ? surroundings_inside(at.y, at.x, layer_.height, layer_.width) : 0;
+    const T* window = layer_.input.at(at.n, 0, 2 * at.y, 2 * at.x);
+#pragma unroll
+    for (int pixel = 0; pixel < 4; ++pixel) {
+      const int dy = pixel / 2, dx = pixel % 2;
+      T values[4 * kSteps];
+#pragma unroll
+      for (int i = 0; i < 4 * kSteps; ++i)
+        values[i] = wanted_[i] & inside >> (4 * dy + dx)
+                        ? window[offsets_[i] + dy * layer_.input.y + dx * layer_.input.x]
+                        : T(wanted_[i] == kOne ? 1.0f : 0.0f);
+#pragma unroll
+      for (int i = 0; i < 2 * kSteps; ++i)
+        rows[dy][i / 2][i % 2 * 2 + dx] = pair_of(values[2 * i], values[2 * i + 1]);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kOne = 1u << 31;
+
+  const FirstLayer<T>& layer_;
+  int64_t offsets_[4 * kSteps];
+  uint32_t wanted_[4 * kSteps];  // the tap's bit of the window's surroundings, or kOne
+};
+
+// What stands against place `place` of the reduction.
+template <typename T>
+__device__ __forceinline__ T weight_at(const FirstLayer<T>& layer, int32_t k, int place) {
+  const int taps = 9 * layer.channels, tap = place % 9;
+  if (k >= layer.outputs || place > taps) return T(0.0f);
+  if (place < taps) return *layer.weight.at(k, place / 9, tap / 3, tap % 3);
+  return layer.bias != nullptr ? layer.bias[k] : T(0.0f);
+}
+
+// sums[dy][block][2 * dx + i] is channel channel_of_column(block, 2 * (lane % 4) + i), from k on.
+template <Epilogue kEpilogue, bool kArgmax, typename T>
+__device__ __forceinline__ void store_window(const FirstLayer<T>& layer, const Cursor& at,
+                                             int32_t k, const float (&sums)[2][kBlocks][4]) {
+  if (at.n >= layer.n) return;
+#pragma unroll
+  for (int run = 0; run < 2; ++run) {
+    const int32_t channel = k + channel_of_column(4 * run, threadIdx.x % 4 * 2);
+    const int count = min(8, layer.outputs - channel);
+    if (count <= 0) continue;
+    if constexpr (kEpilogue == Epilogue::kReluPool) {
+      const int32_t height = layer.height / 2, width = layer.width / 2;
+      const int64_t place = ((at.n * height + at.y) * width + at.x) * layer.outputs + channel;
+      Vector<T, 8> best;
+      Vector<uint8_t, 8> positions;
+#pragma unroll
+      for (int v = 0; v < 8; ++v) {
+        const int block = 4 * run + v / 2, i = v % 2;
+        const auto maximum = relu_window_max(sums[0][block][i], sums[0][block][2 + i],
+                                             sums[1][block][i], sums[1][block][2 + i]);
+        best.values[v] = narrow<T>(maximum.value);
+        positions.values[v] = maximum.argmax;
+      }
+      store(layer.output + place, best, count, layer.aligned);
+      if constexpr (kArgmax) store(layer.argmax + place, positions, count, layer.aligned);
+    } else {
+#pragma unroll
+      for (int pixel = 0; pixel < 4; ++pixel) {
+        const int32_t y = 2 * at.y + pixel / 2, x = 2 * at.x + pixel % 2;
+        if (y >= layer.height || x >= layer.width) continue;
+        Vector<T, 8> values;
+#pragma unroll
+        for (int v = 0; v < 8; ++v) {
+          const float sum = sums[pixel / 2][4 * run + v / 2][pixel % 2 * 2 + v % 2];
+          values.values[v] = narrow<T>(kEpilogue == Epilogue::kRelu ? relu(sum) : sum);
+        }
+        const int64_t place =
+            ((at.n * layer.height + y) * layer.width + x) * layer.outputs + channel;
+        store(layer.output + place, values, count, layer.aligned);
+      }
+    }
+  }
+}
+
+template <Epilogue kEpilogue, bool kArgmax, typename T, int kSteps>
+__global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps))
+    first_layer_product_kernel(FirstLayer<T> layer) {
+  const int lane = threadIdx.x % 32;
+  const int32_t k = blockIdx.y * kStrip;
+  uint32_t columns[kSteps][kBlocks][2];
+#pragma unroll
+  for (int i = 0; i < 2 * kSteps * kBlocks; ++i) {
+    const int step = i / (2 * kBlocks), block = i / 2 % kBlocks;
+    const int32_t channel = k + channel_of_column(block, lane / 4);
+    const int place = place_of_operand(lane, step, i % 2 * 2);
+    columns[step][block][i % 2] =
+        pair_of(weight_at(layer, channel, place), weight_at(layer, channel, place + 1));
+  }
+
+  constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
+  const Extents extents{kPool ? layer.height / 2 : covering_patches(layer.height),
+                        kPool ? layer.width / 2 : covering_patches(layer.width), 1};
+  const int64_t windows = layer.n * extents.items_per_image();
+  const int64_t stride = int64_t{gridDim.x} * kProductWarps * kWarpWindows;
+  int64_t first = (int64_t{blockIdx.x} * kProductWarps + threadIdx.x / 32) * kWarpWindows;
+  const Cursor step = cursor_at(stride, extents);
+  Cursor at = cursor_at(first + lane / 4, extents);
+  const WindowOperands<T, kSteps> pixels(layer);
+  uint32_t rows[2][kSteps][4];
+  pixels.load(at, rows);
+  for (; first < windows; first += stride) {
+    float sums[2][kBlocks][4] = {};
+#pragma unroll
+    for (int i = 0; i < 2 * kSteps * kBlocks; ++i) {
+      const int dy = i % 2, block = i / 2 % kBlocks, part = i / (2 * kBlocks);
+      multiply_add(sums[dy][block], rows[dy][part], columns[part][block][0],
+                   columns[part][block][1], T{});
+    }
+    const Cursor here = at;
+    advance(at, step, extents);
+    pixels.load(at, rows);
+    store_window<kEpilogue, kArgmax>(layer, here, k, sums);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------
+
+template <Epilogue kEpilogue, bool kArgmax, typename T>
+cudaError_t launch_first_layer_product(const FirstLayer<T>& layer, int64_t windows,
+                                       cudaStream_t stream) {
+  const dim3 grid(grid_for(windows, kProductWarps * kWarpWindows, kProductBlocks),
+                  static_cast<unsigned>(ceiling(layer.outputs, kStrip)));
+  const auto kernel = first_layer_steps(layer.channels) == 1
+                          ? first_layer_product_kernel<kEpilogue, kArgmax, T, 1>
+                          : first_layer_product_kernel<kEpilogue, kArgmax, T, 2>;
+  return launch(kernel, grid, kProductThreads, stream, layer);
+}
+
+// bf16 and fp16; `windows` cover the maps.
+template <Epilogue kEpilogue, typename T>
+cudaError_t first_layer_product(const FirstLayer<T>& layer, int64_t windows, cudaStream_t stream) {
+  if constexpr (kEpilogue == Epilogue::kReluPool)
+    if (layer.argmax != nullptr)
+      return launch_first_layer_product<kEpilogue, true>(layer, windows, stream);
+  return launch_first_layer_product<kEpilogue, false>(layer, windows, stream);
+}
+
+}  // namespace vgg_fast::cuda

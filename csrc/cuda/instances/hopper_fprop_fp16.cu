@@ -1,0 +1,14 @@
+// The convolution on Hopper in fp16; one file for each dtype, to compile in parallel.
+
+#include "cuda/sm90/hopper_fprop.cuh"
+
+namespace vgg_fast::cuda {
+
+template cudaError_t hopper_fprop<Epilogue::kLinear, __half>(const DenseConvolution&, const void*,
+                                                             void*, uint8_t*, cudaStream_t);
+template cudaError_t hopper_fprop<Epilogue::kRelu, __half>(const DenseConvolution&, const void*,
+                                                           void*, uint8_t*, cudaStream_t);
+template cudaError_t hopper_fprop<Epilogue::kReluPool, __half>(const DenseConvolution&, const void*,
+                                                               void*, uint8_t*, cudaStream_t);
+
+}  // namespace vgg_fast::cuda

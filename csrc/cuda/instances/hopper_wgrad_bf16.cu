@@ -1,0 +1,11 @@
+// The weight's gradient on Hopper in bf16; one file for each dtype.
+
+#include "cuda/sm90/hopper_wgrad.cuh"
+
+namespace vgg_fast::cuda {
+
+template cudaError_t hopper_wgrad<__nv_bfloat16>(const DenseConvolution&, const void*, void*,
+                                                 const int64_t (&)[4], void*, cudaStream_t);
+template int64_t hopper_wgrad_workspace<__nv_bfloat16>(const DenseConvolution&);
+
+}  // namespace vgg_fast::cuda

@@ -1,0 +1,134 @@
+// igemm_fprop.cuh's product on Hopper: 128 pixels x 64, 128 or 256 output channels a tile.
+//
+//   rows      8 groups of 16 pixels. A group under a tap is one box of the input, 64 channels x 2 x
+//             2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or behind the
+//             channels, reads zero
+//   columns   the box of the weight, 64 channels x 1 tap x the tile's output channels
+
+#pragma once
+
+#include "cuda/common/epilogue.cuh"
+#include "cuda/sm90/hopper_pipeline.cuh"
+#include "cuda/sm90/tensor_map.h"
+
+namespace vgg_fast::cuda {
+
+inline constexpr int kHopperGroups = kHopperRows / kGroup;
+inline constexpr int kGroupBytes = kGroup * kLineBytes;
+
+template <Epilogue kEpilogue, typename T, int kStripsOfTile>
+struct HopperFprop {
+  using Element = T;
+  static constexpr int kStrips = kStripsOfTile;
+  static constexpr bool kTransposed = false;
+
+  CUtensorMap input, weight;
+  int32_t tiles, column_tiles, channel_steps;
+  Output<T> to;
+
+  VGG_HOST_DEVICE int32_t steps_of(int32_t) const { return 9 * channel_steps; }
+  VGG_HOST_DEVICE int64_t first_group(int32_t tile) const {
+    return int64_t{tile / column_tiles} * kHopperGroups;
+  }
+  VGG_HOST_DEVICE int32_t first_output(int32_t tile) const {
+    return tile % column_tiles * (kStrips * kStrip);
+  }
+
+  // Lanes 0 to 7 load a group each, lane 8 the weight; steps go through the channels, then the
+  // taps.
+  struct Loader {
+    const HopperFprop& product;
+    int lane;
+    Pixel origin;
+    int32_t output;
+    int32_t step = 0, tap = 0;
+
+    __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
+      const int32_t c = step * kLine<T>;
+      if (lane < kHopperGroups)
+        load_box(stage + lane * kGroupBytes, &product.input, full, c, origin.x + tap % 3 - 1,
+                 origin.y + tap / 3 - 1, origin.n);
+      else if (lane == kHopperGroups)
+        load_box(stage + kConsumers * kColumnBytes, &product.weight, full, c, tap, output, 0);
+      if (++step < product.channel_steps) return;
+      step = 0;
+      ++tap;
+    }
+  };
+
+  __device__ __forceinline__ Loader loader(int32_t tile, int lane) const {
+    const int64_t group = first_group(tile) + lane % kHopperGroups;
+    return {*this, lane, group_origin(to.map, group), first_output(tile)};
+  }
+
+  __device__ __forceinline__ void store(int32_t tile, int row,
+                                        float (&sums)[kStrips][kBlocks][4]) const {
+    const int64_t group = first_group(tile) + row / kGroup;
+    if (group >= to.map.groups) return;
+    const Pixel origin = group_origin(to.map, group);
+#pragma unroll
+    for (int strip = 0; strip < kStrips; ++strip)
+      store_group<kEpilogue>(to, origin, first_output(tile) + strip * kStrip, sums[strip]);
+  }
+};
+
+// ------------------------------------------------------------------------------------------------
+
+// The groups of 16 pixels of a dense (N, H, W, C), as boxes.
+template <typename T>
+BoxMap group_boxes(const void* data, int64_t n, int64_t height, int64_t width, int64_t channels,
+                   const GroupMap& map) {
+  const auto extent = [](int64_t size) { return static_cast<uint64_t>(size); };
+  return {data,
+          {extent(channels), extent(width), extent(height), extent(n)},
+          {extent(channels), extent(channels * width), extent(channels * width * height)},
+          {kLine<T>, 2, 2u << map.shift, static_cast<uint32_t>(kWindowsOfGroup >> map.shift)},
+          std::is_same_v<T, __nv_bfloat16>};
+}
+
+template <Epilogue kEpilogue, typename T, int kStrips>
+cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>& to,
+                                cudaStream_t stream) {
+  HopperFprop<kEpilogue, T, kStrips> product{};
+  const int64_t columns = ceiling(problem.outputs, kStrips * kStrip);
+  const int64_t tiles = ceiling(to.map.groups, kHopperGroups) * columns;
+  if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
+  product.tiles = static_cast<int32_t>(tiles);
+  product.column_tiles = static_cast<int32_t>(columns);
+  product.channel_steps = static_cast<int32_t>(ceiling(problem.channels, kLine<T>));
+  product.to = to;
+  cudaError_t error = make_tensor_map(group_boxes<T>(problem.input, problem.n, problem.height,
+                                                     problem.width, problem.channels, to.map),
+                                      &product.input);
+  if (error != cudaSuccess) return error;
+  const auto channels = static_cast<uint64_t>(problem.channels);
+  const auto outputs = static_cast<uint64_t>(problem.outputs);
+  error = make_tensor_map({problem.weight,
+                           {channels, 9, outputs, 1},
+                           {channels, 9 * channels, 9 * channels * outputs},
+                           {kLine<T>, 1, kStrips * kStrip, 1},
+                           std::is_same_v<T, __nv_bfloat16>},
+                          &product.weight);
+  return error != cudaSuccess ? error : launch_hopper(product, stream);
+}
+
+template <Epilogue kEpilogue, typename T>
+cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, void* output,
+                         uint8_t* argmax, cudaStream_t stream) {
+  const Output<T> to{
+      group_map(problem.n, problem.height, problem.width, kEpilogue == Epilogue::kReluPool),
+      problem.n,
+      problem.height,
+      problem.width,
+      problem.outputs,
+      static_cast<const T*>(bias),
+      static_cast<T*>(output),
+      argmax,
+      problem.outputs % 8 == 0};
+  const auto run = problem.outputs <= kStrip       ? launch_hopper_fprop<kEpilogue, T, 1>
+                   : problem.outputs <= 2 * kStrip ? launch_hopper_fprop<kEpilogue, T, 2>
+                                                   : launch_hopper_fprop<kEpilogue, T, 4>;
+  return run(problem, to, stream);
+}
+
+}  // namespace vgg_fast::cuda

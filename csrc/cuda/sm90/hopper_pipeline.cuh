@@ -1,0 +1,148 @@
+// How a matrix product runs on Hopper (sm_90a), persistent and warp-specialised:
+//
+//   warpgroup 0      the producer: lanes of one warp ask the tensor memory accelerator for boxes
+//   warpgroups 1, 2  the consumers: 64 rows x 64 kStrips columns each, in registers (wgmma)
+//
+//   ring of stages   full[stage]: the bytes are there; empty[stage]: all 8 warps have read them.
+//                    A stage is 128 lines of rows, then 64 kStrips lines of columns. The producer
+//                    runs into the next tile while the consumers store this one.
+//
+// A Product says what is multiplied: steps, boxes, layout, and what becomes of the sums.
+
+#pragma once
+
+#include "cuda/common/launch.cuh"
+#include "cuda/common/memory.cuh"
+#include "cuda/sm80/multiply.cuh"
+#include "cuda/sm90/hopper_instructions.cuh"
+
+namespace vgg_fast::cuda {
+
+inline constexpr int kWarpgroup = 128;
+inline constexpr int kConsumers = 2;
+inline constexpr int kHopperThreads = (1 + kConsumers) * kWarpgroup;
+inline constexpr int kHopperRows = 64 * kConsumers;
+inline constexpr int kColumnBytes = 64 * kLineBytes;  // of 64 lines: a consumer's rows, or a strip
+inline constexpr int kHopperShared = 227 * 1024;
+// Together no more than the 168 that 384 threads have each at the start.
+inline constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+
+template <int kStrips>
+struct HopperRing {
+  static constexpr int kStageBytes = (kConsumers + kStrips) * kColumnBytes;
+  static constexpr int kStages = (kHopperShared - 1024) / kStageBytes;
+  static constexpr int kBytes = kStages * (kStageBytes + 2 * static_cast<int>(sizeof(uint64_t)));
+
+  unsigned char* memory;
+
+  VGG_HOST_DEVICE unsigned char* stage(int i) const { return memory + i * kStageBytes; }
+  VGG_HOST_DEVICE uint64_t* full(int i) const {
+    return reinterpret_cast<uint64_t*>(memory + kStages * kStageBytes) + i;
+  }
+  VGG_HOST_DEVICE uint64_t* empty(int i) const { return full(kStages + i); }
+};
+
+// Where a walker round the ring stands: its stage, and the parity of its round.
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  VGG_HOST_DEVICE void next(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+template <typename Product>
+__device__ __forceinline__ void produce(const Product& product,
+                                        const HopperRing<Product::kStrips>& ring) {
+  const int lane = threadIdx.x % 32;
+  Turn turn;
+  for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
+    auto loader = product.loader(tile, lane);
+    const int32_t steps = product.steps_of(tile);
+#pragma unroll 1
+    for (int32_t step = 0; step < steps; ++step) {
+      wait_for_phase(ring.empty(turn.stage), turn.parity ^ 1);  // at once in the first round
+      if (lane == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
+      __syncwarp();
+      loader.load(ring.stage(turn.stage), ring.full(turn.stage));
+      turn.next(ring.kStages);
+    }
+  }
+}
+
+template <typename Product>
+__device__ __forceinline__ void consume(const Product& product,
+                                        const HopperRing<Product::kStrips>& ring) {
+  constexpr bool kTransposed = Product::kTransposed;
+  // From 16 of the reduction to the next 16: along a line, or 16 lines on.
+  constexpr uint32_t kStep = kTransposed ? 2 * kEightLines : 32;
+  const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
+  const auto release = [&](int stage) {
+    if (threadIdx.x % 32 == 0) arrive(ring.empty(stage));
+  };
+  Turn turn;
+  for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
+    float sums[Product::kStrips][kBlocks][4] = {};
+    const int32_t steps = product.steps_of(tile);
+    int before = -1;
+#pragma unroll 1
+    for (int32_t step = 0; step < steps; ++step) {
+      wait_for_phase(ring.full(turn.stage), turn.parity);
+      const uint32_t rows = shared_address(ring.stage(turn.stage)) + consumer * kColumnBytes;
+      const uint32_t columns = shared_address(ring.stage(turn.stage)) + kConsumers * kColumnBytes;
+      begin_products();
+#pragma unroll
+      for (int i = 0; i < kLineBytes / 32; ++i)
+        multiply_tiles<typename Product::Element, kTransposed>(
+            sums, describe_tile(rows + i * kStep, kColumnBytes, kEightLines),
+            describe_tile(columns + i * kStep, kColumnBytes, kEightLines));
+      commit_products();
+      wait_for_products<1>();  // the step before this one
+      if (before >= 0) release(before);
+      before = turn.stage;
+      turn.next(ring.kStages);
+    }
+    wait_for_products<0>();
+    keep_order(sums);
+    release(before);
+    product.store(tile, consumer * 64 + static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16, sums);
+  }
+}
+
+template <typename Product>
+__global__ void __launch_bounds__(kHopperThreads, 1)
+    hopper_kernel(const __grid_constant__ Product product) {
+  // Other architectures compile the kernel empty; hopper_is_chosen() sends nothing there.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
+  const HopperRing<Product::kStrips> ring{dynamic_shared()};
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < ring.kStages; ++i) {
+      init_barrier(ring.full(i), 1);
+      init_barrier(ring.empty(i), kConsumers * kWarpgroup / 32);
+    }
+    publish_barriers();
+  }
+  __syncthreads();
+  if (threadIdx.x < kWarpgroup) {
+    lower_registers<kProducerRegisters>();
+    if (threadIdx.x < 32) produce(product, ring);
+  } else {
+    raise_registers<kConsumerRegisters>();
+    consume(product, ring);
+  }
+#else
+  __trap();
+#endif
+}
+
+template <typename Product>
+cudaError_t launch_hopper(const Product& product, cudaStream_t stream) {
+  const int blocks = std::min(product.tiles, multiprocessors());
+  return launch_with_shared(HopperRing<Product::kStrips>::kBytes, hopper_kernel<Product>, blocks,
+                            kHopperThreads, stream, product);
+}
+
+}  // namespace vgg_fast::cuda
