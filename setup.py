@@ -71,20 +71,14 @@ def system(*folders: str) -> list[str]:
 
 
 def operators_cpu() -> Extension:
-    files = [file for file in sources("*.cpp", "cpu/**/*.cpp") if not file.endswith("bindings.cpp")]
-    flags = [
-        *CXX_FLAGS,
-        INCLUDE,
-        f"-DTORCH_TARGET_VERSION={TORCH_TARGET}",
-        *system(*include_paths()),
-    ]
+    stable = [INCLUDE, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *system(*include_paths())]
     return Extension(
         "vgg_fast._C",
-        files,
+        sources("library.cpp", "cpu/**/*.cpp"),
         depends=HEADERS,
         language="c++",
         py_limited_api=True,
-        extra_compile_args={"cxx": flags},
+        extra_compile_args={"cxx": [*CXX_FLAGS, *stable]},
         extra_link_args=SANITIZERS,
         library_dirs=library_paths(),
         libraries=["c10", "torch", "torch_cpu"],

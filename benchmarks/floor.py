@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks import cost, peak
 from benchmarks.work import works
-from tests.cases import SEED_LAYERS
+from tests.support.cases import SEED_LAYERS
 
 BATCH = 16
 

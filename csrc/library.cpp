@@ -52,7 +52,7 @@ extern "C" __attribute__((visibility("default"))) void vgg_fast_forget_weight(co
   vgg_fast::cpu::forget_weight(address);
 }
 
-// For tests/test_fingerprint.py, which compares millions.
+// For tests/cpu/test_fingerprint.py, which compares millions.
 extern "C" __attribute__((visibility("default"))) uint64_t vgg_fast_fingerprint(const char* from,
                                                                                 int64_t bytes) {
   return vgg_fast::cpu::fingerprint(from, bytes);

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-pytest.register_assert_rewrite("tests.operators", "tests.convolution_checks", "tests.numerics")
+pytest.register_assert_rewrite(
+    "tests.support.operators", "tests.support.convolution_checks", "tests.support.numerics"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,12 +18,12 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.cases import CONVOLUTIONS, OPERATORS
+from tests.support.cases import CONVOLUTIONS, OPERATORS
 from vgg_fast import _bindings
 
 TESTS = Path(__file__).parent
 AVAILABLE = _bindings.cpu_instruction_sets()
-TESTS_OF_CASES = 2 * len(CONVOLUTIONS) + 1  # in test_random_cases.py
+TESTS_OF_CASES = 2 * len(CONVOLUTIONS) + 1  # in ops/test_random_cases.py
 NO_TESTS_COLLECTED = 5
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
@@ -46,7 +46,9 @@ def main() -> int:
         if not passed:
             failed.append(instruction_set)
     print(f"\n=== training runs, killed {options.kills} times", flush=True)
-    killed = subprocess.run([*PYTEST, TESTS / "test_train_killed.py", *passed_on], check=False)
+    killed = subprocess.run(
+        [*PYTEST, TESTS / "train" / "test_train_killed.py", *passed_on], check=False
+    )
     if killed.returncode not in (0, NO_TESTS_COLLECTED):  # such as by -k
         failed.append("killed training runs")
 
@@ -64,7 +66,7 @@ def fuzz(instruction_set: str, seed: int, arguments: list[str]) -> tuple[Counter
         process = subprocess.run(
             [
                 *PYTEST,
-                TESTS / "test_random_cases.py",
+                TESTS / "ops" / "test_random_cases.py",
                 f"--hypothesis-seed={seed}",
                 f"--junitxml={report}",
                 *arguments,

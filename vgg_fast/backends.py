@@ -33,7 +33,7 @@ def set(name: str) -> None:
     global _current
     if name not in NAMES:
         raise ValueError(f"there is no backend {name!r}: choose one of {', '.join(NAMES)}")
-    from vgg_fast.ops import registry
+    from vgg_fast.dispatch import registry
 
     if name != "auto":
         registry.route_cpu_through_python()

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import torch
 
-from vgg_fast import _extension, backends, choices, cpu
+from vgg_fast import _extension, backends, cpu
+from vgg_fast.dispatch import choices, registry
 from vgg_fast.layers import Conv3x3ReLUPool
 from vgg_fast.models import PRESETS, VGG
-from vgg_fast.ops import registry
 
 KERNELS = {"cpp": "C++", choices.HOPPER: "C++, sm_90a", "triton": "Triton", "reference": "PyTorch"}
 
@@ -187,7 +187,7 @@ def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
     A forced backend is everyone's; "auto" asks the table, as if the C++ kernels were built. fp32 is
     multiplied as torch's switches say. Each row says how its backend and tile were found.
     """
-    from vgg_fast.triton import tiles
+    from vgg_fast.dispatch import tiles
 
     kind = tiles.kind(dtype, tiles.precision(dtype))
     rows = []

@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 
 from benchmarks.gpu import record
-from vgg_fast import choices
-from vgg_fast.triton import table_file, tiles
+from vgg_fast.dispatch import choices, table_file, tiles
 
 
 def adopt(file: Path, tile_table: Path, choice_table: Path) -> tuple[int, int]:

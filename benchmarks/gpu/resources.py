@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import triton
 
-from tests.ahead_of_time import Compiled
-from tests.triton_launches import launches
-from vgg_fast.triton import tiles
+from tests.support.ahead_of_time import Compiled
+from tests.support.triton_launches import launches
+from vgg_fast.dispatch import tiles
 
 INSTRUCTIONS = {
     "wgmma": r"wgmma\.mma_async\S*\.(m\d+n\d+k\d+)",

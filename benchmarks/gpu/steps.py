@@ -21,8 +21,8 @@ import torch
 from benchmarks.gpu import figures, outcomes, peers, record
 from benchmarks.gpu.clock import Call, Clock, disagreements, interleaved, replayed, summary
 from benchmarks.peers.base import Unavailable
-from tests.cases import SEED_LAYERS, SeedLayer
-from vgg_fast import choices
+from tests.support.cases import SEED_LAYERS, SeedLayer
+from vgg_fast.dispatch import choices
 from vgg_fast.models import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def tuning(step: Step) -> None:
 
 
 def _triton_calls(step: Step) -> list[Any]:
-    from vgg_fast.triton.tiles import Call
+    from vgg_fast.dispatch.tiles import Call
 
     found = []
     for layer in step.layers:
@@ -243,7 +243,7 @@ def _cpp_that_fails() -> dict[str, str]:
     """
     started = {
         peer: subprocess.Popen(
-            [sys.executable, "-m", "tests.sanitized"], cwd=ROOT, text=True,
+            [sys.executable, "-m", "tests.support.sanitized"], cwd=ROOT, text=True,
             env={**os.environ, "VGG_FAST_GPU": kernels}, stderr=subprocess.PIPE,
         )
         for peer, kernels in peers.CPP.items()

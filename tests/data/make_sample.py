@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vgg_fast import data, idx
+from vgg_fast.train import data, idx
 
 PER_CLASS = 50
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vgg_fast.ops import registry
+from vgg_fast.dispatch import registry
 from vgg_fast.ops._shared import (
     asked_for,
     channels_last,

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vgg_fast.ops import max_pool2x2, registry
+from vgg_fast.dispatch import registry
+from vgg_fast.ops import max_pool2x2
 from vgg_fast.ops._shared import (
     asked_for,
     channels_last,

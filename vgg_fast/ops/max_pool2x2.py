@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vgg_fast.ops import registry
+from vgg_fast.dispatch import registry
 from vgg_fast.ops._shared import channels_last, nothing
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
 

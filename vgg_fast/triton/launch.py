@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vgg_fast.triton.tiles import family_of
+from vgg_fast.dispatch.tiles import family_of
 
 # Whether the kernels run under Triton's interpreter, which takes CPU tensors. Triton reads the
 # variable when a kernel is defined, so it has to be set before the first import.

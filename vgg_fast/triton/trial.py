@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vgg_fast.dispatch.tiles import Call, Tile
 from vgg_fast.triton import direct, fprop, wgrad
 from vgg_fast.triton.epilogue import run
 from vgg_fast.triton.reduce import sum_gradients
-from vgg_fast.triton.tiles import Call, Tile
 
 
 class Trial(NamedTuple):

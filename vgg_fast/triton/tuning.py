@@ -29,8 +29,9 @@ import torch
 import triton
 from torch import Tensor
 
-from vgg_fast.triton import launch, table_file, tiles
-from vgg_fast.triton.tiles import Call, Row, Tile
+from vgg_fast.dispatch import table_file, tiles
+from vgg_fast.dispatch.tiles import Call, Row, Tile
+from vgg_fast.triton import launch
 
 SECONDS = 20.0  # that a process spends on tuning at most, unless VGG_FAST_AUTOTUNE says otherwise
 QUIET = 2.0  # seconds after which tuning says what takes so long

@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.triton import tiles, tuning
+from vgg_fast.dispatch import tiles
+from vgg_fast.triton import tuning
 from vgg_fast.triton.launch import Launch, channels_last, check_extents
 from vgg_fast.triton.patch import (
     dot,

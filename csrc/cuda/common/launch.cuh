@@ -1,4 +1,4 @@
-// One way to launch a kernel, so that tests/cuda_emulation.h can put a CPU in the GPU's place.
+// One way to launch a kernel, so that tests/support/cuda_emulation.h can put a CPU in the GPU's place.
 
 #pragma once
 

@@ -6,7 +6,7 @@
 //   row m    of a group: pixel m % 4 = 2 * dy + dx of window m / 4
 //   line     128 bytes of a tile in shared memory: the channels that one step multiplies
 //
-// Nothing here includes CUDA or PyTorch: g++ compiles it for tests/test_cuda_kernels.py.
+// Nothing here includes CUDA or PyTorch: g++ compiles it for tests/cuda/test_cuda_kernels.py.
 
 #pragma once
 

@@ -4,7 +4,7 @@
 //   mask:   d relu(v) / dv = 0 where relu(v) <= 0, else 1 (so a NaN lets the gradient through)
 //   cursor: an odometer (n, y, x, c), so that a grid-stride loop divides once, not per step
 //
-// Nothing here includes CUDA or PyTorch: g++ compiles it for tests/test_cuda_kernels.py.
+// Nothing here includes CUDA or PyTorch: g++ compiles it for tests/cuda/test_cuda_kernels.py.
 
 #pragma once
 

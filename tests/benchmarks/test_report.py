@@ -1,0 +1,374 @@
+"""benchmarks/report.py and what it draws and writes, on small invented records."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import floor, report
+from benchmarks.gpu import figures
+from tests.support.cases import SEED_LAYERS
+
+README = (
+    "# Title\n<!-- report:results -->\nold\n<!-- /report:results -->\n"
+    "<!-- report:decisions -->\n<!-- /report:decisions -->\nafter\n"
+)
+NOTEBOOK = (
+    "<!-- report:floor -->\n<!-- /report:floor -->\n"
+    "<!-- report:measured -->\n<!-- /report:measured -->\n"
+)
+
+
+def contender(seconds: float, ratio: float, **more) -> dict:
+    return {
+        "precision": "fp32",
+        "version": "1",
+        "error": 1e-6,
+        "seconds": {"median": seconds, "q1": seconds * 0.9, "q3": seconds * 1.1},
+        "ratio": {"median": ratio, "q1": ratio * 0.9, "q3": ratio * 1.1},
+        **more,
+    }
+
+
+def row(name: str, title: str, kind: str, contenders: dict) -> dict:
+    return {
+        "name": name,
+        "title": title,
+        "level": "operator" if name.startswith("conv") else "network",
+        "kind": kind,
+        "precision": "bf16" if name.endswith("bf16") else "fp32",
+        "shape": [4, 1, 224, 224],
+        "operations": {"direct": 5e10, "winograd": 2e10},
+        "bytes": {"fp32": 1e9, "bf16": 5e8},
+        "rounds": 5,
+        "command": f"python -m benchmarks.run --only {name}",
+        "contenders": contenders,
+    }
+
+
+def record(date: str = "2026-01-02T03:04:05+00:00", cpu: str = "Invented CPU") -> dict:
+    rows = [
+        row(
+            "seed-training-b16",
+            "Seed network at 224², batch 16: training step",
+            "training step",
+            {
+                "fused": contender(2.0, 1.0, memory={"bytes": 100 << 20}),
+                "eager": contender(5.0, 2.5, memory={"bytes": 250 << 20}),
+                "ncnn": {"precision": "fp32", "problem": "isn't installed (pip install ncnn)"},
+            },
+        ),
+        row(
+            "seed-forward-b16-bf16",
+            "Seed network at 224², batch 16: forward, bf16",
+            "forward",
+            {
+                "fused": contender(2.0, 1.0, precision="bf16", error=1e-2),
+                "eager": contender(1.0, 0.5, precision="bf16", error=1e-2),
+            },
+        ),
+    ]
+    for kind, ratios in (("forward", (2.0, 8.0)), ("backward", (1.5, 0.5))):
+        for layer, ratio in zip(SEED_LAYERS[:2], ratios, strict=True):
+            contenders = {"fused": contender(1.0, 1.0), "eager": contender(ratio, ratio)}
+            title = f"{layer.op} {layer.c}→{layer.k} at {layer.size}², batch 4: {kind}"
+            rows.append(row(f"{layer.op}-{layer}-{kind}", title, kind, contenders))
+    return {
+        "schema": 2,
+        "date": date,
+        "cpu": cpu,
+        "threads": 2,
+        "instruction_set": "avx2",
+        "versions": {"torch": "2.15.0"},
+        "commit": {"hash": "abc1234", "dirty": True},
+        "options": {"quick": False},
+        "limits": {
+            "fma_gflops": 100.0,
+            "gemm_gflops": 90.0,
+            "gemm_bf16_gflops": 500.0,
+            "copy_gbs": 10.0,
+        },
+        "rows": rows,
+        "growth": {
+            "batch": axis("images", [1.0, 4.0], [1.0, 2.0], 0.5),
+            "threads": axis("threads", [1.0, 2.0], [2.0, 1.0], -1.0),
+        },
+    }
+
+
+def axis(label: str, values: list[float], medians: list[float], exponent: float) -> dict:
+    seconds = [{"median": m, "q1": m * 0.9, "q3": m * 1.1} for m in medians]
+    fused = {"precision": "fp32", "seconds": seconds, "exponent": exponent}
+    if label == "threads":
+        fused["ratio"] = {"median": 1.9, "q1": 1.85, "q3": 1.95}
+    absent = {"seconds": [None, None], "exponent": None, "problem": "isn't installed"}
+    contenders = {"fused": fused, "openvino": absent}
+    title = "Seed network at 224², batch 16: forward"
+    return {"title": title, "label": label, "values": values, "contenders": contenders}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    (tmp_path / "docs" / "performance.md").write_text(NOTEBOOK, encoding="utf-8")
+    return tmp_path
+
+
+def put(root: Path, name: str, content: dict) -> None:
+    path = root / "benchmarks" / "results" / name
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def made(root: Path) -> tuple[str, str]:
+    report.main(["--root", str(root)])
+    files = (root / "README.md", root / "docs" / "performance.md")
+    return tuple(path.read_text(encoding="utf-8") for path in files)  # type: ignore[return-value]
+
+
+def test_without_records_nothing_is_claimed(root) -> None:
+    readme, notebook = made(root)
+    assert "On CPUs: not measured yet." in readme and "GPUs: not measured yet." in readme
+    assert "old" not in readme and readme.endswith("after\n")
+    assert " ms |" not in notebook and notebook.count("not measured yet") >= len(SEED_LAYERS)
+    assert not (root / "docs" / "images").exists()
+
+
+def test_ratios_quartiles_means_and_memory(root) -> None:
+    put(root, "a.json", record())
+    readme, notebook = made(root)
+    step = "| Seed network at 224², batch 16: training step"
+    assert f"{step} | **2.50** (2.25–2.75) |\n" in readme
+    assert f"{step}: peak memory | 2.50 |\n" in readme
+    assert "2 layers of the seed network: forward, geometric mean | 4.00 |\n" in readme
+    assert "2 layers of the seed network: backward, geometric mean | 0.87 |\n" in readme
+    assert "2 threads of Invented CPU (avx2), torch 2.15.0, 2026-01-02, commit abc1234" in readme
+    assert "with changes" in readme and "| 250 MiB |" in notebook
+
+
+def test_how_often_rounding_decides_is_told_if_it_was_measured(root) -> None:
+    put(root, "a.json", record())
+    assert "Not measured yet." in made(root)[0]
+    torch, ours = ({"relus": r, "windows": 0.0, "error": 2e-7} for r in (1.2e-7, 3e-8))
+    decided = {**record(), "decisions": {"contenders": {"torch": torch, "auto": ours}}}
+    put(root, "decisions-a.json", decided)
+    put(root, "decisions-b.json", {**decided, "date": "2025-01-01", "cpu": "An older one"})
+    readme, _ = made(root)
+    assert "On 2 threads of Invented CPU" in readme
+    assert "| PyTorch | 1e-07 | 0e+00 | 2.0e-07 |\n| vgg_fast, `auto` | 3e-08 |" in readme
+
+
+def test_the_share_of_the_limit_is_that_of_the_rows_precision(root) -> None:
+    put(root, "a.json", record())
+    _, notebook = made(root)
+    # 5e10 operations at 100 GFLOP/s are half a second of 2; with 2e10, the fifth of a second.
+    assert (
+        "(`seed-training-b16`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-06 | 25 % | 10 %" in notebook
+    )
+    # In bf16 at 500 GFLOP/s a tenth of a second of 2; 5e8 bytes at 10 GB/s a twentieth.
+    assert "bf16`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-02 | 5 % | 2 %" in notebook
+
+
+def test_growth_is_told_with_its_exponents(root) -> None:
+    put(root, "a.json", record())
+    readme, notebook = made(root)
+    assert "From 1 to 2 threads vgg_fast becomes **1.90** (1.85–1.95) times as fast" in readme
+    assert "| batch | Seed network at 224², batch 16: forward | 1–4 | 0.50 |" in notebook
+    images = root / "docs" / "images"
+    assert (images / "growth-batch.svg").exists() and not (images / "growth-side.svg").exists()
+
+
+def test_a_record_of_the_first_schema_is_read(root) -> None:
+    old = record()
+    old["schema"] = 1
+    old["rows"][0]["name"] = "network-training-b16"
+    old["rows"][0]["shape"] = [16, 1, 224, 224]
+    for found in old["rows"]:
+        for key in ("level", "precision", "operations", "bytes"):
+            del found[key]
+    del old["growth"], old["limits"]["gemm_bf16_gflops"], old["rows"][1]
+    times = {"1": [2.0, 2.0, 2.0], "2": [1.0, 1.0, 1.0]}
+    ratio = {"median": 2.0, "q1": 2.0, "q3": 2.0}
+    old["scaling"] = {"work": "network-training-b16", "threads": 2, "ratio": ratio, "times": times}
+    put(root, "a.json", old)
+    readme, notebook = made(root)
+    assert "From 1 to 2 threads vgg_fast becomes **2.00**" in readme
+    assert "(`seed-training-b16`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-06 | 362 %" in notebook
+    # Of the layers, only those whose batch is the table's are known.
+    assert "(`conv3x3_relu_pool-1-64-224-forward`) | fused | 1.00 | 0.90–1.10 | 5 | 1.0e-06 | – | –"
+
+
+def test_a_contender_that_could_not_take_part_is_listed(root) -> None:
+    put(root, "a.json", record())
+    readme, notebook = made(root)
+    line = "- ncnn: isn't installed (pip install ncnn) (1 of 6 rows)"
+    assert line in readme and line in notebook
+    assert "| ncnn |" not in readme  # no column for one that was never timed
+
+
+def test_the_floor_names_what_binds(root) -> None:
+    limits = {"fma_gflops": 100.0, "gemm_gflops": 90.0, "copy_gbs": 10.0}
+    lines = list(floor.table(limits))[2:]
+    assert len(lines) == len(SEED_LAYERS)
+    assert "| 1→64 at 224² + pool | 0.9 |" in lines[0] and "| 9.2 ms |" in lines[0]
+    assert "slower (0.26): direct" in lines[0] and "3.1 times as fast" in lines[1]
+    assert "| memory |" in list(floor.table({**limits, "copy_gbs": 0.1}))[2]
+
+
+def test_the_newest_record_of_a_machine_counts_and_trials_do_not(root) -> None:
+    newer = record(date="2026-02-01T00:00:00+00:00")
+    newer["rows"][0]["contenders"]["eager"] = contender(6.0, 3.0)
+    quick = copy.deepcopy(record(date="2026-03-01T00:00:00+00:00"))
+    quick["options"]["quick"] = True
+    for name, content in (("a", newer), ("b", record()), ("c", quick), ("d.partial", quick)):
+        put(root, f"{name}.json", content)
+    put(root, "other.json", record(cpu="Another CPU"))
+    readme, notebook = made(root)
+    assert "**3.00**" in readme and "**2.50**" not in readme
+    assert notebook.index("On 2 threads of Invented") < notebook.index("On 2 threads of Another")
+    assert "2026-03-01" not in readme + notebook
+
+
+def test_gpu_records_of_benchmarks_gpu(root) -> None:
+    peers = {
+        "fused": {"median_ms": 0.5, "times_fused": 1.0},
+        "compile": {"median_ms": 0.6, "times_fused": 1.2},
+    }
+    gpu = {"date": "2026-01-01T00:00:00", "device": "Invented GPU", "dtype": "torch.bfloat16"}
+    put(root, "g.json", {**gpu, "torch": "2.15.0", "groups": {"layer": {"peers": peers}}})
+    readme, _ = made(root)
+    assert "On Invented GPU, bfloat16" in readme and "| layer | 0.500 | 1.20 |" in readme
+    assert "On CPUs: not measured yet." in readme
+    assert "docs/images/speedup-invented-gpu.svg" in readme
+    assert (root / "docs" / "images" / "speedup-invented-gpu.png").exists()
+    page = (root / "docs" / "report.html").read_text(encoding="utf-8")
+    assert "Invented GPU, bfloat16" in page and "<td>1.20</td>" in page
+
+
+def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
+    variant = figures.VARIANTS[1]
+    peers = {
+        "fused": {"median_ms": 2.5, "times_fused": 1.0},
+        "eager channels_last": {"median_ms": 5.0, "times_fused": 2.0},
+        "compile": {"median_ms": 4.0, "times_fused": 1.6},
+    }
+    problems = {"apex": "isn't installed"}
+    found = {
+        "date": "2026-01-01T00:00:00",
+        "device": "Invented GPU",
+        "device_type": "cuda",
+        "dtype": "torch.bfloat16",
+        "torch": "2.15.0",
+        "batch": 256,
+        "peak_bytes": {"fused": 60, "eager channels_last": 100},
+        "groups": {
+            f"{figures.FORWARD}, batch 256": {"peers": peers, "problems": problems},
+            variant.group(True): {"peers": peers, "problems": problems},
+        },
+    }
+    put(root, "a.json", found)
+    put(root, "b.json", {**found, "date": "2026-02-01T00:00:00", "only": ["forward"], "groups": {}})
+    readme, _ = made(root)
+    assert '| seed network at 224²: forward | `torch.compile(mode="max-autotune")`' in readme
+    assert "| 1.5 × | 1.60 |" in readme
+    assert "| eager channels_last with AMP | ≤ 0.5 | 0.60 (not reached) |" in readme
+    assert f"| {variant.name}, batch 32 | not measured yet | 2.50 ms, 2.00 × |" in readme
+    assert "- apex: isn't installed (2 of 2 rows)" in readme
+    assert readme.count("not measured yet") == 4 + 2 * len(figures.VARIANTS) - 1 + 1  # and CPUs
+
+
+def test_the_pictures_are_drawn_and_the_same_again(root) -> None:
+    put(root, "a.json", record())
+    made(root)
+    pictures = ("speedup-network", "speedup-layers", "roofline", "memory", "error-speed")
+    pictures += ("growth-batch", "growth-threads")
+    names = [f"{what}.{kind}" for what in pictures for kind in ("svg", "png")]
+    images = root / "docs" / "images"
+    before = {name: (images / name).read_bytes() for name in names}
+    assert before["speedup-network.png"].startswith(b"\x89PNG")
+    assert b"<svg" in before["speedup-layers.svg"]
+    made(root)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+class Page(html.parser.HTMLParser):
+    """What a page asks for from elsewhere, its words, and whether its elements are closed."""
+
+    EMPTY = ("meta", "br", "path", "use", "rect", "image", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.asked: list[str] = []
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href") and not str(value).startswith("#"):
+                self.asked.append(f"{tag} {name}={value}")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_has_everything_and_needs_nothing_else(root) -> None:
+    first = record()
+    first["rows"][0]["title"] = "A <b>bold</b> & title"
+    put(root, "a.json", first)
+    put(root, "b.json", record(cpu="Another CPU"))
+    made(root)
+    text = (root / "docs" / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and page.asked == []
+    assert "url(http" not in text and "@import" not in text
+    assert text.count("<svg") == 14 and "currentColor" in text and "prefers-color-scheme" in text
+    assert "A <b>bold</b> & title" in page.words
+    for found in first["rows"]:
+        assert found["command"] in page.words
+    for words in ("Invented CPU", "Another CPU", "Roofline", "pip install ncnn", "25 %"):
+        assert words in page.words
+    assert "Not measured yet" in page.words  # of GPUs
+    ids = re.findall(r' id="(m\d[^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    made(root)
+    assert (root / "docs" / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
+    put(root, "a.json", record())
+    with pytest.raises(SystemExit, match="not what the records say"):
+        report.main(["--root", str(root), "--check"])
+    assert (root / "README.md").read_text(encoding="utf-8") == README
+    made(root)
+    report.main(["--root", str(root), "--check"])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"options": {}}'])
+def test_a_file_that_is_no_record_is_named(root, content) -> None:
+    (root / "benchmarks" / "results" / "bad.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"bad\.json is no record"):
+        report.main(["--root", str(root)])
+    assert (root / "README.md").read_text(encoding="utf-8") == README
+
+
+def test_missing_markers_and_files_are_named(root) -> None:
+    (root / "docs" / "performance.md").write_text("nothing")
+    with pytest.raises(SystemExit, match=r"performance\.md lacks the markers <!-- report:floor"):
+        report.main(["--root", str(root)])
+    assert (root / "README.md").read_text(encoding="utf-8") == README
+    (root / "README.md").unlink()
+    with pytest.raises(SystemExit, match=r"README\.md can't be read"):
+        report.main(["--root", str(root)])

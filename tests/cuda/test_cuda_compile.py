@@ -1,0 +1,250 @@
+"""csrc/cuda compiles for A100- and H100-class GPUs without a warning or a spill, links, and loads.
+
+Needs no GPU, only nvcc.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+import vgg_fast
+from tests.support.cuda_toolkit import build_once, cuobjdump, toolkit
+
+CSRC = Path(__file__).parents[2] / "csrc"
+FOLDERS = {path.name: path for path in (CSRC / "cuda").glob("*/*.cu")}
+SOURCES = sorted(FOLDERS)
+ARCHITECTURES = ("80", "90a")
+
+pytestmark = pytest.mark.skipif(toolkit() is None, reason="no CUDA compiler (nvcc) was found")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas reports of one kernel on one architecture."""
+
+    name: str
+    architecture: str
+    stack: int  # bytes of local memory a thread
+    spilled: int  # bytes, stores and loads together
+    registers: int
+
+
+def compile_source(source: str, to: Path) -> None:
+    """Compile to the object file ``to``, and leave what ptxas reports beside it."""
+    command = [str(toolkit() / "bin" / "nvcc"), "-std=c++20", "-O3", "-Werror=all-warnings"]
+    # The host compiler sees the device code too, and knows no #pragma unroll.
+    host = "-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"
+    command += ["-Xptxas=-v", f"-Xcompiler={host}", "--threads=2"]
+    for architecture in ARCHITECTURES:
+        command.append(f"-gencode=arch=compute_{architecture},code=sm_{architecture}")
+    command += [f"-I{CSRC}", "-c", str(FOLDERS[source]), "-o", str(to)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    report_of(source, to.parent).write_text(run.stderr)
+
+
+def report_of(source: str, folder: Path) -> Path:
+    return folder / f"{source}.report"
+
+
+def read_report(report: str) -> list[Kernel]:
+    kernels = []
+    for entry in report.split("Compiling entry function ")[1:]:
+        name, architecture = re.match(r"'(\w+)' for 'sm_(\w+)'", entry).groups()
+        # Its own properties; those of a function that it calls may stand before or after them.
+        numbers = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", entry)
+        registers = re.search(r"Used (\d+) registers", entry)
+        total = {what: sum(int(n) for n, kind in numbers if kind == what) for _, what in numbers}
+        kernels.append(
+            Kernel(
+                name,
+                architecture,
+                total["stack frame"],
+                total["spill stores"] + total["spill loads"],
+                int(registers[1]),
+            )
+        )
+    return kernels
+
+
+@pytest.fixture
+def object_of(tmp_path_factory) -> Callable[[str], Path]:
+    def compiled(source: str) -> Path:
+        return build_once(tmp_path_factory, f"{source}.o", lambda to: compile_source(source, to))
+
+    return compiled
+
+
+@pytest.fixture
+def kernels_of(object_of) -> Callable[[str], list[Kernel]]:
+    def kernels(source: str) -> list[Kernel]:
+        return read_report(report_of(source, object_of(source).parent).read_text())
+
+    return kernels
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_kernel_spills_or_uses_local_memory(kernels_of, source):
+    kernels = kernels_of(source)
+    assert {kernel.architecture for kernel in kernels} == set(ARCHITECTURES)
+    wasteful = [kernel for kernel in kernels if kernel.stack or kernel.spilled]
+    assert not wasteful, wasteful
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
+    for kernel in kernels_of(source):
+        # The matrix products keep a tile in registers; the others hide latency with more warps.
+        threads = 512
+        if re.search(r"(igemm_fprop|igemm_wgrad|hopper|first_layer_product)_k", kernel.name):
+            threads = 256
+        assert threads * kernel.registers <= 64 * 1024, kernel
+
+
+# What a matrix product is made of: architectures, the kernel's name, instructions. LDSM transposes
+# 16-bit elements and no others.
+TENSOR_CORES = [
+    (("80", "90a"), "first_layer_product_kernel", {"HMMA"}),
+    (("80", "90a"), "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
+    (("80", "90a"), "igemm_wgrad_kernelI.*(half|bfloat16)", {"HMMA", "LDGSTS", "LDSM"}),
+    (("80", "90a"), "igemm_wgrad_kernelI.*Tf32", {"HMMA", "LDGSTS"}),
+    (("90a",), "hopper_kernel", {"HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"}),
+]
+
+
+def instructions_of(object_file: Path, architecture: str) -> dict[str, list[str]]:
+    """Of each kernel the instructions' names, with their modifiers, in order."""
+    dump = subprocess.run(
+        [str(cuobjdump()), "--dump-sass", f"--gpu-architecture=sm_{architecture}", object_file],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    functions = re.split(r"Function : (\S+)", dump)[1:]
+    return {
+        name: re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)", body)
+        for name, body in zip(functions[::2], functions[1::2], strict=True)
+    }
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize(
+    "source", [s for s in SOURCES if re.search(r"_(bf16|fp16|tf32)\.cu|conv3x3", s)]
+)
+def test_products_run_on_tensor_cores(object_of, source):
+    checked = set()
+    for architecture in ARCHITECTURES:
+        for name, instructions in instructions_of(object_of(source), architecture).items():
+            found = {instruction.split(".")[0] for instruction in instructions}
+            for architectures, kernel, expected in TENSOR_CORES:
+                if architecture not in architectures or not re.search(kernel, name):
+                    continue
+                assert expected <= found, (name, expected - found)
+                assert not found & {"LDL", "STL"}, f"{name} uses local memory"
+                checked.add(name)
+    assert checked, f"{source} has no matrix product"
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_pooling_has_a_windows_four_loads_in_flight(object_of, architecture):
+    checked = 0
+    for name, found in instructions_of(object_of("max_pool2x2.cu"), architecture).items():
+        if "max_pool2x2_kernel" not in name:
+            continue
+        loads = [i for i, instruction in enumerate(found) if re.match(r"LDG\.\S*128", instruction)]
+        assert len(loads) >= 4, name
+        between = found[loads[0] + 1 : loads[3]]
+        assert len(between) < 16 and "BRA" not in between, (name, between)
+        checked += 1
+    assert checked == 4
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("hopper_")])
+def test_the_compiler_keeps_wgmma_asynchronous(object_of, source):
+    report = report_of(source, object_of(source).parent).read_text()
+    for complaint in ("serialized", "setmaxnreg", "Potential Performance Loss"):
+        assert complaint not in report
+
+
+def test_the_report_reader_sees_a_spill():
+    report = (
+        "ptxas info    : Compiling entry function '_Z1kPf' for 'sm_80'\n"
+        "ptxas info    : Function properties for _Z1kPf\n"
+        "    40 bytes stack frame, 36 bytes spill stores, 28 bytes spill loads\n"
+        "ptxas info    : Used 32 registers, used 0 barriers, 40 bytes cumulative stack size\n"
+    )
+    assert read_report(report) == [Kernel("_Z1kPf", "80", stack=40, spilled=64, registers=32)]
+
+
+LOAD = """
+import sys, torch
+for library in sys.argv[1:]:
+    torch.ops.load_library(library)
+assert not torch.cuda.is_available()
+for name in ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2"):
+    for operator in (name, name + "_backward"):
+        found = torch._C._dispatch_has_kernel_for_dispatch_key("vgg_fast::" + operator, "CUDA")
+        assert found, operator
+"""
+
+
+def assert_loads_without_gpu(library: Path) -> None:
+    schemas = next(Path(vgg_fast.__file__).parent.glob("_C.*so"))
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD, str(schemas), str(library)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA to link to")
+def test_the_library_links_and_loads_without_a_gpu(object_of, tmp_path):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    includes = [f"-isystem{folder}" for folder in [*include_paths(), str(toolkit() / "include")]]
+    library = tmp_path / "_C_cuda.so"
+    objects = [*map(object_of, SOURCES)]
+    for source in sorted((CSRC / "cuda").glob("*/*.cpp")):
+        objects.append(tmp_path / f"{source.name}.o")
+        subprocess.run(
+            [compiler, "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
+             "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", "-DVGG_FAST_HOPPER",
+             f"-I{CSRC}", *includes, "-c", str(source), "-o", str(objects[-1])],
+            check=True,
+        )  # fmt: skip
+    runtime = next(toolkit().glob("**/libcudart_static.a"))
+    subprocess.run(
+        [compiler, "-shared", "-o", str(library), *map(str, objects),
+         *[f"-L{folder}" for folder in library_paths()], "-lc10", "-ltorch", "-ltorch_cpu",
+         "-ltorch_cuda", str(runtime), "-ldl", "-lrt", "-lpthread", "-Wl,--no-undefined",
+         "-Wl,--exclude-libs,ALL", f"-Wl,-rpath-link,{Path(torch.__file__).parent / 'lib'}",
+         "-Wl,--allow-shlib-undefined"],
+        check=True,
+    )  # fmt: skip
+    needed = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True)
+    assert "libcuda.so" not in needed.stdout, "a machine without a GPU driver can't load it"
+    assert_loads_without_gpu(library)
+
+
+BUILT = next(Path(vgg_fast.__file__).parent.glob("_C_cuda.*so"), None)
+
+
+@pytest.mark.skipif(BUILT is None, reason="built without CUDA: VGG_FAST_CUDA=1 builds _C_cuda")
+def test_the_installed_library_loads_without_a_gpu():
+    assert_loads_without_gpu(BUILT)

@@ -1,0 +1,113 @@
+"""Which calls the shipped table gives to the CUDA C++ kernels: the others are Triton's.
+
+Needs no GPU.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.support.cases import CONVOLUTIONS, OPERATORS
+from vgg_fast import _extension, backends
+from vgg_fast.dispatch import choices, registry
+
+
+def calls(op: str, c: int, k: int, dtype: torch.dtype = torch.float32):
+    """The forward operator's arguments and the backward's, as far as the choice looks at them."""
+    shapes = ((2, c, 8, 8), (k, c, 3, 3), (2, k, 8, 8))
+    input, weight, grad = (torch.empty(shape, device="meta", dtype=dtype) for shape in shapes)
+    return ((op, (input, weight)), (f"{op}_backward", (grad, input, weight)))
+
+
+@pytest.fixture(autouse=True)
+def _built_for_a_gpu_that_is_not_here(monkeypatch):
+    """Both libraries serve every call, on a GPU of the newest family."""
+    choices._order.cache_clear()
+    monkeypatch.setattr(choices, "family", lambda index: "sm_90")
+    monkeypatch.delenv("VGG_FAST_CHOICES", raising=False)
+    for op in OPERATORS:
+        for name in (op, f"{op}_backward"):
+            monkeypatch.setitem(registry._native, (name, "CUDA"), kernel)
+    monkeypatch.setattr(registry, "_triton_kernel", lambda name, key: (kernel, ""))
+    yield
+    choices._order.cache_clear()
+
+
+def kernel(*args):
+    return args
+
+
+def chosen(name: str, key: str, arguments: tuple) -> str:
+    return registry.kernel_for(name, key, *arguments)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    ("c", "k", "backend"), [(1, 64, "cpp"), (3, 5, "cpp"), (64, 3, "triton"), (64, 64, "triton")]
+)
+def test_the_first_layer_is_theirs_forward_and_backward(op, c, k, backend, dtype) -> None:
+    for name, arguments in calls(op, c, k, dtype):
+        assert chosen(name, "CUDA", arguments) == backend
+
+
+def test_a_row_may_choose_hoppers_own_kernels(monkeypatch) -> None:
+    rows = (choices.Row(choices.HOPPER, "measured"), choices.Row("triton", "measured"))
+    monkeypatch.setattr(choices, "order", lambda name, args: rows)
+    name, arguments = calls("conv3x3", 64, 64)[0]
+    assert chosen(name, "CUDA", arguments) == "triton"  # they aren't built
+    monkeypatch.setitem(registry._hopper, name, kernel)
+    assert registry.kernel_for(name, "CUDA", *arguments) == (choices.HOPPER, kernel)
+
+
+@pytest.fixture(params=["ieee", "tf32"])
+def precision(request):
+    """torch's switch for convolutions in fp32."""
+    setting = torch.backends.cudnn.conv
+    before, setting.fp32_precision = setting.fp32_precision, request.param
+    yield request.param
+    setting.fp32_precision = before
+
+
+def test_torchs_switch_reaches_them_with_every_call(monkeypatch, precision: str) -> None:
+    told = []
+    monkeypatch.setattr(_extension, "set_cuda", lambda *given: told.append(given))
+    monkeypatch.setattr(torch.library, "get_kernel", lambda op, key: SimpleNamespace(
+        call_boxed=lambda keyset, *given: given))  # fmt: skip
+    for hopper in (False, True):
+        native = registry._boxed_kernel("conv3x3", "CUDA", hopper)
+        for dtype in (torch.float32, torch.bfloat16):
+            native(torch.empty(1, dtype=dtype))
+            assert told.pop() == (precision == "tf32" and dtype == torch.float32, hopper)
+
+
+def test_every_pooling_is_theirs() -> None:
+    maps = torch.empty(2, 64, 8, 8, device="meta")
+    assert chosen("max_pool2x2", "CUDA", (maps, True)) == "cpp"
+    assert chosen("max_pool2x2_backward", "CUDA", (maps, maps, 16, 16)) == "cpp"
+
+
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_cpu_tensors_are_always_theirs(op, monkeypatch) -> None:
+    for name, arguments in calls(op, 64, 64):
+        monkeypatch.setitem(registry._native, (name, "CPU"), kernel)
+        assert chosen(name, "CPU", arguments) == "cpp"
+
+
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_forced_they_serve_every_layer(op) -> None:
+    for name, arguments in calls(op, 64, 64):
+        with backends.use("cpp"):
+            assert registry.kernel_for(name, "CUDA", *arguments) == ("cpp", kernel)
+
+
+def test_forced_and_not_built_they_are_missed_in_one_sentence(monkeypatch) -> None:
+    monkeypatch.setitem(registry._native, ("conv3x3", "CUDA"), None)
+    with (
+        backends.use("cpp"),
+        pytest.raises(RuntimeError, match="no C\\+\\+ kernel is built for CUDA"),
+    ):
+        registry.kernel_for("conv3x3", "CUDA", *calls("conv3x3", 64, 64)[0][1])

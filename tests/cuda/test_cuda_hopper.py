@@ -1,0 +1,196 @@
+"""Hopper's matrix products of csrc/cuda, run on the CPU by an emulation of their instructions.
+
+The tensor memory accelerator's boxes, mbarriers, and wgmma with its descriptors are plain functions
+there; producers and consumers take turns as fibers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+
+import pytest
+import torch
+
+from tests.support.cases import SEED_LAYERS
+from tests.support.emulated import (
+    DTYPES,
+    EPILOGUES,
+    TOLERANCE,
+    Poisoned,
+    channels_last,
+    dense_weight,
+    emulation,
+    exact,
+    longs,
+    pointer,
+    pooled,
+    problem,
+)
+from tests.support.numerics import relative_error
+
+# N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
+# windows of one, two and four images; odd sizes; more tiles than multiprocessors
+SHAPES = [
+    (1, 8, 4, 6, 16),
+    (4, 16, 2, 14, 64),
+    (2, 72, 6, 4, 72),
+    (3, 24, 5, 7, 136),
+    (4, 8, 16, 16, 8),
+]
+# For the weight's gradient, whose groups leave no row idle, or hang over the last image, the lower
+# edge, the right edge, and all of them
+WGRAD_SHAPES = [
+    *[(1, 8, 8, 6, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)],
+    *[(3, 16, 2, 14, 64), (1, 24, 14, 6, 8), (2, 8, 4, 7, 16), (3, 72, 5, 7, 136), (1, 8, 2, 2, 8)],
+]
+TYPES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(emulation(tmp_path_factory, "cuda_hopper_emulation.cpp")))
+    loaded.emulate_wgrad_workspace.restype = ctypes.c_int64
+    loaded.describe.restype = ctypes.c_uint64
+    return loaded
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_fprop(emulated, epilogue, shape, dtype):
+    input, weight, bias = problem(shape, dtype)
+    output = Poisoned(pooled(shape, epilogue), dtype)
+    argmax = Poisoned(pooled(shape, epilogue), torch.uint8)
+    assert not emulated.emulate_fprop(
+        EPILOGUES.index(epilogue), DTYPES[dtype], longs(*shape), pointer(channels_last(input)),
+        pointer(dense_weight(weight)), pointer(bias), pointer(output.tensor),
+        pointer(argmax.tensor) if epilogue.endswith("pool") else None,
+    )  # fmt: skip
+    expected = exact(epilogue, input.double(), weight.double(), bias.double())
+    assert relative_error(output.take(), expected) <= TOLERANCE[dtype]
+    if epilogue.endswith("pool"):
+        assert int(argmax.take().max()) <= 3
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", WGRAD_SHAPES)
+def test_wgrad(emulated, shape, dtype):
+    n, _, h, w, k = shape
+    input, weight, _ = problem(shape, dtype)
+    gradient = torch.randn(n, k, h, w, dtype=torch.float64).to(dtype)
+    elements = emulated.emulate_wgrad_workspace(DTYPES[dtype], longs(*shape))
+    found = []
+    for _ in range(2):
+        workspace = Poisoned((elements,), torch.float32)
+        grad_weight = torch.full_like(weight, math.nan)
+        assert not emulated.emulate_wgrad(
+            DTYPES[dtype], longs(*shape), pointer(channels_last(gradient)),
+            pointer(channels_last(input)), pointer(grad_weight), longs(*grad_weight.stride()),
+            pointer(workspace.tensor),
+        )  # fmt: skip
+        workspace.take()
+        found.append(grad_weight)
+    assert torch.equal(*found)
+    expected = torch.nn.grad.conv2d_weight(
+        input.double(), weight.shape, gradient.double(), padding=1
+    )
+    assert relative_error(found[0], expected) <= 2.5 * TOLERANCE[dtype]
+
+
+def test_what_no_box_can_start_at_is_left_to_the_plain_kernels(emulated):
+    shape = (1, 12, 4, 4, 8)
+    input, weight, _ = problem(shape, torch.bfloat16)
+    output = Poisoned(pooled(shape, "conv3x3"), torch.bfloat16)
+    given = (longs(*shape), pointer(channels_last(input)), pointer(dense_weight(weight)))
+    assert not emulated.serves_fprop(*given)
+    assert emulated.emulate_fprop(
+        0, DTYPES[torch.bfloat16], *given, None, pointer(output.tensor), None
+    )
+    assert bool(output.take().isnan().all())
+    memory = torch.zeros(64, dtype=torch.bfloat16)
+    assert emulated.serves_fprop(longs(1, 8, 2, 2, 3), pointer(memory), pointer(memory))
+    assert not emulated.serves_fprop(longs(1, 8, 2, 2, 3), pointer(memory[1:]), pointer(memory))
+
+
+def test_the_weight_s_gradient_is_theirs_in_whole_chunks_of_channels(emulated):
+    memory = torch.zeros(8)
+    for n, h, w in itertools.product((1, 2, 3, 4, 8), range(1, 17), (1, 2, 3, 4)):
+        given = (longs(n, 8, h, w, 16), pointer(memory), pointer(memory))
+        assert emulated.serves_wgrad(*given) == (h > 1 and w > 1)
+    assert not emulated.serves_wgrad(longs(4, 8, 8, 8, 12), pointer(memory), pointer(memory))
+    assert not emulated.serves_wgrad(longs(4, 12, 8, 8, 8), pointer(memory), pointer(memory))
+
+
+@pytest.mark.parametrize(
+    ("layer", "batch"),
+    [*itertools.product(dict.fromkeys(SEED_LAYERS), (1, 2, 3, 16, 96, 256))],
+    ids=str,
+)
+def test_hopper_s_kernels_serve_the_seed_network_at_any_batch(emulated, layer, batch):
+    memory = torch.zeros(8)
+    shape = (batch, layer.c, layer.size, layer.size, layer.k)
+    given = (longs(*shape), pointer(memory), pointer(memory))
+    first = layer.c == 1  # has kernels of its own
+    assert emulated.serves_fprop(*given) == emulated.serves_wgrad(*given) == (not first)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 4, 4, 8), (3, 8, 5, 3, 8)], ids=["fits", "hangs over"])
+@pytest.mark.parametrize("corner", [0, -1])
+def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, corner):
+    n, _, h, w, k = shape
+    input, weight, _ = problem(shape, torch.bfloat16)
+    input[corner, 0, corner, corner] = math.inf
+    gradient = torch.rand(n, k, h, w).bfloat16() + 1
+    workspace = torch.empty(emulated.emulate_wgrad_workspace(1, longs(*shape)))
+    grad_weight = torch.full_like(weight, math.nan)
+    assert not emulated.emulate_wgrad(
+        1, longs(*shape), pointer(channels_last(gradient)), pointer(channels_last(input)),
+        pointer(grad_weight), longs(*grad_weight.stride()), pointer(workspace),
+    )  # fmt: skip
+    expected = torch.nn.grad.conv2d_weight(input.float(), weight.shape, gradient.float(), padding=1)
+    assert torch.equal(grad_weight.isinf(), expected.isinf()) and bool(expected.isinf().any())
+    assert not bool(grad_weight.isnan().any())
+
+
+# ------------------------------------------------------------------------------- pipeline and tiles
+
+
+@pytest.mark.parametrize("strips", [1, 2, 4])
+def test_a_ring_has_stages_in_shared_memory(emulated, strips):
+    stages = emulated.stages_of_ring(strips)
+    assert stages >= 4 and stages * ((2 + strips) * 8192 + 16) <= 227 * 1024
+
+
+def test_the_parity_changes_with_every_round(emulated):
+    for stages in range(1, 9):
+        for steps in range(4 * stages):
+            at = emulated.walk_ring(stages, steps)
+            assert divmod(at, 2) == (steps % stages, steps // stages % 2)
+
+
+def test_a_descriptor_holds_its_fields(emulated):
+    # PTX, "Matrix-descriptor format": each without its last four bits, and 1 for 128-byte swizzle.
+    for address, column, eight in ((0, 8192, 1024), (1024, 16, 1024), (0x37FF0, 65536, 2048)):
+        word = emulated.describe(address, column, eight)
+        assert (word & 0x3FFF) << 4 == address
+        assert (word >> 16 & 0x3FFF) << 4 == column
+        assert (word >> 32 & 0x3FFF) << 4 == eight
+        assert word >> 62 == 1 and word >> 49 & 7 == 0
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["along a line", "from line to line"])
+def test_a_product_finds_what_the_accelerator_wrote(emulated, transposed):
+    # Element e of line l of a column of 64 lines lies in chunk (e / 8) ^ (l % 8) of that line.
+    for step in range(4):
+        start = step * (2048 if transposed else 32)
+        for row in (*range(64), 64, 100, 127):
+            for k in range(16):
+                if transposed:
+                    line, element, column = step * 16 + k, row % 64, row // 64 * 8192
+                else:
+                    line, element, column = row, step * 16 + k, 0
+                chunk = element // 8 ^ line % 8
+                expected = column + line * 128 + chunk * 16 + element % 8 * 2
+                assert emulated.place_in_tile(start, row, k, transposed) == expected

@@ -1,0 +1,213 @@
+"""The CUDA operators whole, over emulated kernels: every shape, dtype and layout, on the CPU.
+
+They are registered for CPU tensors in a namespace of their own, with the schemas of vgg_fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+from tests.support import operators
+from tests.support.cases import CONVOLUTIONS, DTYPES, LAYOUTS, OPERATORS, Shape
+from tests.support.emulated import emulation
+from tests.support.numerics import relative_error
+from tests.support.operators import (
+    ALL,
+    Arguments,
+    Results,
+    assert_equals_fp64,
+    backward,
+    forward,
+    is_channels_last,
+    random_arguments,
+    saved_for_backward,
+)
+from tests.support.poison import poisoned_memory
+
+# The first layer's kernels; an empty batch; channels and outputs on and off whole chunks.
+SHAPES = (
+    Shape(2, 1, 9, 5, 6),
+    Shape(1, 3, 8, 4, 7),
+    Shape(0, 5, 4, 6, 5),
+    Shape(2, 5, 13, 7, 4),
+    Shape(4, 8, 16, 6, 2),
+    Shape(1, 72, 72, 4, 5),
+)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Iterator[ctypes.CDLL]:
+    includes = [flag for folder in include_paths() for flag in ("-isystem", folder)]
+    links = [f"-L{folder}" for folder in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
+    path = emulation(
+        tmp_path_factory, "cuda_operators_emulation.cpp", "-fvisibility=hidden", "-DUSE_CUDA",
+        "-DVGG_FAST_HOPPER", "-DTORCH_TARGET_VERSION=0x020b000000000000", *includes, *links,
+    )  # fmt: skip
+    schemas = torch.library.Library("vgg_fast_emulated", "DEF")
+    for name in OPERATORS:
+        for operator in (name, f"{name}_backward"):
+            schema = str(getattr(torch.ops.vgg_fast, operator).default._schema)
+            schemas.define(schema.removeprefix("vgg_fast::"))
+    torch.ops.load_library(path)
+    yield ctypes.CDLL(str(path))
+    schemas._destroy()
+
+
+@pytest.fixture(params=["sm_80", "sm_90a"])
+def kernels(request, library, monkeypatch) -> str:
+    monkeypatch.setenv("VGG_FAST_GPU", request.param)
+    monkeypatch.setattr(operators, "OPS", torch.ops.vgg_fast_emulated)
+    return request.param
+
+
+def run(op: str, arguments: Arguments, needs: tuple[bool, bool, bool] = ALL) -> Results:
+    with poisoned_memory():
+        output, argmax = forward(op, arguments.input, arguments.weight, arguments.bias)
+        gradients = backward(op, arguments, saved_for_backward(op, output, argmax), needs)
+    return Results(output, argmax, *gradients)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype"),
+    [("sm_80", d) for d in DTYPES] + [("sm_90a", torch.bfloat16), ("sm_90a", torch.float16)],
+    indirect=["kernels"],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_every_shape_and_dtype(kernels: str, op: str, shape: Shape, dtype: torch.dtype) -> None:
+    arguments = random_arguments(op, shape, dtype)
+    results = run(op, arguments)
+    assert_equals_fp64(op, arguments, results)
+    assert is_channels_last(results.output) and is_channels_last(results.grad_input)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [Shape(2, 8, 16, 4, 6), Shape(2, 1, 16, 4, 6)], ids=str)
+def test_layouts(kernels: str, shape: Shape, layout: str) -> None:
+    arguments = random_arguments("conv3x3_relu_pool", shape, torch.bfloat16)
+    for name, tensor in vars(arguments).items():
+        setattr(arguments, name, LAYOUTS[layout](tensor))
+    assert_equals_fp64("conv3x3_relu_pool", arguments, run("conv3x3_relu_pool", arguments))
+
+
+@pytest.mark.parametrize(
+    "needs", [(True, False, False), (False, True, False), (False, False, True), (False,) * 3]
+)
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_only_the_gradients_asked_for(kernels: str, op: str, needs) -> None:
+    arguments = random_arguments(op, Shape(4, 8, 16, 4, 6), torch.bfloat16)
+    everything, found = run(op, arguments), run(op, arguments, needs)
+    for name, needed in zip(("grad_input", "grad_weight", "grad_bias"), needs, strict=True):
+        gradient = getattr(found, name)
+        assert torch.equal(gradient, getattr(everything, name)) if needed else not gradient.numel()
+
+
+def test_no_bias_and_no_argmax(kernels: str) -> None:
+    given = random_arguments("conv3x3_relu_pool", Shape(1, 8, 8, 4, 4), torch.float16)
+    ops = torch.ops.vgg_fast_emulated
+    output, argmax = ops.conv3x3_relu_pool(given.input, given.weight, None, False)
+    expected = ops.conv3x3_relu_pool(given.input, given.weight, torch.zeros(8).half(), True)[0]
+    assert torch.equal(output, expected) and argmax.numel() == 0
+
+
+def test_pooling(kernels: str) -> None:
+    maps = torch.randn(2, 5, 7, 6)
+    found = torch.ops.vgg_fast_emulated.max_pool2x2(maps, True)
+    for actual, expected in zip(found, torch.ops.vgg_fast.max_pool2x2(maps, True), strict=True):
+        assert torch.equal(actual, expected)
+
+
+# ---------------------------------------------------------------------------- which kernels are run
+
+
+@pytest.fixture
+def settings(library, monkeypatch):
+    """What Python says before each call; what a program without Python gets comes back after it."""
+    monkeypatch.delenv("VGG_FAST_GPU", raising=False)
+    yield library.vgg_fast_set_cuda
+    library.vgg_fast_set_cuda(0, 0)
+
+
+def fp32_error() -> float:
+    given = random_arguments("conv3x3", Shape(2, 40, 40, 8, 8), torch.float32)
+    found = torch.ops.vgg_fast_emulated.conv3x3(given.input, given.weight, None)
+    exact = torch.nn.functional.conv2d(given.input.double(), given.weight.double(), padding=1)
+    return relative_error(found, exact)
+
+
+def test_fp32_is_tf32_where_it_is_allowed_and_exact_in_a_program_without_python(settings) -> None:
+    assert fp32_error() <= 2e-6
+    settings(1, 0)
+    assert 1e-5 <= fp32_error() <= 5e-4
+    found = []
+    other = threading.Thread(target=lambda: found.append(fp32_error()))
+    other.start()
+    other.join()
+    assert found[0] <= 2e-6, "a thread has settings of its own"
+    settings(0, 0)
+    assert fp32_error() <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("hopper", "name", "capability", "expected"),
+    [
+        (0, None, 9, False),
+        (1, None, 9, True),
+        (1, None, 8, False),  # the settings wish, and don't insist
+        (1, "sm_80", 9, False),
+        (0, "sm_90a", 9, True),
+    ],
+)
+def test_hoppers_kernels_run_where_they_are_chosen(
+    settings, library, monkeypatch, hopper: int, name: str | None, capability: int, expected: bool
+) -> None:
+    settings(0, hopper)
+    if name is not None:
+        monkeypatch.setenv("VGG_FAST_GPU", name)
+    library.set_capability(capability)
+    before = library.boxes_made()
+    try:
+        convolve()
+    finally:
+        library.set_capability(9)
+    assert (library.boxes_made() > before) == expected
+
+
+def convolve() -> None:
+    given = (torch.ones(size).bfloat16() for size in ((1, 8, 4, 4), (8, 8, 3, 3)))
+    torch.ops.vgg_fast_emulated.conv3x3(*given, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "sentence"),
+    [
+        ("sm_42", 9, "VGG_FAST_GPU=sm_42 names no kernels; set it to sm_80 or sm_90a"),
+        ("sm_90a", 8, "VGG_FAST_GPU=sm_90a, but this GPU's compute capability is 8.0; unset"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_sentence(
+    library, monkeypatch, name: str, capability: int, sentence: str
+) -> None:
+    monkeypatch.setenv("VGG_FAST_GPU", name)
+    library.set_capability(capability)
+    try:
+        with pytest.raises(RuntimeError, match=sentence):
+            convolve()
+    finally:
+        library.set_capability(9)
+
+
+def test_the_plain_kernels_run_unless_others_are_asked_for(library, monkeypatch) -> None:
+    monkeypatch.delenv("VGG_FAST_GPU", raising=False)
+    library.set_capability(8)
+    try:
+        convolve()
+    finally:
+        library.set_capability(9)

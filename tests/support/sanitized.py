@@ -1,0 +1,40 @@
+"""Small shapes through every CUDA C++ kernel: python -m tests.support.sanitized
+
+compute-sanitizer watches it, and benchmarks.gpu asks it which kernels run at all.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tests.support.cases import CONVOLUTIONS, DTYPES, Shape
+from tests.support.operators import OPS, Arguments, forward_backward, random_arguments
+from vgg_fast import backends
+
+SHAPES = (
+    Shape(1, 1, 8, 5, 6),
+    Shape(2, 3, 20, 4, 7),
+    Shape(2, 16, 24, 6, 5),
+    Shape(1, 5, 72, 3, 9),
+    Shape(4, 72, 7, 2, 2),
+)
+
+
+def main() -> None:
+    with backends.use("cpp"):
+        for dtype, precision in [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32")]:
+            torch.backends.cudnn.conv.fp32_precision = precision
+            for shape in SHAPES:
+                for op in CONVOLUTIONS:
+                    given = random_arguments(op, shape, dtype)
+                    moved = {n: t if t is None else t.cuda() for n, t in vars(given).items()}
+                    forward_backward(op, Arguments(**moved))
+            maps = torch.randn(2, 5, 7, 6, device="cuda", dtype=dtype)
+            output, argmax = OPS.max_pool2x2(maps, True)
+            OPS.max_pool2x2_backward(output, argmax, 7, 6)
+    torch.cuda.synchronize()
+    print("all kernels ran")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The training program, ``python -m vgg_fast.train``, and what only it needs."""

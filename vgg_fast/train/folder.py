@@ -1,0 +1,80 @@
+"""The folder of a run: chosen, locked, and cleaned of what a killed run left."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vgg_fast.train import checkpoint
+from vgg_fast.train.config import TrainingError
+from vgg_fast.train.files import remove_temporaries
+from vgg_fast.train.locking import Locked, locked
+
+METRICS = "metrics.json"
+PICTURES = ("curves.png", "confusion_matrix.png", "network.png", "samples.png")
+FILES = (checkpoint.NAME, METRICS, *PICTURES)
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def output_folder(chosen: Path | None, name: str) -> Iterator[Path]:
+    """The folder for the results, which no other run uses meanwhile.
+
+    Args:
+        chosen: the folder. None makes a new one: runs/``name``, or with a number after it.
+
+    Raises:
+        TrainingError: it can't be made or written, or another run has it.
+    """
+    folder = chosen
+    try:
+        if folder is None:
+            folder, is_new = _new_folder(name), True
+        else:
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TrainingError(
+            f"the output folder {folder or 'runs'} can't be written ({error.strerror}): name "
+            "another one with --output-dir"
+        ) from error
+    try:
+        with _held(folder):
+            remove_temporaries(folder, FILES)
+            yield folder
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it has results
+                folder.rmdir()
+
+
+def _new_folder(name: str) -> Path:
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable: the numbers never end")
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK))
+        except Locked as other:
+            raise TrainingError(
+                f"another run (process {other.holder}) is writing into {folder}: wait for its "
+                "end, or name another folder with --output-dir"
+            ) from None
+        except OSError as error:
+            raise TrainingError(
+                f"the output folder {folder} can't be locked ({error.strerror}): name one of "
+                "another file system with --output-dir"
+            ) from error
+        yield

@@ -1,0 +1,360 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from vgg_fast.train import checkpoint
+from vgg_fast.train.batches import Batches
+from vgg_fast.train.config import Config, TrainingError, as_plain_values, check_memory, make_model
+from vgg_fast.train.data import Dataset
+from vgg_fast.train.progress import Progressing
+
+# Between these, nothing waits for the device: a GPU's queue stays full.
+STEPS_BETWEEN_UPDATES = 10
+# Of the history; each a number.
+ROW = (
+    *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"),
+    *("images_per_second", "learning_rate"),
+)
+
+
+def do_nothing() -> None:
+    """Between two batches, unless there is something to do."""
+
+
+@dataclasses.dataclass
+class Sums:
+    """Loss and hits of the images so far, kept on the device."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int = 0
+
+    @classmethod
+    def on(cls, device: torch.device) -> Sums:
+        return cls(torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.long))
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.loss += loss.detach().float() * len(labels)
+        self.correct += (logits.detach().argmax(1) == labels).sum()
+        self.images += len(labels)
+
+    def means(self) -> tuple[float, float]:
+        """Loss and accuracy."""
+        images = max(1, self.images)
+        return float(self.loss) / images, int(self.correct) / images
+
+
+class Training:
+    """A network, what trains it, and how far it has come.
+
+    Args:
+        config: resolved.
+        data: what it learns.
+    """
+
+    def __init__(self, config: Config, data: Dataset):
+        assert config.lr and config.epochs and config.image_size
+        batch_size = min(config.batch_size, len(data.train.labels))
+        check_memory(config, len(data.classes), batch_size)
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.data = data
+        self.identity = data.identity()
+        self.device = torch.device(config.device)
+        self.model = make_model(config, len(data.classes))
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.order_at_epoch = self.order.get_state()
+        shared: dict[str, Any] = {"device": self.device, "channels_last": config.channels_last}
+        self.batches = Batches(
+            data.train,
+            batch_size,
+            config.image_size,
+            shuffle=True,
+            drop_last=True,  # one shape of batch, for torch.compile
+            generator=self.order,
+            augment=config.augment,
+            **shared,
+        )
+        self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            config.lr,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+            fused=True,
+        )
+        # Smith and Topin 2017 (arXiv:1708.07120)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            config.lr,
+            total_steps=config.epochs * len(self.batches),
+            pct_start=0.25,
+            cycle_momentum=False,
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=bool(config.amp) and config.amp_dtype == "float16"
+        )
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.confusion: Tensor | None = None
+        self.epoch_sums = Sums.on(self.device)
+        self.epoch_seconds = 0.0
+        self.net: Callable[[Tensor], Tensor] = self.model
+        if config.compile:
+            mode = None if config.compile_mode == "default" else config.compile_mode
+            self.net = torch.compile(self.model, mode=mode, dynamic=False)
+
+    @property
+    def last_step(self) -> int:
+        """The step after which the run ends."""
+        assert self.config.epochs
+        every = self.config.epochs * len(self.batches)
+        return every if self.config.steps is None else min(every, self.config.steps)
+
+    # ------------------------------------------------------------------------------------------
+
+    def run(
+        self, progress: Progressing, between: Callable[[], None] = do_nothing
+    ) -> Iterator[dict[str, Any]]:
+        """Train to the last step; gives the row of each epoch.
+
+        Args:
+            progress: shows how far it is.
+            between: called between two batches, where :meth:`state` is whole. What it raises
+                leaves it so.
+
+        Raises:
+            TrainingError: the loss isn't finite any more.
+        """
+        while self.step < self.last_step or self._is_untested():
+            if not self._is_untested():
+                self._train_to_epoch_end(progress, between)
+            yield self._close_epoch(progress, between)
+
+    def _is_untested(self) -> bool:
+        """Whether the run was cut between the last step of an epoch and its row."""
+        is_end = self.step % len(self.batches) == 0 or self.step == self.last_step
+        tested = self.history[-1]["step"] if self.history else 0
+        return is_end and self.step > tested
+
+    def _train_to_epoch_end(self, progress: Progressing, between: Callable[[], None]) -> None:
+        done = self.step % len(self.batches)
+        if done == 0:
+            self.epoch_sums, self.epoch_seconds = Sums.on(self.device), 0.0
+        self.order.set_state(self.order_at_epoch)  # an epoch that was cut is drawn anew
+        end = min(len(self.batches), done + self.last_step - self.step)
+        self.model.train()
+        name = f"epoch {self.step // len(self.batches) + 1}/{self.config.epochs}"
+        with progress.task(name, len(self.batches), done) as show:
+            started = time.perf_counter()
+            before = self.epoch_seconds
+            for images, labels in itertools.islice(self.batches, done, end):
+                paused = time.perf_counter()
+                between()
+                started += time.perf_counter() - paused
+                self._train_step(images, labels)
+                self.step += 1
+                self.epoch_seconds = before + time.perf_counter() - started
+                if self.step % STEPS_BETWEEN_UPDATES == 0 or self.device.type == "cpu":
+                    loss, accuracy = self.epoch_sums.means()
+                    self.check_loss()
+                    speed = self.epoch_sums.images / self.epoch_seconds
+                    position = (self.step - 1) % len(self.batches) + 1
+                    show(position, f"loss {loss:.3f}  acc {accuracy:.3f}  {speed:.0f} images/s")
+        self.check_loss()
+        if end == len(self.batches):
+            self.order_at_epoch = self.order.get_state()
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            logits = self.net(images)
+            loss = cross_entropy(logits, labels)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.epoch_sums.add(loss, logits, labels)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = getattr(torch, self.config.amp_dtype)
+        return torch.autocast(self.device.type, dtype, enabled=bool(self.config.amp))
+
+    def check_loss(self) -> None:
+        """Raise TrainingError if this epoch's loss isn't finite."""
+        loss, _ = self.epoch_sums.means()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step}: train with a lower --lr than "
+                f"{self.config.lr}"
+            )
+
+    def _close_epoch(self, progress: Progressing, between: Callable[[], None]) -> dict[str, Any]:
+        loss, accuracy = self.epoch_sums.means()
+        learning_rate = self.schedule.get_last_lr()[0]
+        test_loss, test_accuracy, self.confusion = self.evaluate(progress, between)
+        epoch = (self.step - 1) // len(self.batches) + 1
+        if (
+            self.history and self.history[-1]["epoch"] == epoch
+        ):  # it was cut by --steps, and goes on
+            self.history.pop()
+        speed = self.epoch_sums.images / max(self.epoch_seconds, 1e-9)
+        values = (
+            *(epoch, self.step, loss, accuracy, test_loss, test_accuracy, self.epoch_seconds),
+            *(speed, learning_rate),
+        )
+        self.history.append(dict(zip(ROW, values, strict=True)))
+        return self.history[-1]
+
+    @torch.no_grad()
+    def evaluate(
+        self, progress: Progressing, between: Callable[[], None] = do_nothing
+    ) -> tuple[float, float, Tensor]:
+        """Loss, accuracy and confusion matrix (rows are the truth) on the test images.
+
+        A run of a few steps tests on as many batches.
+        """
+        self.model.eval()
+        sums, classes = Sums.on(self.device), len(self.data.classes)
+        confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
+        limit = self.config.steps
+        total = len(self.test_batches) if limit is None else min(limit, len(self.test_batches))
+        with progress.task("test", total) as show:
+            for i, (images, labels) in enumerate(itertools.islice(self.test_batches, total)):
+                between()
+                with self._autocast():
+                    logits = self.model(images).float()
+                sums.add(cross_entropy(logits, labels), logits, labels)
+                pairs = labels * classes + logits.argmax(1)
+                confusion += torch.bincount(pairs, minlength=classes * classes)
+                show(i + 1, "")
+        return (*sums.means(), confusion.reshape(classes, classes).cpu())
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The classes that the model sees in uint8 ``images`` (N, 28, 28)."""
+        self.model.eval()
+        split = dataclasses.replace(
+            self.data.test, images=images, labels=torch.zeros(len(images), dtype=torch.long)
+        )
+        size = self.test_batches.image_size
+        batches = Batches(split, len(images), size, device=self.device)
+        with self._autocast():
+            return torch.cat([self.model(batch).argmax(1) for batch, _ in batches]).cpu()
+
+    # ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
+        state = {
+            "config": as_plain_values(self.config),
+            "data": self.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "epoch_seconds": self.epoch_seconds,
+            "epoch_sums": dataclasses.asdict(self.epoch_sums),
+            "order_at_epoch": self.order_at_epoch,
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go back to :meth:`state`, under the options of this run.
+
+        Raises:
+            TrainingError: it belongs to another architecture or other data, or is broken.
+        """
+        self._require_same_data(state, path)
+        checkpoint.load_model(self.model, state["model"], path)
+        own = self.state()
+        for name in ("epoch_sums", "order_at_epoch", "random", "random_cuda"):
+            if name in own and name in state:  # one of the runs may have no GPU
+                checkpoint.require_alike(state[name], own[name], name, path)
+        for i, row in enumerate(state["history"]):
+            checkpoint.require_alike(row, dict.fromkeys(ROW, 0), f"history[{i}]", path)
+        self.step = state["step"]
+        self.history = list(state["history"])
+        if state["config"]["steps"] and not self.config.steps and self.history:
+            self.history.pop()  # a trial run tests on few images: test on all before going on
+        self.epoch_seconds = state["epoch_seconds"]
+        sums = state["epoch_sums"]
+        self.epoch_sums = Sums(
+            sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
+        )
+        self.order_at_epoch = state["order_at_epoch"]
+        if state["format"] == 1 and self.step % len(self.batches) == 0:
+            self.order_at_epoch = state["order"]
+        try:
+            self._restore_learning(state, path)
+            self.order.set_state(self.order_at_epoch)
+            torch.set_rng_state(state["random"])
+            if self.device.type == "cuda" and "random_cuda" in state:
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(f"the checkpoint {path} is broken: start anew") from error
+
+    def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
+        """Momentum, learning rate and loss scale. Whatever the options fix is theirs already."""
+        parameters = dict(enumerate(self.model.parameters()))
+        if self.step and state["config"]["momentum"]:
+            found = state["optimizer"].get("state")
+            like = {i: {"momentum_buffer": p} for i, p in parameters.items()}
+            checkpoint.require_alike(found, like, "optimizer.state", path)
+            momentum = {i: found[i]["momentum_buffer"] for i in parameters}
+        else:
+            momentum = {i: torch.zeros(()) for i in parameters}
+        if self.step and self.config.momentum:
+            for i, parameter in parameters.items():
+                # In the parameter's layout, which --channels-last may have changed.
+                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[i])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        if self.step:
+            # The rate is a function of the step: it is set by stepping to this one.
+            position = {"last_epoch": self.step - 1, "_step_count": self.step}
+            self.schedule.load_state_dict({**self.schedule.state_dict(), **position})
+            self.schedule.step()
+        own = self.scaler.state_dict()
+        if own and state["scaler"]:  # the earlier run may have had none
+            checkpoint.require_alike(state["scaler"], own, "scaler", path)
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _require_same_data(self, state: dict[str, Any], path: Path) -> None:
+        own, found = self.identity, state.get("data", {})
+        planned = self.schedule.total_steps
+        if state["format"] == 1:  # the number of steps tells at least the size
+            is_same = state["schedule"].get("total_steps") == planned
+        else:
+            checkpoint.require_alike(found, own, "data", path)
+            is_same = found == own
+        if not is_same:
+            sizes = "{train:,} training and {test:,} test images of {classes} classes".format
+            if found and sizes(**found) != sizes(**own):
+                difference = f"{sizes(**found)}, and not {sizes(**own)}"
+            else:
+                difference = "other images"
+            raise TrainingError(
+                f"the run of {path} has learnt from {difference}: name the folder of its data "
+                "with --data-root, or start anew without --resume"
+            )
+        if not 0 <= state["step"] <= planned:
+            raise TrainingError(
+                f"the checkpoint {path} is broken: it stands at step {state['step']} of {planned}"
+            )

@@ -1,0 +1,102 @@
+"""What becomes of each option when a run is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from vgg_fast.train.config import Config, Kind, TrainingError, option_kinds
+
+APPLIED = None
+NETWORK = "the weights belong to the network that it makes"
+SCHEDULE = "the learning rate of every step was planned with it"
+DRAWN = "the first weights and the order of the images were drawn with it"
+LEARNT = "the run has learnt from these images"
+
+# APPLIED: from here on. Else why it must stay as it was.
+ON_RESUME: dict[str, str | None] = {
+    "fused": APPLIED,
+    "preset": NETWORK,
+    "arch": NETWORK,
+    "width": NETWORK,
+    "image_size": NETWORK,
+    "classifier_width": NETWORK,
+    "dropout": APPLIED,
+    "epochs": SCHEDULE,
+    "steps": APPLIED,
+    "batch_size": SCHEDULE,
+    "lr": SCHEDULE,
+    "momentum": APPLIED,
+    "weight_decay": APPLIED,
+    "augment": APPLIED,
+    "seed": DRAWN,
+    "device": APPLIED,
+    "threads": APPLIED,
+    "backend": APPLIED,
+    "amp": APPLIED,
+    "amp_dtype": APPLIED,
+    "compile": APPLIED,
+    "compile_mode": APPLIED,
+    "channels_last": APPLIED,
+    "dataset": LEARNT,
+    "data_root": APPLIED,  # the images themselves are compared
+    "output_dir": APPLIED,
+    "save_every": APPLIED,
+    "resume": APPLIED,
+}
+
+
+def options_given(arguments: Sequence[str]) -> frozenset[str]:
+    """The names of the options that stand on the command line, whatever their values.
+
+    Parsed over two sets of defaults that differ in every option, one that was given comes out the
+    same both times, and no other does. repr(), because "nan" doesn't equal itself.
+    """
+    first, second = (
+        dataclasses.asdict(tyro.cli(Config, args=arguments, default=default))
+        for default in (_defaults(0), _defaults(1))
+    )
+    return frozenset(name for name in first if repr(first[name]) == repr(second[name]))
+
+
+def resumed(config: Config, given: Collection[str], earlier: Config) -> Config:
+    """The options of the ``earlier`` run, and over them those of ``config`` that were given now.
+
+    Raises:
+        TrainingError: one of them can't change in the middle of a run.
+    """
+    assert config.resume is not None
+    for name in given:
+        reason, was, is_now = ON_RESUME[name], getattr(earlier, name), getattr(config, name)
+        if reason is not None and was != is_now:
+            option = "--" + name.replace("_", "-")
+            raise TrainingError(
+                f"{option} can't change from {'the preset' if was is None else was} to {is_now} in "
+                f"the middle of a run, because {reason}: leave it out, or start anew without "
+                "--resume"
+            )
+    now = {name: getattr(config, name) for name in given}
+    return dataclasses.replace(
+        earlier, **{"steps": None, "output_dir": folder_of(config.resume), **now}
+    )
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The folder of the run that wrote it: itself, if it is one."""
+    return checkpoint if checkpoint.is_dir() else checkpoint.parent
+
+
+def _defaults(which: int) -> Config:
+    values = {bool: (False, True), int: (0, 1), float: (0.0, 1.0), str: ("", "-")}
+
+    def value(kind: Kind) -> Any:
+        if kind.choices:
+            return kind.choices[which]
+        (only,) = kind.types
+        return (Path("0"), Path("1"))[which] if only is Path else values[only][which]
+
+    return Config(**{name: value(kind) for name, kind in option_kinds().items()})
