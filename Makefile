@@ -76,7 +76,8 @@ RUNTIMES = $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++
 sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefined-behaviour sanitizers
 	mkdir -p $(SANITIZED)
 	rm -rf $(addprefix $(SANITIZED)/, csrc tests vgg_fast)
-	cp -r --preserve=timestamps csrc tests vgg_fast setup.py setup_cuda.py pyproject.toml README.md $(SANITIZED)
+	cp -r --preserve=timestamps csrc tests vgg_fast seed_layers.py setup.py setup_cuda.py pyproject.toml README.md \
+	  $(SANITIZED)
 	rm -f $(SANITIZED)/vgg_fast/*.so
 	cd $(SANITIZED) && VGG_FAST_CUDA=0 VGG_FAST_SANITIZE=1 $(INTERPRETER) setup.py --quiet build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \

@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks import cost, peak
 from benchmarks.work import works
-from tests.support.cases import SEED_LAYERS
+from seed_layers import SEED_LAYERS
 
 BATCH = 16
 

@@ -32,7 +32,7 @@ from benchmarks.shapes import (
     Network,
     Precision,
 )
-from tests.support.cases import SEED_LAYERS, SeedLayer
+from seed_layers import SEED_LAYERS, SeedLayer
 from vgg_fast.layers import Conv3x3
 from vgg_fast.models import PRESETS
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import figures, record, roofline, steps
-from tests.support.cases import SEED_LAYERS
+from seed_layers import SEED_LAYERS
 from vgg_fast.models import PRESETS
 
 RESULTS = steps.ROOT / "benchmarks" / "results"

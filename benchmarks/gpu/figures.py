@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.gpu.peers import ALONE, COMPILE
-from tests.support.cases import SeedLayer
+from seed_layers import SeedLayer
 
 NOT_YET = "not measured yet"
 BLOCK, FORWARD, TRAINING = "first block", "network forward", "network training step"

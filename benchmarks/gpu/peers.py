@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.clock import Call
 from benchmarks.peers.base import Unavailable
-from tests.support.cases import SeedLayer
+from seed_layers import SeedLayer
 from vgg_fast import backends, functional
 from vgg_fast.models import VGG, vgg_block
 

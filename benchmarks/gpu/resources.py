@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu.resources      # a table in Markdown
 
-Of the kernels that a row's calls launch, the one that takes most registers.
+Of the kernels that a row's calls launch, the one that takes most registers. The helpers of the
+tests that compile every row compile them here too, so that both see the same kernels.
 """
 
 from __future__ import annotations

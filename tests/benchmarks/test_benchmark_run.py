@@ -15,7 +15,7 @@ from benchmarks.peers.base import replaced
 from benchmarks.peers.ncnn import written
 from benchmarks.shapes import BATCHES, NETWORKS
 from benchmarks.work import Work, works
-from tests.support.cases import SEED_LAYERS
+from seed_layers import SEED_LAYERS
 
 QUICK = works(quick=True)
 KINDS = {work.kind: work for work in QUICK.values() if work.precision == "fp32"}

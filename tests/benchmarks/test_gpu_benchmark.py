@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from benchmarks.gpu import adopt, clock, figures, peers, record, roofline, steps
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Unavailable
-from tests.support.cases import SEED_LAYERS, SeedLayer
+from seed_layers import SEED_LAYERS, SeedLayer
 from vgg_fast import backends
 from vgg_fast.dispatch import choices, table_file, tiles
 from vgg_fast.triton import tuning

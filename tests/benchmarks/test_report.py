@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import floor, report
 from benchmarks.gpu import figures
-from tests.support.cases import SEED_LAYERS
+from seed_layers import SEED_LAYERS
 
 README = (
     "# Title\n<!-- report:results -->\nold\n<!-- /report:results -->\n"

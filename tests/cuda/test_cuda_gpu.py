@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.cases import CONVOLUTIONS, LAYOUTS, SEED_LAYERS, Shape
+from seed_layers import SEED_LAYERS
+from tests.support.cases import CONVOLUTIONS, LAYOUTS, Shape
 from tests.support.cuda_toolkit import skip_if_not_built
 from tests.support.numerics import assert_as_accurate, relative_error
 from tests.support.operators import (

@@ -13,7 +13,7 @@ import math
 import pytest
 import torch
 
-from tests.support.cases import SEED_LAYERS
+from seed_layers import SEED_LAYERS
 from tests.support.emulated import (
     DTYPES,
     EPILOGUES,

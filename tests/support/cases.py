@@ -1,14 +1,12 @@
-"""The tables that tests and benchmarks share: shapes, dtypes, memory layouts, tolerances."""
+"""The tables that the tests share: shapes, dtypes, memory layouts, tolerances."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from vgg_fast.models import PRESETS
 
 CONVOLUTIONS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool")
 OPERATORS = (*CONVOLUTIONS, "max_pool2x2")
@@ -64,31 +62,6 @@ POOL_SHAPES = (  # N, C, H, W
     (1, 300, 3, 20),
     (2, 1, 4, 131),
 )
-
-
-class SeedLayer(NamedTuple):
-    """A convolution of the seed network: its operator, and C to K channels at size × size."""
-
-    op: str
-    c: int
-    k: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.c}-{self.k}-{self.size}"
-
-
-def _seed_layers() -> Iterator[SeedLayer]:
-    channels, size = 1, PRESETS["seed"]["image_size"]
-    for num_convs, outputs in PRESETS["seed"]["conv_arch"]:
-        for i in range(num_convs):
-            op = "conv3x3_relu_pool" if i == num_convs - 1 else "conv3x3_relu"
-            yield SeedLayer(op, channels, outputs, size)
-            channels = outputs
-        size //= 2
-
-
-SEED_LAYERS = tuple(_seed_layers())
 
 # ----------------------------------------------------------------------------------------- layouts
 

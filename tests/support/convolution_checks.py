@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from tests.support.cases import DTYPES, LAYOUTS, SEED_LAYERS, TOLERANCES, Shape
+from seed_layers import SEED_LAYERS
+from tests.support.cases import DTYPES, LAYOUTS, TOLERANCES, Shape
 from tests.support.operators import (
     ALL,
     OPS,

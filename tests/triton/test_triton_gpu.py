@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
 
-from tests.support.cases import LAYOUTS, SEED_LAYERS, Shape  # noqa: E402
+from seed_layers import SEED_LAYERS  # noqa: E402
+from tests.support.cases import LAYOUTS, Shape  # noqa: E402
 from tests.support.operators import OPS, Results, forward_backward, random_arguments  # noqa: E402
 from tests.support.tile_rows import check_call, check_tile, row_name  # noqa: E402
 from vgg_fast import backends  # noqa: E402
