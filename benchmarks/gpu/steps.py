@@ -21,7 +21,7 @@ import torch
 from benchmarks.gpu import figures, outcomes, peers, record
 from benchmarks.gpu.clock import Call, Clock, disagreements, interleaved, replayed, summary
 from benchmarks.peers.base import Unavailable
-from tests.support.cases import SEED_LAYERS, SeedLayer
+from seed_layers import SEED_LAYERS, SeedLayer
 from vgg_fast.dispatch import choices
 from vgg_fast.models import PRESETS
 
@@ -118,7 +118,7 @@ def tests(step: Step) -> None:
     files = [
         str(file)
         for file in sorted(
-            (ROOT / "tests").glob("test_*.py"), key=lambda f: (f.name not in EQUIVALENCE, f.name)
+            (ROOT / "tests").rglob("test_*.py"), key=lambda f: (f.name not in EQUIVALENCE, f.name)
         )
         if "mark.gpu" in file.read_text(encoding="utf-8")
     ]
