@@ -1,9 +1,9 @@
 """What the suites under pytest-benchmark share: ``pytest benchmarks``.
 
-One group for each work, one row for each contender; ``work`` and ``contender`` are parameters, so
-``--benchmark-group-by=param:contender``, ``--benchmark-json`` and ``--benchmark-compare`` do what
-they do elsewhere. At the end one table has a column for each contender. pytest-benchmark runs them
-one after another; for numbers to compare closely, ``python -m benchmarks.run`` has them take turns.
+One group for each work, one row for each peer; ``work`` and ``peer`` are parameters, so
+``--benchmark-group-by=param:peer``, ``--benchmark-json`` and ``--benchmark-compare`` do what they
+do elsewhere. pytest-benchmark runs the peers one after another; for numbers to compare closely,
+``python -m benchmarks.run`` has them take turns.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import cost, reference
 from benchmarks.peers import PEERS, Unavailable, precision
@@ -29,8 +27,6 @@ SUITES: dict[str, Callable[[Work], bool]] = {
     "test_network": lambda work: work.level == "network" and work.kind != "training step",
     "test_training_step": lambda work: work.kind == "training step",
 }
-Timed = dict[str, dict[str, tuple[float, float]]]
-TIMED = pytest.StashKey[Timed]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,12 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--layer-batch", type=int, default=1, help="images of a layer's or block's batch"
     )
-    group.addoption("--threads", type=int, default=None, help="CPU threads of every contender")
+    group.addoption("--threads", type=int, default=None, help="CPU threads of every peer")
     group.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TIMED] = {}
     if config.getoption("--threads") is not None:
         torch.set_num_threads(config.getoption("--threads"))
 
@@ -60,7 +55,7 @@ def _works(config: pytest.Config) -> dict[str, Work]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that takes ``work`` and ``contender`` every pair of its suite."""
+    """Give a test that takes ``work`` and ``peer`` every pair of its suite."""
     if "work" not in metafunc.fixturenames:
         return
     config = metafunc.config
@@ -72,17 +67,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for work in _works(config).values()
         if belongs(work) and (every or work.in_report or work.level != "network")
     ]
-    pairs = [
-        pytest.param(work, contender, id=f"{work}-{contender}")
-        for work in chosen
-        for contender in PEERS
-    ]
-    metafunc.parametrize(("work", "contender"), pairs)
+    pairs = [pytest.param(work, peer, id=f"{work}-{peer}") for work in chosen for peer in PEERS]
+    metafunc.parametrize(("work", "peer"), pairs)
 
 
 @pytest.fixture
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Check a contender's results against fp64, then time it."""
+    """Check a peer's results against fp64, then time it."""
     config = request.config
     option = config.getoption
 
@@ -106,25 +97,5 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[str, st
             benchmark.pedantic(call.run, setup=lambda: ((call.setup(),), {}), rounds=rounds)
         else:
             benchmark(call.run, None)
-        if benchmark.stats is not None:  # not with --benchmark-disable
-            median = benchmark.stats.stats.median
-            config.stash[TIMED].setdefault(work.title, {})[name] = (median, error)
 
     return measured
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """A row for each work, a column for each contender: median milliseconds, and the error."""
-    timed = config.stash[TIMED]
-    if not timed:
-        return
-    columns = [name for name in PEERS if any(name in row for row in timed.values())]
-    table = Table(title="median ms (error against fp64)", title_justify="left")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for title, row in timed.items():
-        cells = (row.get(name) for name in columns)
-        table.add_row(title, *(f"{c[0] * 1e3:.2f} ({c[1]:.0e})" if c else "-" for c in cells))
-    console = Console(file=terminalreporter._tw._file, width=max(120, 24 + 18 * len(columns)))
-    console.print(table)

@@ -148,14 +148,14 @@ def counted(work: Work) -> dict[str, dict[str, float]]:
 
 
 def memory(work: Work) -> int:
-    """Bytes that the hungriest contender needs at least, and the reference beside it."""
+    """Bytes that the hungriest peer needs at least, and the reference beside it."""
     found = layers(work)
     weights = sum(layer.weights for layer in found)
     if work.kind == "forward":
         maps = 3 * max(layer.full for layer in found)
     else:
         maps = 2 * sum(layer.full + layer.written for layer in found)
-    # A model of each contender's own, its gradients and momentum, and twice that in fp64.
+    # A model of each peer's own, its gradients and momentum, and twice that in fp64.
     copies = 24 if work.kind == "training step" else 12
     return 4 * (copies * weights + maps)
 

@@ -26,8 +26,8 @@ from benchmarks.record import DECISIONS, RESULTS, environment, file_name, write
 from vgg_fast import backends, cpu
 from vgg_fast.models import SEED_ARCH
 
-ALGORITHMS = ("direct", "winograd2", "winograd4", "auto")
-CONTENDERS = ("torch", *ALGORITHMS)
+# PyTorch's, and those of vgg_fast.cpu.
+ALGORITHMS = ("torch", "direct", "winograd2", "winograd4", "auto")
 
 
 class Layer(NamedTuple):
@@ -68,11 +68,11 @@ def winners(map: Tensor) -> Tensor:
     return torch.where(largest > 0, indices, -1)
 
 
-def counted(layer: Layer, contender: str) -> dict[str, float]:
+def counted(layer: Layer, algorithm: str) -> dict[str, float]:
     """ReLUs and windows that are decided otherwise, and the squares of the errors."""
     with (
-        cpu.use("auto" if contender == "torch" else contender),
-        backends.use("reference" if contender == "torch" else "auto"),
+        cpu.use("auto" if algorithm == "torch" else algorithm),
+        backends.use("reference" if algorithm == "torch" else "auto"),
         torch.inference_mode(),
     ):
         full = torch.ops.vgg_fast.conv3x3(layer.input, layer.weight, layer.bias)
@@ -84,19 +84,19 @@ def counted(layer: Layer, contender: str) -> dict[str, float]:
 
 
 def measured(quick: bool = False) -> dict[str, Any]:
-    """By contender: the shares of ReLUs and windows, and the relative L2 error of all outputs."""
-    sums = {name: dict.fromkeys(("relus", "windows", "error"), 0.0) for name in CONTENDERS}
+    """By algorithm: the shares of ReLUs and windows, and the relative L2 error of all outputs."""
+    sums = {name: dict.fromkeys(("relus", "windows", "error"), 0.0) for name in ALGORITHMS}
     of = dict.fromkeys(("relus", "windows", "error"), 0.0)
     for layer in layers(1, 32, 1 / 16) if quick else layers(8, 224):
         of["relus"] += layer.full.numel()
         of["windows"] += layer.windows.numel()
         of["error"] += float(layer.full.square().sum())
-        for name in CONTENDERS:
+        for name in ALGORITHMS:
             for what, number in counted(layer, name).items():
                 sums[name][what] += number
     return {
         "of": of,
-        "contenders": {
+        "algorithms": {
             name: {
                 "relus": found["relus"] / of["relus"],
                 "windows": found["windows"] / of["windows"],
@@ -111,7 +111,7 @@ def main() -> None:
     facts = environment()
     found = measured()
     table = Table("", "ReLUs", "windows", "relative L2 error")
-    for name, shares in found["contenders"].items():
+    for name, shares in found["algorithms"].items():
         table.add_row(name, *(f"{shares[what]:.1e}" for what in ("relus", "windows", "error")))
     Console().print(table)
     path = RESULTS / f"{DECISIONS}{file_name(facts)}"

@@ -2,8 +2,8 @@
 
     python -m benchmarks.growth --axis batch side
 
-Along each axis the medians of a contender give an exponent: its time grows as the axis to that
-power. Contenders take turns at every point, and along the axis of threads all points do.
+Along each axis the medians of a peer give an exponent: its time grows as the axis to that
+power. Peers take turns at every point, and along the axis of threads all points do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vgg_fast.models import PRESETS, VGG
 
 Name = Literal["batch", "side", "width", "threads"]
 AXES: tuple[Name, ...] = ("batch", "side", "width", "threads")
-CONTENDERS = ("fused", "channels_last", "openvino")
+COMPARED = ("vgg_fast", "channels_last", "openvino")
 FORWARD: Kind = "forward"
 
 
@@ -102,23 +102,23 @@ def _work(net: str, make: Callable[[], nn.Module], batch: int, size: int) -> Wor
 
 
 def measured(axis: Axis, name: Name, threads: int, seconds: float, quick: bool) -> dict[str, Any]:
-    """{"title", "label", "values", "rounds", "command", "contenders"}.
+    """{"title", "label", "values", "rounds", "command", "peers"}.
 
-    A contender has a "precision", the "seconds" of each value (median and quartiles; None with a
+    A peer has a "precision", the "seconds" of each value (median and quartiles; None with a
     problem), and an "exponent" if there are two; along threads also its "ratio", how many times as
     fast as with one it is with all.
     """
     points = _in_turns if name == "threads" else _one_by_one
-    contenders: dict[str, dict[str, Any]] = {c: {"seconds": []} for c in CONTENDERS}
+    peers: dict[str, dict[str, Any]] = {c: {"seconds": []} for c in COMPARED}
     rounds, least = 0, 2 if quick else 3
     for found, done in points(axis, threads, seconds, least):
         rounds = max(rounds, done)
-        for contender, numbers in found.items():
-            contenders[contender]["seconds"].append(numbers.get("seconds"))
+        for peer, numbers in found.items():
+            peers[peer]["seconds"].append(numbers.get("seconds"))
             for key in ("precision", "ratio", "problem"):
                 if key in numbers:
-                    contenders[contender][key] = numbers[key]
-    for numbers in contenders.values():
+                    peers[peer][key] = numbers[key]
+    for numbers in peers.values():
         numbers["exponent"] = exponent(axis.values, numbers["seconds"])
     return {
         "title": axis.title,
@@ -127,7 +127,7 @@ def measured(axis: Axis, name: Name, threads: int, seconds: float, quick: bool) 
         "rounds": rounds,
         "command": f"python -m benchmarks.growth --axis {name} --threads {threads}"
         + " --quick" * quick,
-        "contenders": contenders,
+        "peers": peers,
     }
 
 
@@ -135,24 +135,24 @@ Found = tuple[dict[str, dict[str, Any]], int]
 
 
 def _one_by_one(axis: Axis, threads: int, seconds: float, least: int) -> Iterator[Found]:
-    """The contenders take turns at one point, then at the next, which grows longer and longer."""
+    """The peers take turns at one point, then at the next, which grows longer and longer."""
     for value in axis.values:
-        contenders, calls = measure.checked(axis.work(value), CONTENDERS)
-        rounds = measure.add_times(contenders, calls, seconds / len(axis.values), least)
-        for found in contenders.values():
+        peers, calls = measure.checked(axis.work(value), COMPARED)
+        rounds = measure.add_times(peers, calls, seconds / len(axis.values), least)
+        for found in peers.values():
             found.pop("ratio", None)
-        yield contenders, rounds
+        yield peers, rounds
 
 
 def _in_turns(axis: Axis, threads: int, seconds: float, least: int) -> Iterator[Found]:
-    """All points and contenders in turns: each has a model made with its number of threads."""
+    """All points and peers in turns: each has a model made with its number of threads."""
     points: list[dict[str, dict[str, Any]]] = []
     calls: dict[tuple[str, float], Call] = {}
     try:
         for value in axis.values:
             torch.set_num_threads(int(value))
-            contenders, ready = measure.checked(axis.work(value), CONTENDERS)
-            points.append(contenders)
+            peers, ready = measure.checked(axis.work(value), COMPARED)
+            points.append(peers)
             calls |= {
                 (name, value): _with_threads(call, int(value)) for name, call in ready.items()
             }
@@ -161,8 +161,8 @@ def _in_turns(axis: Axis, threads: int, seconds: float, least: int) -> Iterator[
     finally:
         torch.set_num_threads(threads)
     rounds = max((len(values) for values in times.values()), default=0)
-    for value, contenders in zip(axis.values, points, strict=True):
-        for name, found in contenders.items():
+    for value, peers in zip(axis.values, points, strict=True):
+        for name, found in peers.items():
             if (name, value) not in calls:
                 continue
             taken = times[f"{name} {value}"]
@@ -171,7 +171,7 @@ def _in_turns(axis: Axis, threads: int, seconds: float, least: int) -> Iterator[
             if alone is not None:
                 faster = [one / all_ for one, all_ in zip(alone, taken, strict=True)]
                 found["ratio"] = timing.spread(faster)
-        yield contenders, rounds
+        yield peers, rounds
 
 
 def _with_threads(call: Call, threads: int) -> Call:
@@ -197,8 +197,8 @@ def exponent(values: tuple[float, ...], seconds: list[dict[str, float] | None]) 
 def line(name: str, found: dict[str, Any]) -> str:
     """One axis for a terminal."""
     numbers = ", ".join(
-        f"{contender} {contents['exponent']:+.2f}"
-        for contender, contents in found["contenders"].items()
+        f"{peer} {contents['exponent']:+.2f}"
+        for peer, contents in found["peers"].items()
         if contents["exponent"] is not None
     )
     ends = f"{found['values'][0]:g} to {found['values'][-1]:g}"
@@ -231,10 +231,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         seconds = 0.0 if options.quick else options.seconds
         found[name] = measured(known[name], name, threads, seconds, options.quick)
         console.print(line(name, found[name]), highlight=False)
-        for contender, numbers in found[name]["contenders"].items():
+        for peer, numbers in found[name]["peers"].items():
             cells = (f"{s['median'] * 1e3:.1f}" if s else "-" for s in numbers["seconds"])
             shown = numbers.get("problem") or " ".join(cells) + " ms"
-            console.print(f"  {contender}: {shown}", highlight=False, style="dim")
+            console.print(f"  {peer}: {shown}", highlight=False, style="dim")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A work by its contenders: each is checked against fp64, then they take turns."""
+"""A work by its peers: each is checked against fp64, then they take turns."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from benchmarks.work import Work
 
 
 def checked(work: Work, names: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Call]]:
-    """Of each contender: its precision, version, error, and problem, if any; and the calls of
+    """Of each peer: its precision, version, error, and problem, if any; and the calls of
     those that have none."""
-    contenders: dict[str, dict[str, Any]] = {}
+    peers: dict[str, dict[str, Any]] = {}
     calls: dict[str, Call] = {}
     lacking = next(cost.lacking(work), None)
     for name in names:
         peer = PEERS[name]
         found: dict[str, Any] = {"precision": precision(peer, work)}
-        contenders[name] = found
+        peers[name] = found
         try:
             found["version"] = peer.version()
             if lacking is not None:
@@ -29,7 +29,7 @@ def checked(work: Work, names: Iterable[str]) -> tuple[dict[str, dict[str, Any]]
         except Unavailable as reason:
             found["problem"] = str(reason)
             continue
-        except Exception as failure:  # a contender that fails is a finding, not the end
+        except Exception as failure:  # a peer that fails is a finding, not the end
             first = str(failure).strip().splitlines()[:1] or [""]
             found["problem"] = f"failed: {type(failure).__name__}: {first[0]}"
             continue
@@ -37,16 +37,16 @@ def checked(work: Work, names: Iterable[str]) -> tuple[dict[str, dict[str, Any]]
             found["problem"] = f"computes something else: its error is {found['error']:.0e}"
             continue
         calls[name] = call
-    return contenders, calls
+    return peers, calls
 
 
 def add_times(
-    contenders: dict[str, dict[str, Any]], calls: dict[str, Call], seconds: float, least: int = 3
+    peers: dict[str, dict[str, Any]], calls: dict[str, Call], seconds: float, least: int = 3
 ) -> int:
     """Time ``calls`` in turns, at least so many rounds; returns how many there were."""
     if not calls:
         return 0
     times = timing.interleaved(calls, seconds, least)
     for name, numbers in timing.summary(times).items():
-        contenders[name] |= numbers
+        peers[name] |= numbers
     return max(len(values) for values in times.values())

@@ -1,6 +1,6 @@
-"""The peak memory of a work, for one contender, in a process of its own.
+"""The peak memory of a work, for one peer, in a process of its own.
 
-    python -m benchmarks.memory seed-training-b16 fused
+    python -m benchmarks.memory seed-training-b16 vgg_fast
 
 prints one line of JSON: the bytes of resident memory at the peak of one run, above those before it.
 Model, input and the optimizer's state lie there already; the gradients and all that is kept for the
@@ -29,12 +29,12 @@ CLEAR = Path("/proc/self/clear_refs")
 
 @dataclass
 class Options:
-    """The peak memory of a work, for one contender."""
+    """The peak memory of a work, for one peer."""
 
     work: Annotated[str, tyro.conf.Positional]
     """Its name, as python -m benchmarks.run --list prints it."""
     peer: Annotated[str, tyro.conf.Positional]
-    """The contender."""
+    """The peer."""
     threads: int | None = None
     """CPU threads."""
     quick: bool = False
@@ -45,7 +45,7 @@ def peak(work: Work, peer: str) -> int:
     """Bytes; see the file's head.
 
     Raises:
-        Unavailable: the contender can't do the work, or the system doesn't tell.
+        Unavailable: the peer can't do the work, or the system doesn't tell.
     """
     if not CLEAR.exists():
         raise Unavailable("can't be watched: only Linux resets a process's peak memory")

@@ -9,13 +9,13 @@ import jinja2
 
 from benchmarks import pictures, tables
 from benchmarks.pictures import style
-from benchmarks.record import Record, machine, timed
+from benchmarks.record import COLUMNS, Record, cells, machine, timed
 
 CAPTIONS = {
     "speedup-network": (
         "Whole networks",
-        "How many times as long as vgg_fast others take. Right of the line vgg_fast is "
-        "faster. Whiskers: quartiles over all rounds.",
+        "Time relative to vgg_fast. Right of the line vgg_fast is faster. "
+        "Whiskers: quartiles over all rounds.",
     ),
     "speedup-layers": (
         "Layer by layer",
@@ -58,7 +58,7 @@ def _cpu(record: Record, number: int) -> dict[str, Any]:
             (*CAPTIONS[name], style.inline(figure, f"m{number}-{name}"))
             for name, figure in drawn.items()
         ],
-        "columns": tables.MEASURED,
+        "columns": COLUMNS,
         "rows": [_row(row, record) for row in record["rows"]],
         "growth": _markdown_cells(tables.growth(record)),
         "later": [r["title"] for r in record["rows"] if "measured_later" in r],
@@ -66,12 +66,12 @@ def _cpu(record: Record, number: int) -> dict[str, Any]:
 
 
 def _row(row: Record, record: Record) -> dict[str, Any]:
-    problems = {n: f["problem"] for n, f in row["contenders"].items() if "problem" in f}
+    problems = {n: f["problem"] for n, f in row["peers"].items() if "problem" in f}
     return {
         "title": row["title"],
         "command": row["command"],
-        "contenders": {
-            name: (f"{found['seconds']['median'] * 1e3:.3g}", *tables.cells(row, name, record))
+        "peers": {
+            name: (f"{found['seconds']['median'] * 1e3:.3g}", *cells(row, name, record))
             for name, found in timed(row).items()
         },
         "problems": problems,

@@ -4,15 +4,15 @@
     limits      peak.limits(): GFLOP/s and GB/s of this machine in this run
     rows        one for each work: name, title, level, kind, precision, shape, rounds, command,
                 operations {direct, winograd}, bytes {fp32, bf16}, and
-      contenders  by name: precision, version, error against fp64, seconds and ratio to ``fused``
+      peers       by name: precision, version, error against fp64, seconds and ratio to ``vgg_fast``
                   (median, q1, q3), times of all rounds, memory {bytes}; or problem: why there
                   are none
     growth      by axis: growth.measure()
 
-The record of benchmarks.decisions: the environment, and ``decisions`` {of, contenders}.
+The record of benchmarks.decisions: the environment, and ``decisions`` {of, algorithms}.
 
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
-with peers {name: median_ms, fastest_ms, slowest_ms, times_fused} and problems {name: why}.
+with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import cost, peak, timing
-from benchmarks.work import works
+from benchmarks import peak
 from vgg_fast import info
 
 RESULTS = Path(__file__).parent / "results"
-SCHEMA = 2
+SCHEMA = 3
 DECISIONS = "decisions-"  # how the names of benchmarks.decisions' records begin
 Record = dict[str, Any]
 
@@ -96,8 +95,10 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
                 if record.get("device_type") == "cpu" or "only" in record:
                     continue
                 _keep_newest(gpus, record["device"], record)
+            elif record["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {record['schema']}, and {SCHEMA} is read")
             elif not record["options"]["quick"]:
-                _keep_newest(cpus, (record["cpu"], record["threads"]), _current(record))
+                _keep_newest(cpus, (record["cpu"], record["threads"]), record)
         except (ValueError, KeyError, TypeError) as error:
             sys.exit(f"benchmarks.report: {path} is no record of benchmarks.run ({error!r})")
     return _newest_first(cpus), _newest_first(gpus)
@@ -127,34 +128,6 @@ def _newest_first(kept: dict[Any, Record]) -> list[Record]:
     return sorted(kept.values(), key=lambda record: record["date"], reverse=True)
 
 
-def _current(record: Record) -> Record:
-    """A record of schema 1 as schema 2 has it: names, operations, and the axis of threads."""
-    if record.get("schema", 1) >= SCHEMA:
-        return record
-    known = works()
-    for row in record["rows"]:
-        for key in ("name", "command"):
-            row[key] = row[key].replace("network-", "seed-")
-        work = known.get(row["name"])
-        row["precision"], row["level"] = "fp32", "operator" if is_layer(row) else "network"
-        if work is not None and list(work.shape) == row["shape"]:
-            row |= cost.counted(work)
-    record["growth"] = {}
-    if "scaling" in record:
-        found = record.pop("scaling")
-        title = next(r["title"] for r in record["rows"] if r["name"].endswith(found["work"][8:]))
-        fused = {"precision": "fp32", "ratio": found["ratio"], "seconds": [], "exponent": None}
-        record["growth"]["threads"] = {
-            "title": title,
-            "label": "threads",
-            "values": [1.0, float(found["threads"])],
-            "contenders": {"fused": fused},
-        }
-        for times in found["times"].values():
-            fused["seconds"].append(timing.spread(times))
-    return record
-
-
 def machine(record: Record) -> str:
     """In words, with versions, date and commit."""
     commit = record["commit"]
@@ -170,28 +143,56 @@ def is_layer(row: Record) -> bool:
 
 
 def timed(row: Record) -> dict[str, Record]:
-    """The contenders that were timed."""
-    return {name: found for name, found in row["contenders"].items() if "seconds" in found}
+    """The peers that were timed."""
+    return {name: found for name, found in row["peers"].items() if "seconds" in found}
 
 
 def ratio(row: Record, peer: str) -> dict[str, float] | None:
-    """How many times as long as ``fused`` the peer takes; None if it wasn't timed."""
-    found: dict[str, float] | None = row["contenders"].get(peer, {}).get("ratio")
+    """A peer's time relative to ``vgg_fast``, median and quartiles; None if it wasn't timed."""
+    found: dict[str, float] | None = row["peers"].get(peer, {}).get("ratio")
     return found
 
 
-def of_the_limit(row: Record, contender: Record, limits: Record) -> dict[str, float] | None:
+def of_the_limit(row: Record, peer: Record, limits: Record) -> dict[str, float] | None:
     """The least time that the machine's peaks allow over the time that was taken.
 
     By arithmetic: "direct", as the definition has it (with fewer multiplications one can be faster
-    than it: above 1), and "winograd", F(4×4, 3×3). None for a contender that wasn't timed, or a
+    than it: above 1), and "winograd", F(4×4, 3×3). None for a peer that wasn't timed, or a
     record without operations.
     """
-    if "seconds" not in contender or "operations" not in row:
+    if "seconds" not in peer or "operations" not in row:
         return None
-    precision, taken = contender["precision"], contender["seconds"]["median"]
+    precision, taken = peer["precision"], peer["seconds"]["median"]
     moved = row["bytes"][precision]
     return {
         arithmetic: peak.least_seconds(limits, precision, operations, moved) / taken
         for arithmetic, operations in row["operations"].items()
     }
+
+
+COLUMNS = (
+    "peer",
+    "time relative to vgg_fast",
+    "quartiles",
+    "rounds",
+    "error against fp64",
+    "of the limit",
+    "of Winograd's limit",
+    "peak memory",
+)
+
+
+def cells(row: Record, name: str, record: Record) -> tuple[str, ...]:
+    """What was measured of a peer that was timed, as COLUMNS has it, without its name."""
+    found = row["peers"][name]
+    times = found.get("ratio")
+    memory = found.get("memory", {})
+    fractions = of_the_limit(row, found, record["limits"]) or {}
+    return (
+        f"{times['median']:.2f}" if times else "–",
+        f"{times['q1']:.2f}–{times['q3']:.2f}" if times else "–",
+        str(row["rounds"]),
+        f"{found['error']:.1e}",
+        *(f"{100 * fractions[a]:.0f} %" if fractions else "–" for a in ("direct", "winograd")),
+        f"{memory['bytes'] / 2**20:.0f} MiB" if "bytes" in memory else memory.get("problem", ""),
+    )

@@ -71,8 +71,9 @@ def documents(root: Path) -> dict[Path, str]:
 
 
 def draw(cpus: list[Record], gpus: list[Record], folder: Path) -> list[Path]:
-    """The pictures of the newest CPU's record and of every GPU's."""
-    figures = pictures.of_a_cpu(cpus[0]) if cpus else {}
+    """What the documents show of the newest CPU's record and of every GPU's."""
+    drawn = pictures.of_a_cpu(cpus[0]) if cpus else {}
+    figures = {name: drawn[name] for name in pictures.IN_DOCUMENTS if name in drawn}
     for record in gpus:
         figures |= pictures.of_a_gpu(record)
     return pictures.save(figures, folder)

@@ -1,6 +1,6 @@
-"""Every work by every contender, interleaved: python -m benchmarks.run
+"""Every work by every peer, interleaved: python -m benchmarks.run
 
-Contenders take turns in one process, with the same number of threads. Before one is timed, its
+Peers take turns in one process, with the same number of threads. Before one is timed, its
 results are compared with fp64: one that computes something else isn't timed, but listed as wrong;
 one that isn't installed or can't do a work is listed with the reason. The record goes to
 benchmarks/results/<machine>-<date>.json; python -m benchmarks.report makes tables of it.
@@ -42,10 +42,10 @@ class Options:
     written only if --output says where to."""
 
     peers: tuple[str, ...] = tuple(PEERS)
-    """The contenders."""
+    """The peers."""
 
     threads: int | None = None
-    """CPU threads of every contender; torch's default if not given."""
+    """CPU threads of every peer; torch's default if not given."""
 
     minutes: float = 12.0
     """What the run should take; every work is measured at least three rounds, all the same."""
@@ -60,7 +60,7 @@ class Options:
     """The JSON file."""
 
     list: bool = False
-    """Print the works and contenders, and do nothing."""
+    """Print the works and peers, and do nothing."""
 
 
 class Run:
@@ -70,7 +70,7 @@ class Run:
         self.options, self.chosen, self.console = options, chosen, console
         self.started = time.perf_counter()
         self.threads = torch.get_num_threads()
-        grows = options.growth and not options.only and "fused" in options.peers
+        grows = options.growth and not options.only and "vgg_fast" in options.peers
         self.axes = growth.axes(self.threads, options.quick) if grows else {}
         self.left = LIMITS_SECONDS + sum(work.seconds for work in chosen)
         self.left += AXIS_SECONDS * len(self.axes)
@@ -123,22 +123,22 @@ class Run:
 
     def _show(self, row: dict[str, Any]) -> None:
         self.record["rows"].append(row)
-        self.console.print(show.table(row, self.record["limits"]), markup=False)
+        self.console.print(show.table(row, self.record), markup=False)
         for reason, names in show.problems(row).items():
             self._line(f"  {reason}: {', '.join(names)}")
         self._line(f"  {row['command']}")
 
     def row(self, work: Work, seconds: float) -> dict[str, Any]:
         started = time.perf_counter()
-        contenders, calls = measure.checked(work, self.options.peers)
+        peers, calls = measure.checked(work, self.options.peers)
         timed = list(calls)
         left = seconds - (time.perf_counter() - started)
-        rounds = measure.add_times(contenders, calls, left, 2 if self.options.quick else 3)
+        rounds = measure.add_times(peers, calls, left, 2 if self.options.quick else 3)
         calls.clear()
         if work.name.startswith("seed-training") and self.options.memory:
             for name in timed:
                 found = memory.in_a_process(work, name, self.threads, self.options.quick)
-                contenders[name]["memory"] = found
+                peers[name]["memory"] = found
         return {
             "name": work.name,
             "title": work.title,
@@ -149,7 +149,7 @@ class Run:
             **cost.counted(work),
             "rounds": rounds,
             "command": self._command(work),
-            "contenders": contenders,
+            "peers": peers,
         }
 
     def _command(self, work: Work) -> str:
@@ -166,7 +166,7 @@ def chosen_works(options: Options) -> list[Work]:
     known = works(options.quick)
     for peer in options.peers:
         if peer not in PEERS:
-            sys.exit(f"benchmarks.run: no contender {peer!r}: choose among {', '.join(PEERS)}")
+            sys.exit(f"benchmarks.run: no peer {peer!r}: choose among {', '.join(PEERS)}")
     for pattern in options.only:
         if not fnmatch.filter(known, pattern):
             sys.exit(f"benchmarks.run: no work fits {pattern!r}: --list names them all")
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> Path | None:
     if options.list:
         for work in works(options.quick).values() if not options.only else chosen:
             print(f"{work.name:44} {work.title}{'' if work.in_report else '  (with --only)'}")
-        print("\ncontenders: " + ", ".join(PEERS))
+        print("\npeers: " + ", ".join(PEERS))
         return None
     if options.threads is not None:
         if options.threads < 1:

@@ -52,26 +52,20 @@ def _features() -> nn.Module:
     return torchvision.models.vgg16().features.requires_grad_(False).eval()
 
 
+FEATURES = Network(
+    "VGG-16 features, frozen",
+    _features,
+    channels=3,
+    size=512,
+    kinds=("forward", "input gradient"),
+)
 NETWORKS: dict[str, Network] = {
     "seed": preset("Seed network", PRESETS["seed"]),
     "small": preset('Preset "small"', PRESETS["small"]),
     "fast": preset('Preset "fast"', PRESETS["fast"], (1, 16, 64, 128, 256)),
     "vgg16": Network("VGG-16", _vgg16, channels=3, size=224),
-    "features": Network(
-        "VGG-16 features, frozen",
-        _features,
-        channels=3,
-        size=512,
-        kinds=("forward", "input gradient"),
-    ),
-    "features-224": Network(
-        "VGG-16 features, frozen",
-        _features,
-        channels=3,
-        size=224,
-        kinds=("forward", "input gradient"),
-        batches=(1, 4, 16, 64, 256),
-    ),
+    "features": FEATURES,
+    "features-224": dataclasses.replace(FEATURES, size=224, batches=(1, 4, 16, 64, 256)),
 }
 # What a run without --only measures, in this order: network, kind, batch, precision, and its share
 # of the time, in seconds of two cores with AVX2.
@@ -93,7 +87,7 @@ REPORTED: tuple[tuple[str, Kind, int, Precision, float], ...] = (
 QUICK_OPTIONS: VGGOptions = {**PRESETS["fast"], "width": 0.125, "classifier_width": 32}
 QUICK_NETWORKS: dict[str, Network] = {
     "seed": preset("Seed network", QUICK_OPTIONS, (1, 2)),
-    "features": dataclasses.replace(NETWORKS["features"], size=32, batches=(1,)),
+    "features": dataclasses.replace(FEATURES, size=32, batches=(1,)),
 }
 QUICK_REPORTED: tuple[tuple[str, Kind, int, Precision, float], ...] = (
     ("seed", "forward", 1, "fp32", 1),

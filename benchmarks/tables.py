@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from benchmarks import floor, pictures
 from benchmarks.gpu import figures
 from benchmarks.peers import PEERS
-from benchmarks.record import Record, is_layer, machine, of_the_limit, ratio, timed
+from benchmarks.record import COLUMNS, Record, cells, is_layer, machine, ratio, timed
 
 NOT_YET = "not measured yet"
-OTHERS = tuple(name for name in PEERS if name != "fused")
+OTHERS = tuple(name for name in PEERS if name != "vgg_fast")
 WHAT_GROWS = {
     "batch": "batch",
     "side": "image side",
@@ -25,10 +25,10 @@ def readme(cpus: list[Record], gpus: list[Record]) -> Iterator[str]:
     """The README's results."""
     if cpus:
         record = cpus[0]
-        yield '<img src="docs/images/speedup-network.svg" alt="How many times as long as vgg_fast '
-        yield 'others take for whole networks; the numbers are in the table.">'
+        yield '<img src="docs/images/speedup-network.svg" alt="Time relative to vgg_fast for whole '
+        yield 'networks; the numbers are in the table.">'
         yield ""
-        yield f"How many times as long as vgg_fast others take, on {machine(record)}:"
+        yield f"Time relative to vgg_fast on {machine(record)}:"
         yield ""
         yield from _ratio_table(record)
         yield ""
@@ -80,16 +80,16 @@ def _ratio_cell(found: dict[str, float] | None) -> str:
 
 
 def _memory_cells(row: Record, peers: list[str]) -> list[str]:
-    ours = row["contenders"].get("fused", {}).get("memory", {}).get("bytes")
+    ours = row["peers"].get("vgg_fast", {}).get("memory", {}).get("bytes")
     if not ours:
         return []
-    found = (row["contenders"].get(p, {}).get("memory", {}).get("bytes") for p in peers)
+    found = (row["peers"].get(p, {}).get("memory", {}).get("bytes") for p in peers)
     return [f"{theirs / ours:.2f}" if theirs else "–" for theirs in found]
 
 
 def _threads(record: Record) -> Iterator[str]:
     found = record["growth"].get("threads")
-    times = found and found["contenders"].get("fused", {}).get("ratio")
+    times = found and found["peers"].get("vgg_fast", {}).get("ratio")
     if times and len(found["values"]) > 1:
         yield (
             f"From {found['values'][0]:g} to {found['values'][-1]:g} threads vgg_fast becomes "
@@ -98,14 +98,14 @@ def _threads(record: Record) -> Iterator[str]:
 
 
 def _problems(record: Record) -> Iterator[str]:
-    """Why contenders are missing, each reason once."""
+    """Why peers are missing, each reason once."""
     rows: dict[tuple[str, str], int] = {}
     for row in record["rows"]:
-        for name, found in row["contenders"].items():
+        for name, found in row["peers"].items():
             if "problem" in found:
                 key = (name, found["problem"])
                 rows[key] = rows.get(key, 0) + 1
-    # One sentence for all contenders that lack the same in the same number of rows.
+    # One sentence for all peers that lack the same in the same number of rows.
     names: dict[tuple[str, int], list[str]] = {}
     for (name, problem), count in rows.items():
         names.setdefault((problem, count), []).append(name)
@@ -129,8 +129,8 @@ def _gpu(gpus: list[Record]) -> Iterator[str]:
         yield from _targets({})
     for record in gpus:
         for name in pictures.of_a_gpu(record):
-            yield f'<img src="docs/images/{name}.svg" alt="How many times as long as vgg_fast '
-            yield f'others take on {record["device"]}; the numbers are in the table.">'
+            yield f'<img src="docs/images/{name}.svg" alt="Time relative to vgg_fast on '
+            yield f'{record["device"]}; the numbers are in the table.">'
             yield ""
         yield (
             f"On {record['device']}, {record['dtype'].removeprefix('torch.')}, torch "
@@ -139,7 +139,7 @@ def _gpu(gpus: list[Record]) -> Iterator[str]:
         yield ""
         yield from _targets(record)
         yield ""
-        yield "Milliseconds of vgg_fast, and how many times as long others take:"
+        yield "Milliseconds of vgg_fast, and the peers' time relative to vgg_fast:"
         yield ""
         yield from _groups(record)
 
@@ -161,8 +161,8 @@ def _targets(record: Record) -> Iterator[str]:
         yield f"| {figure.name} | {figure.against} | {bound} | {found}{missed} |"
     yield ""
     yield (
-        "For information, the seed network at 224² and VGG-16: milliseconds of vgg_fast, and how "
-        "many times as long eager channels_last takes:"
+        "For information, the seed network at 224² and VGG-16: milliseconds of vgg_fast, and the "
+        "time of eager channels_last relative to vgg_fast:"
     )
     yield ""
     yield "| | forward | training step |"
@@ -174,23 +174,23 @@ def _targets(record: Record) -> Iterator[str]:
 
 def _information(record: Record, group: str) -> str:
     peers = record.get("groups", {}).get(group, {}).get("peers", {})
-    if "fused" not in peers or "eager channels_last" not in peers:
+    if "vgg_fast" not in peers or "eager channels_last" not in peers:
         return NOT_YET
-    times = peers["eager channels_last"]["times_fused"]
-    return f"{peers['fused']['median_ms']:.2f} ms, {times:.2f} ×"
+    times = peers["eager channels_last"]["relative_time"]
+    return f"{peers['vgg_fast']['median_ms']:.2f} ms, {times:.2f} ×"
 
 
 def _groups(record: Record) -> Iterator[str]:
     peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
-    others = [peer for peer in peers if peer != "fused"]
-    yield f"| | fused, ms | {' | '.join(others)} |"
+    others = [peer for peer in peers if peer != "vgg_fast"]
+    yield f"| | vgg_fast, ms | {' | '.join(others)} |"
     yield f"|---|{'---:|' * (1 + len(others))}"
     for name, group in record["groups"].items():
-        ours = group["peers"].get("fused")
+        ours = group["peers"].get("vgg_fast")
         cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
         for peer in others:
             theirs = group["peers"].get(peer)
-            cells.append(f"{theirs['times_fused']:.2f}" if theirs else "–")
+            cells.append(f"{theirs['relative_time']:.2f}" if theirs else "–")
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
     yield from _missing(record)
@@ -228,7 +228,7 @@ def decisions(record: Record | None) -> Iterator[str]:
     yield ""
     yield "| | ReLUs | pooling windows | relative L2 error |"
     yield "|---|---:|---:|---:|"
-    for name, shares in record["decisions"]["contenders"].items():
+    for name, shares in record["decisions"]["algorithms"].items():
         label = "PyTorch" if name == "torch" else f"vgg_fast, `{name}`"
         numbers = " | ".join(f"{shares[what]:.0e}" for what in ("relus", "windows"))
         yield f"| {label} | {numbers} | {shares['error']:.1e} |"
@@ -255,8 +255,8 @@ def measured(cpus: list[Record]) -> Iterator[str]:
             yield '<img src="images/speedup-layers.svg" alt="The same for each layer.">'
             yield '<img src="images/roofline.svg" alt="The layers beside the machine\'s peaks.">'
             yield ""
-        yield "| | " + " | ".join(MEASURED) + " |"
-        yield "|---|---|" + "---:|" * (len(MEASURED) - 1)
+        yield "| | " + " | ".join(COLUMNS) + " |"
+        yield "|---|---|" + "---:|" * (len(COLUMNS) - 1)
         for row in record["rows"]:
             if timed(row):
                 yield from _measured_row(row, record)
@@ -264,34 +264,6 @@ def measured(cpus: list[Record]) -> Iterator[str]:
         yield from _problems(record)
         yield ""
         yield from growth(record)
-
-
-MEASURED = (
-    "contender",
-    "× fused",
-    "quartiles",
-    "rounds",
-    "error against fp64",
-    "of the limit",
-    "of Winograd's limit",
-    "peak memory",
-)
-
-
-def cells(row: Record, name: str, record: Record) -> Iterable[str]:
-    """Of a contender that was timed, as MEASURED has them, without its name."""
-    found = row["contenders"][name]
-    times = found.get("ratio")
-    memory = found.get("memory", {}).get("bytes")
-    fractions = of_the_limit(row, found, record["limits"]) or {}
-    return (
-        f"{times['median']:.2f}" if times else "–",
-        f"{times['q1']:.2f}–{times['q3']:.2f}" if times else "–",
-        str(row["rounds"]),
-        f"{found['error']:.1e}",
-        *(f"{100 * fractions[a]:.0f} %" if fractions else "–" for a in ("direct", "winograd")),
-        f"{memory / 2**20:.0f} MiB" if memory else "",
-    )
 
 
 def _measured_row(row: Record, record: Record) -> Iterator[str]:
@@ -319,5 +291,5 @@ def growth(record: Record) -> Iterator[str]:
 
 
 def _exponents(found: Record) -> dict[str, float]:
-    powers = {name: numbers["exponent"] for name, numbers in found["contenders"].items()}
+    powers = {name: numbers["exponent"] for name, numbers in found["peers"].items()}
     return {name: power for name, power in powers.items() if power is not None}

@@ -4,5 +4,5 @@ pytest benchmarks/test_blocks.py -k 256-512-28
 """
 
 
-def test_block(work, contender, measure) -> None:
-    measure(work, contender)
+def test_block(work, peer, measure) -> None:
+    measure(work, peer)

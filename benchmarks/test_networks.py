@@ -4,5 +4,5 @@ pytest benchmarks/test_networks.py -k seed-forward-b1
 """
 
 
-def test_network(work, contender, measure) -> None:
-    measure(work, contender)
+def test_network(work, peer, measure) -> None:
+    measure(work, peer)

@@ -4,5 +4,5 @@ pytest benchmarks/test_operators.py -k conv3x3_relu_pool
 """
 
 
-def test_operator(work, contender, measure) -> None:
-    measure(work, contender)
+def test_operator(work, peer, measure) -> None:
+    measure(work, peer)

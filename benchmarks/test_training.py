@@ -4,5 +4,5 @@ pytest benchmarks/test_training.py -k fast-training-b128
 """
 
 
-def test_training_step(work, contender, measure) -> None:
-    measure(work, contender)
+def test_training_step(work, peer, measure) -> None:
+    measure(work, peer)

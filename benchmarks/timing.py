@@ -1,4 +1,4 @@
-"""Contenders taking turns in one process, and what their times say."""
+"""Peers taking turns in one process, and what their times say."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def interleaved(
     The order moves on by one from round to round, so that nobody always follows the same.
 
     Args:
-        calls: by contender; each has run before.
+        calls: by peer; each has run before.
         seconds: how long all rounds may take together, within the limits of
         least, most: rounds.
     """
@@ -83,14 +83,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Of each contender: its seconds, and how many times as long as ``fused`` it takes.
+    """Of each peer: its seconds, and its time relative to ``vgg_fast``.
 
     The ratio is taken within each round: what slows the machine down for a while slows both.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, values in times.items():
         found[name] = {"seconds": spread(values), "times": values}
-        if "fused" in times:
-            ratios = [ours / base for ours, base in zip(values, times["fused"], strict=True)]
+        if "vgg_fast" in times:
+            ratios = [ours / base for ours, base in zip(values, times["vgg_fast"], strict=True)]
             found[name]["ratio"] = spread(ratios)
     return found

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             found["steps"][name] = run_step(name, options, part, seconds)
             record.merge(found, record.read(part))
             found["figures"] = figures.lines(found)
-            record.write(file, found)
+            record.write(found, file)
     return file, found
 
 

@@ -67,21 +67,21 @@ def interleaved(
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Medians and spread in milliseconds, and how many times as long as ``fused`` each takes."""
-    ours = statistics.median(times["fused"]) if "fused" in times else float("nan")
+    """Medians and spread in milliseconds, and each one's time relative to ``vgg_fast``."""
+    ours = statistics.median(times["vgg_fast"]) if "vgg_fast" in times else float("nan")
     return {
         name: {
             "median_ms": statistics.median(values),
             "fastest_ms": min(values),
             "slowest_ms": max(values),
-            "times_fused": statistics.median(values) / ours,
+            "relative_time": statistics.median(values) / ours,
         }
         for name, values in times.items()
     }
 
 
 def disagreements(results: dict[str, Any]) -> dict[str, str]:
-    """Peers whose first result isn't the fused one's, to what 16 bits can differ by.
+    """Peers whose first result isn't vgg_fast's, to what 16 bits can differ by.
 
     The gradient of a whole network's first weight differs by 0.3 between two that are right; zeros
     would by 1, and other numbers by more.
@@ -89,10 +89,10 @@ def disagreements(results: dict[str, Any]) -> dict[str, str]:
     found = {}
     flat = {peer: r[0] if isinstance(r, (list, tuple)) else r for peer, r in results.items()}
     for peer, tensor in flat.items():
-        if "fused" not in flat or peer == "fused" or tensor.shape != flat["fused"].shape:
+        if "vgg_fast" not in flat or peer == "vgg_fast" or tensor.shape != flat["vgg_fast"].shape:
             continue
-        ours = flat["fused"].detach().double()
+        ours = flat["vgg_fast"].detach().double()
         error = float((tensor.detach().double() - ours).norm() / ours.norm())
         if not error < 0.5:
-            found[peer] = f"its result differs from fused by {error:.1e} (relative L2)"
+            found[peer] = f"its result differs from vgg_fast's by {error:.1e} (relative L2)"
     return found

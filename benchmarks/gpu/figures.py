@@ -88,8 +88,8 @@ def rates_of_layers(record: dict[str, Any]) -> list[tuple[SeedLayer, float]]:
     for layer in record.get("layers", []):
         one = SeedLayer(*layer)
         group = record["groups"].get(layer_name(one, record["batch"], False), {})
-        if "fused" in group.get("peers", {}):
-            milliseconds = group["peers"]["fused"]["median_ms"]
+        if "vgg_fast" in group.get("peers", {}):
+            milliseconds = group["peers"]["vgg_fast"]["median_ms"]
             found.append((one, operations(one, record["batch"]) / milliseconds / 1e9))
     return found
 
@@ -97,9 +97,9 @@ def rates_of_layers(record: dict[str, Any]) -> list[tuple[SeedLayer, float]]:
 def _of_convolution_alone(record: dict[str, Any]) -> float | None:
     """Of the layer that does worst."""
     ratios = [
-        group["peers"][ALONE]["times_fused"]
+        group["peers"][ALONE]["relative_time"]
         for group in record.get("groups", {}).values()
-        if ALONE in group["peers"] and "fused" in group["peers"]
+        if ALONE in group["peers"] and "vgg_fast" in group["peers"]
     ]
     return min(ratios, default=None)
 
@@ -108,8 +108,10 @@ def _of_compile(start: str) -> Callable[[dict[str, Any]], float | None]:
     def ratio(record: dict[str, Any]) -> float | None:
         for name, group in record.get("groups", {}).items():
             peers = group["peers"]
-            if name == f"{start}, batch {record.get('batch')}" and {"fused", COMPILE} <= set(peers):
-                return peers[COMPILE]["times_fused"]
+            if name == f"{start}, batch {record.get('batch')}" and {"vgg_fast", COMPILE} <= set(
+                peers
+            ):
+                return peers[COMPILE]["relative_time"]
         return None
 
     return ratio
@@ -117,9 +119,9 @@ def _of_compile(start: str) -> Callable[[dict[str, Any]], float | None]:
 
 def _of_memory(record: dict[str, Any]) -> float | None:
     peak = record.get("peak_bytes", {})
-    if not peak.get("fused") or not peak.get("eager channels_last"):
+    if not peak.get("vgg_fast") or not peak.get("eager channels_last"):
         return None
-    return peak["fused"] / peak["eager channels_last"]
+    return peak["vgg_fast"] / peak["eager channels_last"]
 
 
 MAX_AUTOTUNE = '`torch.compile(mode="max-autotune")`'

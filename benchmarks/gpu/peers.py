@@ -64,7 +64,7 @@ def layer(
 
         return run
 
-    peers: Peers = {"fused": lambda: call(fused)}
+    peers: Peers = {"vgg_fast": lambda: call(fused)}
     if device.type == "cuda":
         for backend in ("triton", "reference"):
             peers[backend] = lambda backend=backend: forced(backend)
@@ -120,7 +120,7 @@ def first_block(batch: int, device: torch.device, dtype: torch.dtype, size: int,
         return lambda: training_step(lambda: run(images), parameters)
 
     return {
-        "fused": lambda: call(True, lambda block: block),
+        "vgg_fast": lambda: call(True, lambda block: block),
         "eager channels_last": lambda: call(False, lambda block: block),
         COMPILE: lambda: call(False, compiled),
     }
@@ -179,7 +179,7 @@ def network(
 
     nchw, channels_last = torch.contiguous_format, torch.channels_last
     peers = {
-        "fused": lambda: call(True, channels_last, lambda net: net),
+        "vgg_fast": lambda: call(True, channels_last, lambda net: net),
         "eager": lambda: call(False, nchw, lambda net: net),
         "eager channels_last": lambda: call(False, channels_last, lambda net: net),
         GRAPH: lambda: call(False, channels_last, lambda net: fused_by("cudnn", net)),

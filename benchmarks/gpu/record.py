@@ -6,13 +6,15 @@ import datetime
 import json
 import platform
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.record import write
 from vgg_fast import _extension
+
+__all__ = ["device_name", "environment", "file_name", "merge", "read", "write"]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -40,18 +42,14 @@ def _triton_version() -> str | None:
     return triton.__version__
 
 
+def device_name(facts: dict[str, Any]) -> str:
+    """The GPU's, as a part of a file's name."""
+    return re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
+
+
 def file_name(facts: dict[str, Any]) -> str:
-    name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
     part = "".join(f"-{step}" for step in facts.get("only", ()))
-    return f"{facts['date'][:10]}-gpu-{name}{part}.json"
-
-
-def write(file: Path, record: dict[str, Any]) -> None:
-    """Replace the file in one step."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    draft.replace(file)
+    return f"{facts['date'][:10]}-gpu-{device_name(facts)}{part}.json"
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -68,10 +66,3 @@ def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
             into[name] = into.get(name, []) + value
         else:
             into[name] = value
-
-
-def medians(record: dict[str, Any], peer: str) -> Iterator[tuple[str, float]]:
-    """The groups that hold this peer, and its milliseconds."""
-    for name, group in record.get("groups", {}).items():
-        if peer in group["peers"]:
-            yield name, group["peers"][peer]["median_ms"]

@@ -55,7 +55,7 @@ class Step:
         return self.end - time.monotonic()
 
     def write(self) -> None:
-        record.write(self.file, self.found)
+        record.write(self.found, self.file)
 
     def group(
         self,
@@ -97,7 +97,7 @@ class Step:
         for peer, numbers in entry["peers"].items():
             spread = f"{numbers['fastest_ms']:.3f} to {numbers['slowest_ms']:.3f}"
             print(f"{name:56} {peer:24} {numbers['median_ms']:9.3f} ms  ({spread})"
-                  f"  {numbers['times_fused']:5.2f} x fused", flush=True)  # fmt: skip
+                  f"  {numbers['relative_time']:5.2f} x vgg_fast", flush=True)  # fmt: skip
         for peer, problem in problems.items():
             print(f"{name:56} {peer:24} {problem}", flush=True)
 
@@ -324,7 +324,7 @@ def memory(step: Step) -> None:
     """The peak memory of a training step, without CUDA graphs."""
     step.found["peak_bytes"] = {}
     prepared = peers.network(step.batch, True, step.device, DTYPE, step.network)
-    for peer in ("fused", "eager channels_last"):
+    for peer in ("vgg_fast", "eager channels_last"):
         if step.device.type != "cuda":
             continue
         call = prepared[peer]()

@@ -1,6 +1,8 @@
-"""PyTorch as it comes: eager mode, NCHW tensors."""
+"""PyTorch in eager mode, on NCHW tensors as it comes or with everything in channels_last."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 
@@ -9,12 +11,14 @@ from benchmarks.peers.torch_call import torch_call
 from benchmarks.work import Work
 
 
+@dataclasses.dataclass(frozen=True)
 class Eager:
-    name = "eager"
-    precision = None
+    name: str
+    layout: torch.memory_format
+    precision: None = None
 
     def version(self) -> str:
         return torch.__version__
 
     def prepare(self, work: Work) -> Call:
-        return torch_call(work, work.model(), torch.contiguous_format)
+        return torch_call(work, work.model(), self.layout)

@@ -29,7 +29,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        # Its threads would go on spinning into the next contender's turn.
+        # Its threads would go on spinning into the next peer's turn.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(
             _exported(work), options, providers=["CPUExecutionProvider"]

@@ -1,17 +1,20 @@
-"""The pictures of a record: figures by name, as files and as part of a page."""
+"""The pictures of a record, by name: all of them on the page, those of the documents as files."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.gpu.record import device_name
 from benchmarks.growth import AXES
 from benchmarks.pictures import bars, curves, style
 from benchmarks.record import Record
 
 __all__ = ["of_a_cpu", "of_a_gpu", "save"]
+
+# What README.md and docs/performance.md show of a CPU's record.
+IN_DOCUMENTS = ("speedup-network", "speedup-layers", "roofline")
 
 
 def of_a_cpu(record: Record) -> dict[str, Figure]:
@@ -28,13 +31,9 @@ def of_a_cpu(record: Record) -> dict[str, Figure]:
 
 def of_a_gpu(record: Record) -> dict[str, Figure]:
     figure = bars.gpu(record)
-    return {} if figure is None else {f"speedup-{gpu_name(record)}": figure}
-
-
-def gpu_name(record: Record) -> str:
-    return re.sub(r"\W+", "-", record["device"]).strip("-").lower()
+    return {} if figure is None else {f"speedup-{device_name(record)}": figure}
 
 
 def save(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """As SVG and PNG; returns the files."""
-    return [path for name, figure in figures.items() for path in style.save(figure, folder / name)]
+    """As SVG; returns the files."""
+    return [style.save(figure, folder / f"{name}.svg") for name, figure in figures.items()]

@@ -1,4 +1,4 @@
-"""Bars: how many times as long as vgg_fast others take, and how much memory."""
+"""Bars: time relative to vgg_fast, and memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.pictures.style import COLORS, INK, color, legend, plain, plain_numbers
 from benchmarks.record import Record, is_layer
 
-LABEL = "times as long as vgg_fast"
+LABEL = "time relative to vgg_fast"
 Ratios = dict[str, dict[str, float]]
 GAP = 1.2  # between groups, in bars
 
@@ -43,17 +43,17 @@ def gpu(record: Record) -> Figure | None:
     """A GPU's groups; whiskers from the fastest to the slowest round."""
     groups = []
     for name, group in record["groups"].items():
-        ours = group["peers"].get("fused")
+        ours = group["peers"].get("vgg_fast")
         if ours is None:
             continue
         ratios = {
             peer: {
-                "median": found["times_fused"],
+                "median": found["relative_time"],
                 "q1": found.get("fastest_ms", found["median_ms"]) / ours["median_ms"],
                 "q3": found.get("slowest_ms", found["median_ms"]) / ours["median_ms"],
             }
             for peer, found in group["peers"].items()
-            if peer != "fused"
+            if peer != "vgg_fast"
         }
         if ratios:
             groups.append((textwrap.fill(name, 34), ratios))
@@ -69,9 +69,9 @@ def memory(record: Record) -> Figure | None:
         for row in record["rows"]
         if (
             found := {
-                name: contender["memory"]["bytes"] / 2**20
-                for name, contender in row["contenders"].items()
-                if contender.get("memory", {}).get("bytes")
+                name: peer["memory"]["bytes"] / 2**20
+                for name, peer in row["peers"].items()
+                if peer.get("memory", {}).get("bytes")
             }
         )
     ]
@@ -108,7 +108,7 @@ def _horizontal(groups: list[tuple[str, Ratios]]) -> Figure:
 
 
 def _speedups(axes: Axes, groups: list[tuple[str, Ratios]], horizontal: bool) -> None:
-    """A group for each work, a bar for each contender, quartiles as whiskers.
+    """A group for each work, a bar for each peer, quartiles as whiskers.
 
     Bars begin at 1, on a logarithmic axis: twice as fast and half as fast look alike.
     """
@@ -170,12 +170,12 @@ def _number(axes: Axes, at: float, found: dict[str, float], horizontal: bool) ->
 
 
 def _ratios(row: Record) -> Ratios:
-    """Of the contenders that were timed, in the order of the colours."""
-    contenders = row["contenders"]
+    """Of the peers that were timed, in the order of the colours."""
+    peers = row["peers"]
     return {
-        peer: contenders[peer]["ratio"]
+        peer: peers[peer]["ratio"]
         for peer in COLORS
-        if peer != "fused" and "ratio" in contenders.get(peer, {})
+        if peer != "vgg_fast" and "ratio" in peers.get(peer, {})
     }
 
 

@@ -43,21 +43,21 @@ def roofline(record: Record) -> Figure | None:
         heights = [min(roof, copy * x) for x in points]
         axes.plot(points, heights, color=INK, lw=1.2, ls=style)
         axes.text(ends[1], heights[-1], f"{words} ", color=INK, fontsize=7, ha="right", va=side)
-    for contender in MARKERS:
+    for peer in MARKERS:
         shown = [
-            (x, row["operations"]["direct"] / timed(row)[contender]["seconds"]["median"] / 1e9)
+            (x, row["operations"]["direct"] / timed(row)[peer]["seconds"]["median"] / 1e9)
             for x, row in zip(intensities, rows, strict=True)
-            if contender in timed(row)
+            if peer in timed(row)
         ]
         if shown:
             axes.scatter(
                 *zip(*shown, strict=True),
                 s=36,
-                color=color(contender),
-                marker=MARKERS[contender],
-                label=contender,
+                color=color(peer),
+                marker=MARKERS[peer],
+                label=peer,
                 alpha=0.9,
-                zorder=3 if contender == "fused" else 2,
+                zorder=3 if peer == "vgg_fast" else 2,
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -78,8 +78,8 @@ def growth(record: Record, name: str) -> Figure | None:
         return None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for contender, numbers in found["contenders"].items():
-        _curve(axes, contender, numbers, found["values"], per_value=name == "batch")
+    for peer, numbers in found["peers"].items():
+        _curve(axes, peer, numbers, found["values"], per_value=name == "batch")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     plain_numbers(axes.yaxis)
@@ -94,9 +94,7 @@ def growth(record: Record, name: str) -> Figure | None:
     return figure
 
 
-def _curve(
-    axes: Axes, contender: str, numbers: Record, values: list[float], per_value: bool
-) -> None:
+def _curve(axes: Axes, peer: str, numbers: Record, values: list[float], per_value: bool) -> None:
     points = [
         (value, spread, 1e3 / (value if per_value else 1.0))
         for value, spread in zip(values, numbers["seconds"], strict=True)
@@ -113,16 +111,16 @@ def _curve(
         [value for value, _, _ in points],
         medians,
         yerr=[below, above],
-        color=color(contender),
-        marker=MARKERS.get(contender, "o"),
+        color=color(peer),
+        marker=MARKERS.get(peer, "o"),
         ms=5,
         lw=1.4,
-        label=contender + power,
+        label=peer + power,
     )
 
 
 def error_against_speed(record: Record) -> Figure | None:
-    """Inference of the seed network: time and error of every contender in every precision."""
+    """Inference of the seed network: time and error of every peer in every precision."""
     pairs: dict[str, list[Record]] = {}
     for row in record["rows"]:
         if row["name"].startswith("seed-forward") and timed(row):
@@ -147,18 +145,18 @@ def error_against_speed(record: Record) -> Figure | None:
 
 
 def _points(axes: Axes, row: Record) -> None:
-    """In bf16 they are hollow. A contender of one precision is in both rows: it is drawn once."""
-    for contender, found in timed(row).items():
+    """In bf16 they are hollow. A peer of one precision is in both rows: it is drawn once."""
+    for peer, found in timed(row).items():
         half = found["precision"] == "bf16"
-        if row["precision"] == "bf16" and contender.endswith("bf16"):
+        if row["precision"] == "bf16" and peer.endswith("bf16"):
             continue
         axes.scatter(
             [found["seconds"]["median"] * 1e3],
             [found["error"]],
             s=48,
-            marker=MARKERS.get(contender, "o"),
-            facecolors="none" if half else color(contender),
-            edgecolors=color(contender),
+            marker=MARKERS.get(peer, "o"),
+            facecolors="none" if half else color(peer),
+            edgecolors=color(peer),
             linewidths=1.4,
-            label=contender + " in bf16" * (half and not contender.endswith("bf16")),
+            label=peer + " in bf16" * (half and not peer.endswith("bf16")),
         )

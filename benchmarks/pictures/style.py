@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 # A grey with a contrast of 4.5 on white and 4.2 on GitHub's dark page.
 INK = "#767676"
 COLORS = {
-    "fused": "#e5484d",
+    "vgg_fast": "#e5484d",
     "eager": "#8f8f8f",
     "channels_last": "#4c8dd6",
     "compile": "#e0873a",
@@ -26,12 +26,11 @@ COLORS = {
     "apex": "#2f9e9e",
 }
 MARKERS = dict(zip(COLORS, "osD^vPX*<>", strict=True))
-FORMATS = ("svg", "png")
 
 
-def color(contender: str) -> str:
-    """A contender's; a GPU record names some otherwise."""
-    return COLORS.get(contender, COLORS.get(contender.removeprefix("eager "), INK))
+def color(peer: str) -> str:
+    """A peer's; a GPU record names some otherwise."""
+    return COLORS.get(peer, COLORS.get(peer.removeprefix("eager "), INK))
 
 
 def plain(axes: Axes) -> None:
@@ -71,17 +70,12 @@ def legend(figure: Figure, panels: list[Axes], columns: int = 7) -> None:
     )
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    files = []
+def save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Without a date or random ids, the same record gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "vgg_fast", "svg.fonttype": "path"}):
-        for kind in FORMATS:
-            path = stem.with_suffix(f".{kind}")
-            metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            figure.savefig(path, transparent=True, dpi=150, metadata=metadata)
-            files.append(path)
-    return files
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+    return path
 
 
 def inline(figure: Figure, name: str) -> str:

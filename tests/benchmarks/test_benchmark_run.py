@@ -19,7 +19,7 @@ from seed_layers import SEED_LAYERS
 
 QUICK = works(quick=True)
 KINDS = {work.kind: work for work in QUICK.values() if work.precision == "fp32"}
-CHECKED = ("fused", "eager", "channels_last")
+CHECKED = ("vgg_fast", "eager", "channels_last")
 
 
 class Recorder:
@@ -29,7 +29,7 @@ class Recorder:
         self.call = Call(run=lambda _: log.append(name), results=lambda _: [])
 
 
-def test_contenders_take_turns_and_nobody_always_begins() -> None:
+def test_peers_take_turns_and_none_is_always_first() -> None:
     log: list[str] = []
     calls = {name: Recorder(name, log).call for name in "abc"}
     times = timing.interleaved(calls, seconds=0.0, least=3, most=5)
@@ -49,25 +49,25 @@ def test_where_all_calls_are_long_none_runs_in_vain(monkeypatch) -> None:
         now[0] += seconds
 
     calls = {
-        "fused": Call(run=lambda _: spend("f", 2.0), results=lambda _: []),
+        "vgg_fast": Call(run=lambda _: spend("f", 2.0), results=lambda _: []),
         "eager": Call(run=lambda _: spend("e", 5.0), results=lambda _: []),
     }
-    assert timing.interleaved(calls, seconds=0.0) == {"fused": [2.0] * 3, "eager": [5.0] * 3}
+    assert timing.interleaved(calls, seconds=0.0) == {"vgg_fast": [2.0] * 3, "eager": [5.0] * 3}
     assert "".join(log) == "fe" + "ef" + "fe"
     log.clear()
     times = timing.interleaved(calls, seconds=36.0)
-    assert len(times["fused"]) == 5 and len(log) == 10
+    assert len(times["vgg_fast"]) == 5 and len(log) == 10
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    found = timing.summary({"fused": [1.0, 10.0, 1.0], "eager": [2.0, 20.0, 4.0]})
+    found = timing.summary({"vgg_fast": [1.0, 10.0, 1.0], "eager": [2.0, 20.0, 4.0]})
     assert found["eager"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 3.0}
-    assert found["fused"]["ratio"]["median"] == 1.0
+    assert found["vgg_fast"]["ratio"]["median"] == 1.0
     assert found["eager"]["seconds"]["median"] == 4.0
 
 
 class Ideal:
-    """A contender whose time is that of the work's images, shared by all threads."""
+    """A peer whose time is that of the work's images, shared by all threads."""
 
     name, precision = "ideal", None
 
@@ -92,7 +92,7 @@ def ideal(monkeypatch) -> list[int]:
     now, seen = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(timing.time, "sleep", lambda _: None)
-    monkeypatch.setattr(growth, "CONTENDERS", ("ideal",))
+    monkeypatch.setattr(growth, "COMPARED", ("ideal",))
     monkeypatch.setitem(PEERS, "ideal", Ideal(now, seen))
     return seen
 
@@ -107,7 +107,7 @@ def test_growth_with_the_threads_takes_turns_and_leaves_threads_as_they_were(ide
         assert torch.get_num_threads() == 4 and set(ideal) == {1, 2, 4}
     finally:
         torch.set_num_threads(before)
-    numbers = found["contenders"]["ideal"]
+    numbers = found["peers"]["ideal"]
     assert numbers["exponent"] == pytest.approx(-1.0)
     assert numbers["ratio"]["median"] == 4.0 and found["rounds"] == 2
     assert [seconds["median"] for seconds in numbers["seconds"]] == [12.0, 6.0, 3.0]
@@ -116,8 +116,8 @@ def test_growth_with_the_threads_takes_turns_and_leaves_threads_as_they_were(ide
 def test_growth_with_the_batch_is_a_power(ideal) -> None:
     axis = growth.axes(torch.get_num_threads(), quick=True)["batch"]
     found = growth.measured(axis, "batch", torch.get_num_threads(), 0.0, quick=True)
-    assert found["contenders"]["ideal"]["exponent"] == pytest.approx(1.0)
-    assert "ratio" not in found["contenders"]["ideal"]
+    assert found["peers"]["ideal"]["exponent"] == pytest.approx(1.0)
+    assert "ratio" not in found["peers"]["ideal"]
     assert "--axis batch" in found["command"] and "--quick" in found["command"]
 
 
@@ -163,7 +163,7 @@ def test_every_seed_layer_is_measured_forward_and_backward() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("peer", CHECKED)
-def test_a_contender_computes_the_work(kind, peer) -> None:
+def test_a_peer_computes_the_work(kind, peer) -> None:
     work = KINDS[kind]
     call = PEERS[peer].prepare(work)
     for _ in range(2):  # a second run finds the same state
@@ -173,7 +173,7 @@ def test_a_contender_computes_the_work(kind, peer) -> None:
 
 @pytest.mark.parametrize("peer", CHECKED)
 @pytest.mark.parametrize("kind", ["forward", "training step"])
-def test_in_bf16_a_contender_computes_the_work_in_bf16(kind, peer) -> None:
+def test_in_bf16_a_peer_computes_the_work_in_bf16(kind, peer) -> None:
     work = next(w for w in QUICK.values() if w.precision == "bf16" and w.kind == kind)
     call = PEERS[peer].prepare(work)
     results = call.results(call.run(call.setup()))
@@ -252,17 +252,17 @@ def test_nobody_is_hidden(monkeypatch, tmp_path, capsys) -> None:
         monkeypatch.setitem(PEERS, peer.name, peer)
     output = tmp_path / "folder" / "record.json"
     arguments = ["--quick", "--only", "seed-forward-b2", "--output", str(output)]
-    run.main([*arguments, "--peers", "fused", "eager", "absent", "wrong", "broken"])
+    run.main([*arguments, "--peers", "vgg_fast", "eager", "absent", "wrong", "broken"])
     record = json.loads(output.read_text(encoding="utf-8"))
     assert [path.name for path in output.parent.iterdir()] == ["record.json"]
     (row,) = record["rows"]
-    found = row["contenders"]
+    found = row["peers"]
     assert found["absent"]["problem"] == "isn't installed"
     assert found["wrong"]["problem"] == "computes something else: its error is 1e+00"
     assert "seconds" not in found["wrong"]
     assert found["broken"]["problem"] == "failed: ValueError: no such graph"
     assert row["rounds"] == len(found["eager"]["times"]) == 2
-    assert found["fused"]["error"] < 2e-6 and found["eager"]["ratio"]["median"] > 0
+    assert found["vgg_fast"]["error"] < 2e-6 and found["eager"]["ratio"]["median"] > 0
     assert record["threads"] == torch.get_num_threads()
     assert record["limits"]["gemm_gflops"] > 0 and record["limits"]["copy_gbs"] > 0
     printed = capsys.readouterr().out
@@ -272,7 +272,7 @@ def test_nobody_is_hidden(monkeypatch, tmp_path, capsys) -> None:
 
 def test_a_part_of_the_works_writes_nothing_by_itself(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(run, "RESULTS", tmp_path)
-    peers = ["--peers", "fused", "eager"]
+    peers = ["--peers", "vgg_fast", "eager"]
     assert run.main(["--quick", "--only", "max_pool2x2*forward", *peers]) is None
     assert list(tmp_path.iterdir()) == []
     assert "No file was written" in capsys.readouterr().out
@@ -282,7 +282,7 @@ def test_a_part_of_the_works_writes_nothing_by_itself(monkeypatch, tmp_path, cap
     ("arguments", "message"),
     [
         (["--only", "nothing"], "no work fits 'nothing'"),
-        (["--peers", "nobody"], "no contender 'nobody'"),
+        (["--peers", "nobody"], "no peer 'nobody'"),
     ],
 )
 def test_unknown_names_are_refused(arguments, message) -> None:
@@ -397,5 +397,5 @@ def test_ncnn_gets_layers_it_knows() -> None:
 
 
 def test_peak_memory_in_a_process_of_its_own() -> None:
-    found = memory.in_a_process(KINDS["training step"], "fused", threads=1, quick=True)
+    found = memory.in_a_process(KINDS["training step"], "vgg_fast", threads=1, quick=True)
     assert found.get("bytes", 0) > 1 << 20 or "can't be watched" in found["problem"]

@@ -81,14 +81,14 @@ def invented_record() -> dict:
         ms = figures.operations(layer, 256) / 1e9 / 600  # 600 TFLOP/s
         groups[figures.layer_name(layer, 256, False)] = {
             "peers": {
-                "fused": {"median_ms": ms, "times_fused": 1.0},
-                peers.ALONE: {"median_ms": 1.1 * ms, "times_fused": 1.1},
+                "vgg_fast": {"median_ms": ms, "relative_time": 1.0},
+                peers.ALONE: {"median_ms": 1.1 * ms, "relative_time": 1.1},
             },
             "problems": {},
         }
     for name, times in ((figures.BLOCK, 5.0), (figures.FORWARD, 1.6), (figures.TRAINING, 1.3)):
         groups[f"{name}, batch 256"] = {
-            "peers": {"fused": {"median_ms": 1.0}, "compile": {"times_fused": times}},
+            "peers": {"vgg_fast": {"median_ms": 1.0}, "compile": {"relative_time": times}},
             "problems": {},
         }
     return {
@@ -97,7 +97,7 @@ def invented_record() -> dict:
         "groups": groups,
         "layers": [list(layer) for layer in layers],
         "ceilings": {"product_tflops": 800.0, "copy_tbs": 4.0},
-        "peak_bytes": {"fused": 40, "eager channels_last": 100},
+        "peak_bytes": {"vgg_fast": 40, "eager channels_last": 100},
         "steps": {},
     }
 
@@ -107,25 +107,25 @@ def invented_record() -> dict:
 
 def test_peers_take_turns_and_run_equally_long() -> None:
     fake = FakeClock()
-    times = clock.interleaved({"fused": lambda: 2.0, "eager": lambda: 5.0}, fake, 3, 10)
-    assert times == {"fused": [2.0] * 3, "eager": [5.0] * 3}
+    times = clock.interleaved({"vgg_fast": lambda: 2.0, "eager": lambda: 5.0}, fake, 3, 10)
+    assert times == {"vgg_fast": [2.0] * 3, "eager": [5.0] * 3}
     assert fake.log == [(2.0, 1), (5.0, 1), *[(2.0, 5), (5.0, 2)] * 3]
 
 
 def test_summary_gives_medians_spread_and_ratios() -> None:
-    found = clock.summary({"fused": [1.0, 2.0, 9.0], "eager": [3.0, 4.0, 5.0]})
+    found = clock.summary({"vgg_fast": [1.0, 2.0, 9.0], "eager": [3.0, 4.0, 5.0]})
     assert found["eager"] == {
         "median_ms": 4.0,
         "fastest_ms": 3.0,
         "slowest_ms": 5.0,
-        "times_fused": 2.0,
+        "relative_time": 2.0,
     }
 
 
 def test_a_peer_that_computes_something_else_is_named() -> None:
     ones = torch.ones(4)
-    found = clock.disagreements({"fused": ones, "eager": [ones * 1.001], "compile": ones * 2})
-    assert list(found) == ["compile"] and "differs from fused by 1.0e+00" in found["compile"]
+    found = clock.disagreements({"vgg_fast": ones, "eager": [ones * 1.001], "compile": ones * 2})
+    assert list(found) == ["compile"] and "differs from vgg_fast's by 1.0e+00" in found["compile"]
 
 
 # ------------------------------------------------------------------------------------ whole program
@@ -143,11 +143,11 @@ def test_the_whole_program_on_a_cpu(tmp_path, capfd) -> None:
     assert len(found["groups"]) == 4
     printed = capfd.readouterr().out
     for name, group in found["groups"].items():
-        assert {"fused", "eager channels_last"} <= set(group["peers"])
+        assert {"vgg_fast", "eager channels_last"} <= set(group["peers"])
         # What fuses on GPUs only isn't hidden, though it can't take part.
         trains = "forward and" in name or figures.TRAINING in name
         assert set(group["problems"]) == {peers.APEX} | (set() if trains else {peers.GRAPH})
-        assert group["peers"]["fused"]["times_fused"] == 1
+        assert group["peers"]["vgg_fast"]["relative_time"] == 1
         assert name in printed
     # What a CPU takes says nothing about a GPU.
     assert all(line["found"] is None for line in found["figures"].values())
@@ -158,7 +158,7 @@ def test_a_step_that_fails_loses_no_other(tmp_path, monkeypatch) -> None:
     def run_step(name, options, part, seconds):
         if name == "layers":
             return {"outcome": "ended with -11", "seconds": 1.0}
-        record.write(part, {"groups": {name: {"peers": {}, "problems": {}}}})
+        record.write({"groups": {name: {"peers": {}, "problems": {}}}}, part)
         return {"outcome": "done", "seconds": 1.0}
 
     monkeypatch.setattr(main, "run_step", run_step)
@@ -197,7 +197,7 @@ def test_nothing_is_compiled_when_the_time_is_nearly_up(tmp_path, monkeypatch) -
     steps.run("block", main.parse(QUICK), tmp_path / "part.json", 1800)
     (group,) = record.read(tmp_path / "part.json")["groups"].values()
     assert group["problems"] == {"compile": "left out: the time was up"}
-    assert {"fused", "eager channels_last"} == set(group["peers"])
+    assert {"vgg_fast", "eager channels_last"} == set(group["peers"])
 
 
 def test_a_peer_that_fails_is_a_finding(tmp_path, capsys) -> None:
@@ -206,9 +206,9 @@ def test_a_peer_that_fails_is_a_finding(tmp_path, capsys) -> None:
     def broken():
         raise RuntimeError("an illegal instruction\nand more")
 
-    step.group("layer", True, {"fused": lambda: lambda: torch.ones(2), "cpp": broken})
+    step.group("layer", True, {"vgg_fast": lambda: lambda: torch.ones(2), "cpp": broken})
     (group,) = record.read(tmp_path / "part.json")["groups"].values()
-    assert list(group["peers"]) == ["fused"]
+    assert list(group["peers"]) == ["vgg_fast"]
     assert group["problems"]["cpp"] == "failed: RuntimeError: an illegal instruction"
     assert "illegal instruction" in capsys.readouterr().out
 
@@ -219,7 +219,7 @@ def test_a_peer_that_is_not_installed_says_so(tmp_path) -> None:
     def missing():
         raise Unavailable("isn't installed")
 
-    step.group("layer", True, {"fused": lambda: lambda: torch.ones(2), "apex": missing})
+    step.group("layer", True, {"vgg_fast": lambda: lambda: torch.ones(2), "apex": missing})
     (group,) = record.read(tmp_path / "part.json")["groups"].values()
     assert group["problems"] == {"apex": "isn't installed"}
 
@@ -227,10 +227,10 @@ def test_a_peer_that_is_not_installed_says_so(tmp_path) -> None:
 def test_a_convolution_alone_may_give_other_numbers(tmp_path) -> None:
     step = steps.Step(main.parse(QUICK), tmp_path / "part.json", 10)
     ones = torch.ones(2)
-    prepared = {"fused": lambda: lambda: ones, peers.ALONE: lambda: lambda: -ones}
+    prepared = {"vgg_fast": lambda: lambda: ones, peers.ALONE: lambda: lambda: -ones}
     step.group("layer", False, prepared)
     (group,) = record.read(tmp_path / "part.json")["groups"].values()
-    assert set(group["peers"]) == {"fused", peers.ALONE} and not group["problems"]
+    assert set(group["peers"]) == {"vgg_fast", peers.ALONE} and not group["problems"]
 
 
 def test_variants_that_no_time_is_left_for_are_named(tmp_path) -> None:
@@ -269,16 +269,16 @@ def test_what_fuses_on_gpus_computes_what_we_do(fused_by_stand_ins, train: bool)
         peers.layer(small, 2, train, cpu, bf16),
         peers.network(2, train, cpu, bf16, options),
     ):
-        names = ["fused", peers.APEX] + [peers.GRAPH] * (not train)
+        names = ["vgg_fast", peers.APEX] + [peers.GRAPH] * (not train)
         results = {name: prepared[name]()() for name in names}
         assert clock.disagreements(results) == {}
-        ours, theirs = ([r] if not train else r for r in (results["fused"], results[peers.APEX]))
+        ours, theirs = ([r] if not train else r for r in (results["vgg_fast"], results[peers.APEX]))
         assert len(ours) == len(theirs)
 
 
 def test_cpp_kernels_that_fail_on_small_shapes_are_left_out(tmp_path, monkeypatch) -> None:
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "sanitized.py").write_text(
+    (tmp_path / "tests" / "support").mkdir(parents=True)
+    (tmp_path / "tests" / "support" / "sanitized.py").write_text(
         "import os, sys, time\n"
         "if os.environ['VGG_FAST_GPU'] == 'sm_90a':\n"
         "    sys.exit('Traceback\\nRuntimeError: an illegal instruction')\n"
@@ -299,10 +299,10 @@ def test_cpp_kernels_that_fail_on_small_shapes_are_left_out(tmp_path, monkeypatc
 
 def test_a_peer_that_is_left_out_is_not_tried(tmp_path) -> None:
     step = steps.Step(main.parse(QUICK), tmp_path / "part.json", 10)
-    prepared = {"fused": lambda: lambda: torch.ones(2), "cpp": lambda: pytest.fail("was tried")}
+    prepared = {"vgg_fast": lambda: lambda: torch.ones(2), "cpp": lambda: pytest.fail("was tried")}
     step.group("layer", True, prepared, {"cpp": "left out: why", "another": "left out: why"})
     (group,) = record.read(tmp_path / "part.json")["groups"].values()
-    assert list(group["peers"]) == ["fused"] and group["problems"] == {"cpp": "left out: why"}
+    assert list(group["peers"]) == ["vgg_fast"] and group["problems"] == {"cpp": "left out: why"}
 
 
 def test_each_cpp_peer_names_its_kernels_while_it_runs(monkeypatch) -> None:
@@ -314,7 +314,7 @@ def test_each_cpp_peer_names_its_kernels_while_it_runs(monkeypatch) -> None:
     monkeypatch.delenv("VGG_FAST_GPU", raising=False)
     monkeypatch.setattr(peers, "_arguments", lambda *given: [torch.ones(())] * 3)
     prepared = peers.layer(SEED_LAYERS[2], 1, False, torch.device("cuda"), torch.bfloat16)
-    for peer in ("fused", "cpp", "cpp sm_90a", "triton"):
+    for peer in ("vgg_fast", "cpp", "cpp sm_90a", "triton"):
         prepared[peer]()()
     assert seen == [("auto", None), ("cpp", "sm_80"), ("cpp", "sm_90a"), ("triton", None)]
 
@@ -369,12 +369,17 @@ def test_without_a_gpu_it_says_so(monkeypatch) -> None:
         main.main([])
 
 
-def test_the_gpu_tests_are_counted(tmp_path, monkeypatch) -> None:
-    """Here they are all skipped; a failing one would be in the same report."""
+@pytest.fixture
+def tests_folder(tmp_path, monkeypatch) -> Path:
+    """Where the step "tests" looks for its files."""
     monkeypatch.setattr(steps, "ROOT", tmp_path)
-    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "cuda").mkdir(parents=True)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs one\n")
-    (tmp_path / "tests" / "test_some.py").write_text(
+    return tmp_path / "tests" / "cuda"
+
+
+def test_the_gpu_tests_are_counted(tmp_path, tests_folder) -> None:
+    (tests_folder / "test_some.py").write_text(
         "import pytest\n"
         "@pytest.mark.gpu\n"
         "@pytest.mark.parametrize('right', [True, True, False])\n"
@@ -383,20 +388,19 @@ def test_the_gpu_tests_are_counted(tmp_path, monkeypatch) -> None:
         "@pytest.mark.skip(reason='why')\n"
         "def test_nothing():\n    pass\n"
     )
-    (tmp_path / "tests" / "test_other.py").write_text("raise ImportError\n")
+    (tests_folder / "test_other.py").write_text("raise ImportError\n")
     steps.run("tests", main.parse(QUICK), tmp_path / "part.json", 600)
     assert record.read(tmp_path / "part.json")["tests"] == {
         "outcome": "pytest ended with 1 in the equivalence tests",
         "passed": 2, "failed": 1, "skipped": 1,
-        "failing": {"tests/test_some.py::test_it[False]": "assert False"},
+        "failing": {"tests/cuda/test_some.py::test_it[False]": "assert False"},
     }  # fmt: skip
 
 
-def test_the_tests_that_ran_before_the_time_was_up_are_counted(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(steps, "ROOT", tmp_path)
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs one\n")
-    (tmp_path / "tests" / "test_some.py").write_text(
+def test_the_tests_that_ran_before_the_time_was_up_are_counted(
+    tmp_path, tests_folder, monkeypatch
+) -> None:
+    (tests_folder / "test_some.py").write_text(
         "import pytest, time\n"
         "pytestmark = pytest.mark.gpu\n"
         "def test_quick():\n    pass\n"
@@ -533,7 +537,7 @@ def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
     assert "cpp 8.000 ms, cpp sm_90a 5.000 ms, reference 4.500 ms, triton" in back.origin
     assert (back.c, back.k, back.side, back.batch) == ((128, 128), (256, 256), (56, 56), (256, 511))
     for group in step.found["groups"].values():
-        group["problems"]["cpp"] = "its result differs from fused"
+        group["problems"]["cpp"] = "its result differs from vgg_fast's"
     assert steps._winners(step, layer)[0].backend == "triton"  # wrong never wins
     ahead_of_all = {"median_ms": 1.0}
     step.found["groups"][figures.layer_name(layer, 256, False)]["peers"][choices.HOPPER] = (
@@ -550,7 +554,7 @@ def test_adopted_winners_stand_before_the_shipped_rows(tmp_path) -> None:
     row = tiles.Row("sm_90", "fprop", "half", tile, "measured", c=(64, 64), k=(64, 64), pool=True)
     choice = choices.Row("reference", "measured", kind="float32", c=(64, 64))
     file = tmp_path / "record.json"
-    record.write(file, {"tiles": [row.dump()], "choices": [choice.dump()]})
+    record.write({"tiles": [row.dump()], "choices": [choice.dump()]}, file)
     for _ in range(2):  # the second time, the first one's rows give way
         assert adopt.adopt(file, tile_table, choice_table) == (1, 1)
         choices.read.cache_clear()
@@ -559,6 +563,6 @@ def test_adopted_winners_stand_before_the_shipped_rows(tmp_path) -> None:
 
 
 def test_a_record_without_winners_is_refused(tmp_path) -> None:
-    record.write(tmp_path / "record.json", {"groups": {}})
+    record.write({"groups": {}}, tmp_path / "record.json")
     with pytest.raises(ValueError, match="holds no tiles and no choices"):
         adopt.adopt(tmp_path / "record.json", tmp_path / "tiles.json", tmp_path / "choices.json")

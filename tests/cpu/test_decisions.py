@@ -7,10 +7,10 @@ import torch
 from benchmarks import decisions
 
 
-def test_a_quick_count_has_every_contender() -> None:
+def test_a_quick_count_has_every_algorithm() -> None:
     found = decisions.measured(quick=True)
-    assert set(found["contenders"]) == set(decisions.CONTENDERS)
-    for shares in found["contenders"].values():
+    assert set(found["algorithms"]) == set(decisions.ALGORITHMS)
+    for shares in found["algorithms"].values():
         assert 0 < shares["error"] < 2e-6 and shares["relus"] < 1e-3 and shares["windows"] < 1e-2
 
 

@@ -1,20 +1,21 @@
-"""PyTorch in eager mode, with input and weights in channels_last."""
+"""vgg_fast: the plain model after ``fuse()``."""
 
 from __future__ import annotations
 
 import torch
 
+import vgg_fast
 from benchmarks.peers.base import Call
 from benchmarks.peers.torch_call import torch_call
 from benchmarks.work import Work
 
 
-class ChannelsLast:
-    name = "channels_last"
+class VggFast:
+    name = "vgg_fast"
     precision = None
 
     def version(self) -> str:
-        return torch.__version__
+        return vgg_fast.__version__
 
     def prepare(self, work: Work) -> Call:
-        return torch_call(work, work.model(), torch.channels_last)
+        return torch_call(work, work.fuse(work.model()), torch.channels_last)
