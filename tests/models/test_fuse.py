@@ -6,10 +6,10 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -37,11 +37,19 @@ def small_vgg() -> nn.Sequential:
 # -------------------------------------------------------------------------------------- torchvision
 
 
+@pytest.fixture
+def torchvision_models() -> ModuleType:
+    """Imported when a test asks for it: that takes seconds."""
+    import torchvision
+
+    return torchvision.models
+
+
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", ["vgg11", "vgg16"])
-def test_torchvisions_vgg_computes_the_same(name: str, training: bool) -> None:
+def test_torchvisions_vgg_computes_the_same(torchvision_models, name: str, training: bool) -> None:
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None, num_classes=10)
+    model = getattr(torchvision_models, name)(weights=None, num_classes=10)
     # The classifier of 120 million weights isn't what is tested; so that it takes no minutes:
     model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 10), nn.Dropout(0.5))
     fused = fuse(model.train(training))
@@ -61,9 +69,9 @@ def test_torchvisions_vgg_computes_the_same(name: str, training: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg16", "vgg11_bn"])
-def test_torchvisions_vgg_keeps_its_keys_and_comes_back(name: str) -> None:
+def test_torchvisions_vgg_keeps_its_keys_and_comes_back(torchvision_models, name: str) -> None:
     with torch.device("meta"):
-        model = getattr(torchvision.models, name)(weights=None, init_weights=False)
+        model = getattr(torchvision_models, name)(weights=None, init_weights=False)
     printout = str(model)
     fused = fuse(model)
     assert str(model) == printout != str(fused)
@@ -71,9 +79,9 @@ def test_torchvisions_vgg_keeps_its_keys_and_comes_back(name: str) -> None:
     assert str(unfuse(fused)) == printout
 
 
-def test_every_layer_of_torchvisions_vgg16_is_replaced() -> None:
+def test_every_layer_of_torchvisions_vgg16_is_replaced(torchvision_models) -> None:
     with torch.device("meta"):
-        model = torchvision.models.vgg16(weights=None, init_weights=False)
+        model = torchvision_models.vgg16(weights=None, init_weights=False)
     fused, report = fuse(model, return_report=True)
     kinds = [type(layer) for layer in fused.features if type(layer) is not nn.Identity]
     group2 = [Conv3x3ReLU, Conv3x3ReLUPool]
@@ -86,9 +94,9 @@ def test_every_layer_of_torchvisions_vgg16_is_replaced() -> None:
     assert report.changed[1] == ("features.2", "Conv2d → ReLU → MaxPool2d is now Conv3x3ReLUPool")
 
 
-def test_batch_normalisation_is_left_and_its_pooling_replaced() -> None:
+def test_batch_normalisation_is_left_and_its_pooling_replaced(torchvision_models) -> None:
     torch.manual_seed(0)
-    model = torchvision.models.vgg11_bn(weights=None).features
+    model = torchvision_models.vgg11_bn(weights=None).features
     fused, report = fuse(model, return_report=True)
     assert len(report.left) == 8
     assert report.left[0] == ("0", "is followed by BatchNorm2d, not by a ReLU")
@@ -378,8 +386,8 @@ def test_another_pooling_is_left_and_its_convolution_fused(pool: nn.Module, why:
     assert report.left == [("2", why)]
 
 
-def test_layers_outside_a_plain_sequential_are_left() -> None:
-    block = torchvision.models.resnet.BasicBlock(4, 4)
+def test_layers_outside_a_plain_sequential_are_left(torchvision_models) -> None:
+    block = torchvision_models.resnet.BasicBlock(4, 4)
     model = nn.Sequential(block, OwnForward(conv(), nn.ReLU()))
     fused, report = fuse(model, return_report=True)
     assert str(fused) == str(model)
