@@ -148,7 +148,7 @@ def counted(work: Work) -> dict[str, dict[str, float]]:
 
 
 def memory(work: Work) -> int:
-    """Bytes that the hungriest peer needs at least, and the reference beside it."""
+    """Bytes that the hungriest peer needs at least, with the reference in addition."""
     found = layers(work)
     weights = sum(layer.weights for layer in found)
     if work.kind == "forward":

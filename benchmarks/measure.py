@@ -1,4 +1,4 @@
-"""A work by its peers: each is checked against fp64, then they take turns."""
+"""A work by vgg_fast and its peers: each is checked against fp64, then they take turns."""
 
 from __future__ import annotations
 

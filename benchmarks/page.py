@@ -1,4 +1,4 @@
-"""One page of HTML with everything that the records say; it needs nothing beside itself."""
+"""One page of HTML with everything that the records say; it needs no other file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every work by every peer, interleaved: python -m benchmarks.run
+"""Every work by vgg_fast and its peers, interleaved: python -m benchmarks.run
 
-Peers take turns in one process, with the same number of threads. Before one is timed, its
+They take turns in one process, with the same number of threads. Before one is timed, its
 results are compared with fp64: one that computes something else isn't timed, but listed as wrong;
 one that isn't installed or can't do a work is listed with the reason. The record goes to
 benchmarks/results/<machine>-<date>.json; python -m benchmarks.report makes tables of it.
@@ -32,7 +32,7 @@ LIMITS_SECONDS, AXIS_SECONDS = 15, 25
 
 @dataclass
 class Options:
-    """Measure vgg_fast beside its peers."""
+    """Measure vgg_fast and its peers."""
 
     quick: bool = False
     """Tiny networks and two rounds: shows that everything runs, and measures nothing."""
@@ -42,7 +42,7 @@ class Options:
     written only if --output says where to."""
 
     peers: tuple[str, ...] = tuple(PEERS)
-    """The peers."""
+    """Which of them take part; vgg_fast is in the list."""
 
     threads: int | None = None
     """CPU threads of every peer; torch's default if not given."""

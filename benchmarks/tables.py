@@ -145,10 +145,10 @@ def _gpu(gpus: list[Record]) -> Iterator[str]:
 
 
 def _targets(record: Record) -> Iterator[str]:
-    """What the GPU kernels are to reach, and what is measured beside it, found or not."""
+    """What the GPU kernels are to reach, and further measurements, found or not."""
     yield (
         "What the GPU kernels are built to reach on an NVIDIA H200, in bfloat16, channels_last, "
-        "256 images, beside what `make gpu` found; each is a ratio of two things in one run:"
+        "256 images, and what `make gpu` found; each is a ratio of two things in one run:"
     )
     yield ""
     yield "| | against | to reach | found |"
@@ -253,7 +253,7 @@ def measured(cpus: list[Record]) -> Iterator[str]:
         yield ""
         if record is cpus[0] and any(map(is_layer, record["rows"])):
             yield '<img src="images/speedup-layers.svg" alt="The same for each layer.">'
-            yield '<img src="images/roofline.svg" alt="The layers beside the machine\'s peaks.">'
+            yield '<img src="images/roofline.svg" alt="The layers under the machine\'s peaks.">'
             yield ""
         yield "| | " + " | ".join(COLUMNS) + " |"
         yield "|---|---|" + "---:|" * (len(COLUMNS) - 1)

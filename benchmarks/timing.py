@@ -36,7 +36,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """The time of each call in each round; every round is a turn of each.
 
-    The order moves on by one from round to round, so that nobody always follows the same.
+    The order moves on by one from round to round, so that none always follows the same one.
 
     Args:
         calls: by peer; each has run before.

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     facts = record.environment(torch.device(options.device))
     found: dict[str, Any] = {**facts, "batch": options.batch, "groups": {}, "steps": {}}
     if options.only:
-        found["only"] = sorted(options.only)  # a part: it stands beside the whole run's record
+        found["only"] = sorted(options.only)  # a part: it doesn't replace the record of a whole run
     file = options.output / record.file_name(found)
     end = time.monotonic() + options.seconds
     chosen = {n: s for n, (s, _) in steps.STEPS.items() if not options.only or n in options.only}
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             if left < 10:
                 found["steps"][name] = {"outcome": "left out: the time was up", "seconds": 0.0}
                 continue
-            # Its share of what is left, so that nobody's spare seconds are lost.
+            # Its share of what is left, so that no spare seconds are lost.
             seconds = left * share / sum(list(chosen.values())[list(chosen).index(name) :])
             print(f"\n== {name}: up to {seconds:.0f} seconds", flush=True)
             part = Path(folder) / f"{name}.json"

@@ -18,7 +18,7 @@ __all__ = ["device_name", "environment", "file_name", "merge", "read", "write"]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a reader has to know beside the numbers."""
+    """What a reader has to know in addition to the numbers."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""benchmarks/run.py and what it stands on: fair turns, checked results, nobody hidden."""
+"""benchmarks/run.py and what it stands on: fair turns, checked results, a reason for every gap."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class Broken(Wrong):
         raise ValueError("no such graph\nand a long trace")
 
 
-def test_nobody_is_hidden(monkeypatch, tmp_path, capsys) -> None:
+def test_a_peer_that_fails_is_listed_with_the_reason(monkeypatch, tmp_path, capsys) -> None:
     for peer in (Absent(), Wrong(), Broken()):
         monkeypatch.setitem(PEERS, peer.name, peer)
     output = tmp_path / "folder" / "record.json"

@@ -1,4 +1,4 @@
-"""Every operator on shapes, dtypes, layouts, values and settings that nobody chose.
+"""Every operator on shapes, dtypes, layouts, values and settings drawn at random.
 
 The same few examples on every run of ``make test``; ``make fuzz`` (tests/fuzz.py) draws many more,
 on each instruction set.

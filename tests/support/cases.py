@@ -139,9 +139,9 @@ class Tolerance(NamedTuple):
 
     ``forward`` (also of the data gradient) and ``weight_gradient`` bound the relative L2 error.
 
-    Each single element may miss by half a unit in the last place of its dtype, ``rounding``, and
-    besides by ``element`` (``weight_element`` in a weight gradient) times the sum of the magnitudes
-    of its terms: whatever the order of a sum, its error grows with these, not with the result.
+    Each single element may miss by half a unit in the last place of its dtype, ``rounding``, plus
+    ``element`` (``weight_element`` in a weight gradient) times the sum of the magnitudes of its
+    terms: whatever the order of a sum, its error grows with these, not with the result.
     """
 
     forward: float

@@ -16,7 +16,7 @@ from tests.support.drawn_tensors import Drawn, Placed, drawn, drawn_argmax
 from tests.support.operators import Arguments, output_shape
 from vgg_fast import cpu
 
-# Off, on and beside the multiples of a vector's lanes, and of a block of channels.
+# On, near and off the multiples of a vector's lanes, and of a block of channels.
 CHANNELS = (1, 2, 3, 4, 5, 7, 8, 13, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 128, 130)
 SIZES = (1, 2, 3, 4, 5, 7, 8, 11, 13)
 BATCHES = (1, 2, 3, 0)

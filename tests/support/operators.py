@@ -23,7 +23,7 @@ ALL = (True, True, True)
 # What values may be like, which decides what an error is measured by.
 NORMAL = "normal"  # as in a network: magnitudes are alike, errors cancel, and a mean error counts
 ANY = "any"  # one may exceed its neighbours by far, and lends them its error where tiles are mixed
-REPEATED = "repeated"  # besides, sums of equal terms, whose errors grow as n instead of as its root
+REPEATED = "repeated"  # also sums of n equal terms, whose errors grow as n, not as its root
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Arguments:
 
 @dataclass
 class Results:
-    """What they return; None: an argmax without pooling, a gradient that nobody asked for."""
+    """What they return; None: an argmax without pooling, a gradient that wasn't asked for."""
 
     output: Tensor
     argmax: Tensor | None
