@@ -9,7 +9,7 @@ import jinja2
 
 from benchmarks import pictures, tables
 from benchmarks.pictures import style
-from benchmarks.record import COLUMNS, Record, cells, machine, timed
+from benchmarks.record import COLUMNS, Record, cells, limits, machine, timed
 
 CAPTIONS = {
     "speedup-network": (
@@ -51,7 +51,7 @@ def _cpu(record: Record, number: int) -> dict[str, Any]:
     drawn = pictures.of_a_cpu(record)
     return {
         "title": machine(record),
-        "limits": tables.limits(record),
+        "limits": limits(record),
         "versions": record["versions"],
         "minutes": record.get("seconds", 0) / 60,
         "pictures": [

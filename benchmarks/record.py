@@ -138,6 +138,18 @@ def machine(record: Record) -> str:
     )
 
 
+def limits(record: Record) -> str:
+    """The machine's measured peaks, as a sentence."""
+    found = record["limits"]
+    fma, half = found["fma_gflops"], found.get("gemm_bf16_gflops")
+    registers = f"{fma:.0f} GFLOP/s of multiply-adds in registers, " if fma else ""
+    bf16 = f", {half:.0f} GFLOP/s of one in bf16" if half else ""
+    return (
+        f"{registers}{found['gemm_gflops']:.0f} GFLOP/s of a matrix product, all in fp32{bf16}, "
+        f"{found['copy_gbs']:.1f} GB/s of a copy, measured in that run."
+    )
+
+
 def is_layer(row: Record) -> bool:
     return row["name"].startswith("conv3x3")
 

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from benchmarks import cost, growth, measure, memory, peak, show
 from benchmarks.peers import PEERS
-from benchmarks.record import RESULTS, SCHEMA, environment, file_name, write
+from benchmarks.record import RESULTS, SCHEMA, environment, file_name, limits, write
 from benchmarks.work import Work, works
 
 # Shares of the time, as Work.seconds are.
@@ -94,7 +94,7 @@ class Run:
                     write(self.record, draft)
 
             self.record["limits"] = peak.limits(1 if self.options.quick else 7)
-            self.console.print(show.limits_line(self.record["limits"]), highlight=False)
+            self.console.print(limits(self.record), highlight=False)
             done(LIMITS_SECONDS, "")
             for work in self.chosen:
                 progress.update(task, description=work.name)

@@ -7,16 +7,6 @@ from rich.table import Table
 from benchmarks.record import COLUMNS, Record, cells, timed
 
 
-def limits_line(limits: Record) -> str:
-    fma, half = limits["fma_gflops"], limits.get("gemm_bf16_gflops")
-    peak = "no C compiler to measure the peak" if fma is None else f"peak {fma:.0f} GFLOP/s"
-    bf16 = f", in bf16 {half:.0f} GFLOP/s" if half else ", no bf16 arithmetic"
-    return (
-        f"This machine, fp32: {peak}, matrix product {limits['gemm_gflops']:.0f} GFLOP/s{bf16}, "
-        f"copy {limits['copy_gbs']:.1f} GB/s"
-    )
-
-
 def table(row: Record, record: Record) -> Table:
     shown = Table(title=f"{row['title']} ({row['rounds']} rounds)", title_justify="left")
     for column in (COLUMNS[0], "ms", *COLUMNS[1:]):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from benchmarks import floor, pictures
 from benchmarks.gpu import figures
 from benchmarks.peers import PEERS
-from benchmarks.record import COLUMNS, Record, cells, is_layer, machine, ratio, timed
+from benchmarks.record import COLUMNS, Record, cells, is_layer, limits, machine, ratio, timed
 
 NOT_YET = "not measured yet"
 OTHERS = tuple(name for name in PEERS if name != "vgg_fast")
@@ -205,18 +205,6 @@ def _missing(record: Record) -> Iterator[str]:
     ]
     for text, count in Counter(told).items():
         yield f"- {text} ({count} of {len(record['groups'])} rows)"
-
-
-def limits(record: Record) -> str:
-    """The machine's measured peaks, as a sentence."""
-    found = record["limits"]
-    fma, half = found["fma_gflops"], found.get("gemm_bf16_gflops")
-    peak = f"{fma:.0f} GFLOP/s of multiply-adds in registers, " if fma else ""
-    bf16 = f", {half:.0f} GFLOP/s of one in bf16" if half else ""
-    return (
-        f"{peak}{found['gemm_gflops']:.0f} GFLOP/s of a matrix product, all in fp32{bf16}, "
-        f"{found['copy_gbs']:.1f} GB/s of a copy, measured in that run."
-    )
 
 
 def decisions(record: Record | None) -> Iterator[str]:
