@@ -25,7 +25,8 @@ from benchmarks import measure, timing
 from benchmarks.peers import Call
 from benchmarks.shapes import NETWORKS, QUICK_NETWORKS, QUICK_OPTIONS, Kind
 from benchmarks.work import Work
-from vgg_fast.models import PRESETS, VGG
+from vgg_fast.models import VGG
+from vgg_fast.train.presets import PRESETS
 
 Name = Literal["batch", "side", "width", "threads"]
 AXES: tuple[Name, ...] = ("batch", "side", "width", "threads")

@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from vgg_fast.models import CONV_ARCHS, PRESETS, VGG, VGGOptions
+from vgg_fast.models import CONV_ARCHS, VGG
+from vgg_fast.train.presets import PRESETS, VGGOptions
 
 Kind = Literal["forward", "backward", "input gradient", "training step"]
 Precision = Literal["fp32", "bf16"]

@@ -34,7 +34,7 @@ from benchmarks.shapes import (
 )
 from seed_layers import SEED_LAYERS, SeedLayer
 from vgg_fast.layers import Conv3x3
-from vgg_fast.models import PRESETS
+from vgg_fast.train.presets import PRESETS
 
 Level = Literal["operator", "block", "network"]
 SHORT: dict[Kind, str] = {

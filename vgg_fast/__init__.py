@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from vgg_fast import backends, cpu, functional, layers, models
+from vgg_fast.dispatch import environment as _environment
 from vgg_fast.fuse import FusionReport, fuse, unfuse
 from vgg_fast.models import VGG, vgg11, vgg13, vgg16, vgg19, vgg_block
 
@@ -10,6 +11,8 @@ try:
     __version__ = version("vgg_fast")
 except PackageNotFoundError:  # imported from a source tree that isn't installed
     __version__ = "unknown"
+
+backends.set(_environment.backend())
 
 __all__ = [
     "VGG",

@@ -19,7 +19,7 @@ LIBRARY = PACKAGE / "_C.abi3.so"
 CUDA_LIBRARY = PACKAGE / "_C_cuda.abi3.so"
 OLDEST_TORCH = (2, 11)
 
-# What _C has to define; each has a backward beside it.
+# What _C has to define; each has a backward too.
 OPERATORS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2")
 
 _library: ctypes.CDLL | None = None
@@ -32,7 +32,7 @@ def load() -> None:
 
     Raises:
         ImportError: torch is too old, or ``_C`` is missing, doesn't load, or was built from other
-            sources; the message says what was found and which command mends it.
+            sources; the message says what was found and which command fixes it.
     """
     global _library, _cuda_problem
     if _library is not None:
@@ -102,7 +102,7 @@ def _check_torch() -> None:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise ImportError(
             f"vgg_fast needs torch {oldest} or newer, but this is torch {torch.__version__} "
-            f"({Path(torch.__file__).parent}); mend it with: "
+            f"({Path(torch.__file__).parent}); fix it with: "
             f"{sys.executable} -m pip install --upgrade 'torch>={oldest}' torchvision"
         )
 
@@ -121,7 +121,7 @@ def _explain(problem: str) -> str:
         f"  built with  {_built_with()}\n"
         f"  running     torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}\n"
-        f"  mend it     {_command()}"
+        f"  fix it      {_command()}"
     )
 
 
@@ -135,7 +135,7 @@ def _built_with() -> str:
 
 
 def _command() -> str:
-    """The command that builds the libraries anew."""
+    """The command that rebuilds the libraries."""
     checkout = PACKAGE.parent
     folder = str(checkout) if (checkout / "setup.py").is_file() else "<checkout of vgg_fast>"
     return f"{sys.executable} -m pip install --no-build-isolation -e {folder}"

@@ -1,48 +1,49 @@
 """Which kernel runs an operator: ``"auto"``, ``"cpp"``, ``"triton"`` or ``"reference"``.
 
 ``auto`` takes the fastest that this machine has: the C++ kernels on CPU; on a GPU what the table of
-choices.py says for the shape, of Triton, CUDA C++ and PyTorch with cuDNN (``reference``); elsewhere
-the plain-PyTorch reference.
+:mod:`vgg_fast.dispatch.choices` says for the shape, of Triton, CUDA C++ and PyTorch with cuDNN
+(``reference``); elsewhere the plain-PyTorch reference.
 
 The choice holds for the whole process, as ``torch.backends`` does: a backward pass runs in threads
-of PyTorch's own, and has to meet the same kernels as the forward pass did.
+of PyTorch's own, and has to reach the same kernels as the forward pass did.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
-NAMES = ("auto", "cpp", "triton", "reference")
+from vgg_fast.dispatch import route, state
+from vgg_fast.dispatch.state import NAMES, get
 
-_current = "auto"
-
-
-def get() -> str:
-    """The backend in force."""
-    return _current
+__all__ = ["NAMES", "get", "set", "use"]
 
 
 def set(name: str) -> None:
     """Make ``name`` the backend of every operator from now on.
 
+    Args:
+        name: one of :data:`NAMES`.
+
     Raises:
         ValueError: ``name`` is none of :data:`NAMES`.
     """
-    global _current
     if name not in NAMES:
         raise ValueError(f"there is no backend {name!r}: choose one of {', '.join(NAMES)}")
-    from vgg_fast.dispatch import registry
-
     if name != "auto":
-        registry.route_cpu_through_python()
-    _current = name
+        route.route_cpu_through_python()
+    state.put(name)
 
 
 @contextlib.contextmanager
 def use(name: str) -> Iterator[None]:
     """Make ``name`` the backend inside a ``with`` block.
+
+    Args:
+        name: one of :data:`NAMES`.
+
+    Raises:
+        ValueError: ``name`` is none of :data:`NAMES`.
 
     >>> with vgg_fast.backends.use("reference"):
     ...     y = model(x)
@@ -53,14 +54,3 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         set(before)
-
-
-def from_environment() -> None:
-    """Take the backend that ``VGG_FAST_BACKEND`` names, if it is set. Called once, at import."""
-    name = os.environ.get("VGG_FAST_BACKEND", "").strip()
-    if name and name not in NAMES:
-        raise ValueError(
-            f"VGG_FAST_BACKEND={name!r} names no backend: choose one of {', '.join(NAMES)}"
-        )
-    if name:
-        set(name)

@@ -118,7 +118,7 @@ def fuse(
             _fuse_sequential(name, parent, places, report)
         else:
             _report_outside(name, parent, report)
-    if _kind(model) in _FUSABLE:
+    if _role(model) in _FUSABLE:
         report.left.append(("(the model)", "stands outside an nn.Sequential"))
     return (model, report) if return_report else model
 
@@ -168,10 +168,10 @@ def _fuse_sequential(
     i = 0
     while i < len(keys):
         here = _join(name, keys[i])
-        layers = [parent._modules[key] for key in keys[i : i + 3]]
-        kind = _kind(layers[0])
+        layers: list[nn.Module | None] = [parent._modules[key] for key in keys[i : i + 3]]
+        role = _role(layers[0])
         taken = 1
-        if kind == "convolution":
+        if role == "convolution":
             why_not = _why_not_conv(layers, places)
             if why_not is None:
                 taken = 3 if len(layers) == 3 and _why_not_pool(layers[2]) is None else 2
@@ -181,14 +181,14 @@ def _fuse_sequential(
                 report.changed.append((here, f"{' → '.join(what)} is now {fused}"))
             else:
                 report.left.append((here, why_not))
-        elif kind == "pooling":
+        elif role == "pooling":
             why_not = _why_not_pool(layers[0])
             if why_not is None:
                 _put(parent, keys[i], MaxPool2x2(), layers[0])
                 report.changed.append((here, "MaxPool2d is now MaxPool2x2"))
             else:
                 report.left.append((here, why_not))
-        elif kind == "linear":
+        elif role == "linear":
             why_not = _why_not_linear(layers[0], places)
             if why_not is None:
                 _replace_linear(parent, keys[i])
@@ -248,8 +248,8 @@ def _why_not_linear(linear: nn.Module | None, places: Counter[int]) -> str | Non
     return why_not
 
 
-def _why_not_plain(module: nn.Module, kind: type[nn.Module]) -> str | None:
-    """Why ``module`` may do more than the forward of ``kind``; None if it can't."""
+def _why_not_plain(module: nn.Module, layer_type: type[nn.Module]) -> str | None:
+    """Why ``module`` may do more than the forward of ``layer_type``; None if it can't."""
     if nn.utils.parametrize.is_parametrized(module):
         return "has a parametrization, such as weight_norm"
     if module._modules:
@@ -258,15 +258,15 @@ def _why_not_plain(module: nn.Module, kind: type[nn.Module]) -> str | None:
         return "has a qconfig, which fusing would lose"
     if vars(module).get("_compiled_call_impl") is not None:
         return "was compiled by itself"
-    if type(module) is not kind:
-        return f"is a {type(module).__name__}, not an nn.{kind.__name__} itself"
+    if type(module) is not layer_type:
+        return f"is a {type(module).__name__}, not an nn.{layer_type.__name__} itself"
     if "forward" in vars(module):
         return "has a forward of its own"
     if any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks")):
         return "has hooks, which fusing would lose"
     if any(name not in ("weight", "bias") for name in (*module._parameters, *module._buffers)):
         return "has parameters or buffers besides weight and bias"
-    weighted = kind in (nn.Conv2d, nn.Linear, Linear)
+    weighted = layer_type in (nn.Conv2d, nn.Linear, Linear)
     if weighted and not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "has a weight that is computed, such as by weight_norm or pruning"
     return None
@@ -305,12 +305,12 @@ def _put(parent: nn.Sequential, key: str, layer: nn.Module, replaced: nn.Module 
 def _report_outside(name: str, parent: nn.Module, report: FusionReport) -> None:
     container = type(parent).__name__
     for key, child in parent.named_children():
-        if _kind(child) in _FUSABLE:
+        if _role(child) in _FUSABLE:
             why = f"stands in a {container}, not in a plain nn.Sequential"
             report.left.append((_join(name, key), why))
 
 
-def _kind(module: nn.Module | None) -> str | None:
+def _role(module: nn.Module | None) -> str | None:
     if isinstance(module, nn.Conv2d) or (
         module is not None and type(module).__name__.endswith("Conv2d")
     ):
@@ -376,8 +376,9 @@ def _original(layer: nn.Module, default: nn.Module) -> nn.Module:
 
 
 def _original_conv(layer: Conv3x3) -> nn.Module:
-    options = {"padding": 1, "bias": layer.bias is not None, "device": "meta"}
-    return _original_with(layer, nn.Conv2d(layer.in_channels, layer.out_channels, 3, **options))
+    bias = layer.bias is not None
+    plain = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=bias, device="meta")
+    return _original_with(layer, plain)
 
 
 def _original_with(layer: nn.Module, default: nn.Module) -> nn.Module:

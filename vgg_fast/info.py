@@ -2,72 +2,29 @@
 
 ``python -m vgg_fast.info`` prints it as tables, ``python -m vgg_fast.info --json`` as JSON: paste
 either into a bug report. ``--plan N C H W K`` shows how the CPU kernels compute one convolution,
-``--gpu sm_90`` what every layer of the seed network gets on such a GPU, which needn't be here.
+``--gpu sm_90`` what every layer of the seed network gets on such a GPU, in this machine or not.
 """
 
 from __future__ import annotations
 
-import importlib
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from vgg_fast import _extension, backends, cpu
-from vgg_fast.dispatch import choices, registry
-from vgg_fast.layers import Conv3x3ReLUPool
-from vgg_fast.models import PRESETS, VGG
+from vgg_fast.dispatch import choices, environment, policy, route, tiles
+from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
+from vgg_fast.models import vgg11
 
 KERNELS = {"cpp": "C++", choices.HOPPER: "C++, sm_90a", "triton": "Triton", "reference": "PyTorch"}
-
-ENVIRONMENT = {
-    "VGG_FAST_BACKEND": "the backend: auto, cpp, triton or reference (PyTorch; cuDNN on a GPU)",
-    "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2 or generic",
-    "VGG_FAST_ALGORITHM": "the CPU algorithm: " + ", ".join(cpu.ALGORITHMS),
-    "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take beside its tensors",
-    "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
-    "VGG_FAST_GPU": "the CUDA C++ kernels: sm_80, or sm_90a for Hopper's own, in bf16 and fp16",
-    "VGG_FAST_AUTOTUNE": "seconds that a process tunes Triton kernels at most, 20; 0: never",
-    "VGG_FAST_CHOICES": "a file of rows that stand before those of choices.json",
-    "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
-    "TORCH_CUDA_ARCH_LIST": "build: the GPUs to compile for",
-    "CUDA_HOME": "build: the CUDA toolkit",
-    "CUDA_VISIBLE_DEVICES": "the GPUs that this process sees",
-    "OMP_NUM_THREADS": "CPU threads",
-    "TRITON_INTERPRET": "1 runs the Triton kernels on CPU tensors, slowly",
-}
-
-
-@dataclass
-class Options:
-    """What is built, what this machine can run, and which kernel each layer gets."""
-
-    json: bool = False
-    """Print JSON instead of tables."""
-
-    plan: tuple[int, int, int, int, int] | None = None
-    """Only print how the CPU kernels compute a convolution of N images of C channels and H × W
-    pixels to K channels: N C H W K."""
-
-    gpu: Literal["sm_80", "sm_90"] | None = None
-    """Only print which backend and which of Triton's tiles the seed network's layers get on a GPU
-    of compute capability 9.0, or on another from 8.0 on. "C++, sm_90a" are the CUDA C++ kernels
-    with Hopper's own. VGG_FAST_BACKEND forces one: triton, cpp (VGG_FAST_GPU says which of the
-    two), or reference, which is cuDNN there."""
-
-    batch: int = 256
-    """Of the table for a GPU."""
-
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
-    """Of the plan, float32 if not given, or of the table for a GPU, bfloat16 if not given."""
-
-    threads: int | None = None
-    """Of the plan; as many as torch uses if not given."""
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+SIDE = 224  # of the seed network's images
 
 
 def collect() -> dict[str, Any]:
@@ -79,7 +36,7 @@ def collect() -> dict[str, Any]:
         "gpus": _gpus(),
         "backend": backends.get(),
         "layers": _layers(),
-        "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+        "environment": environment.values(),
     }
 
 
@@ -170,15 +127,13 @@ def _layers() -> list[dict[str, Any]]:
 
 def _seed_layers() -> Iterator[tuple[str, str, int, int, int]]:
     """Name, operator, input channels, output channels and side of each fused layer."""
-    options = PRESETS["seed"]
-    size = options["image_size"]
-    for name, layer in VGG(**options, device="meta").named_modules():
-        operator = _operator_of(layer)
-        if operator is None:
-            continue
-        yield name, operator, layer.in_channels, layer.out_channels, size
-        if isinstance(layer, Conv3x3ReLUPool):
-            size //= 2
+    side = SIDE
+    for name, layer in vgg11(image_size=SIDE, device="meta").named_modules():
+        if isinstance(layer, (Conv3x3ReLU, Conv3x3ReLUPool)):
+            pools = isinstance(layer, Conv3x3ReLUPool)
+            operator = "conv3x3_relu_pool" if pools else "conv3x3_relu"
+            yield name, operator, layer.in_channels, layer.out_channels, side
+            side //= 2 if pools else 1
 
 
 def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
@@ -187,33 +142,19 @@ def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
     A forced backend is everyone's; "auto" asks the table, as if the C++ kernels were built. fp32 is
     multiplied as torch's switches say. Each row says how its backend and tile were found.
     """
-    from vgg_fast.dispatch import tiles
-
-    kind = tiles.kind(dtype, tiles.precision(dtype))
+    arithmetic = policy.arithmetic(dtype)
     rows = []
-    for layer, operator, c, k, size in _seed_layers():
-        first = c <= 3 and kind != "float64"
-        for work in ("forward", "backward"):
-            name = operator if work == "forward" else f"{operator}_backward"
-            backend, origin = backends.get(), "forced"
-            if backend == "auto":
-                shape = choices.Layer(name, kind, batch, c, size, size, k)
-                choice = choices.for_layer(shape, family)
-                backend, origin = (choice.backend, choice.origin) if choice else ("reference", "")
-            kernels = {
-                "forward": ("direct",) if first else ("fprop",),
-                "backward": ("direct_wgrad",) if first else ("dgrad", "wgrad"),
-            }[work]
-            for kernel in kernels:
-                channels = (k, c) if kernel == "dgrad" else (c, k)
-                pool = operator.endswith("pool") and kernel in ("fprop", "direct", "direct_wgrad")
-                call = tiles.Call(kernel, kind, batch, size, size, *channels, pool)
+    for name, operator, c, k, side in _seed_layers():
+        for work in (operator, f"{operator}_backward"):
+            layer = choices.Layer(work, arithmetic, batch, c, side, side, k)
+            backend, origin = route.planned(layer, family)
+            for call in tiles.calls_of(*layer):
                 row = tiles.find(tiles.shipped(), family, call)
                 rows.append(
                     {
-                        "layer": layer,
-                        "shape": f"{c}→{k} at {size}²",
-                        "kernel": kernel,
+                        "layer": name,
+                        "shape": f"{c}→{k} at {side}²",
+                        "kernel": call.kernel,
                         "backend": _label(backend, "CUDA"),
                         "backend's origin": origin,
                         "Triton's tile": str(row.tile) if row else "",
@@ -221,11 +162,6 @@ def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:
                     }
                 )
     return rows
-
-
-def _operator_of(layer: torch.nn.Module) -> str | None:
-    names = {"Conv3x3ReLU": "conv3x3_relu", "Conv3x3ReLUPool": "conv3x3_relu_pool"}
-    return names.get(type(layer).__name__)
 
 
 def _kernels(operator: str, key: str, channels: int, outputs: int, size: int) -> dict[str, str]:
@@ -239,7 +175,7 @@ def _kernels(operator: str, key: str, channels: int, outputs: int, size: int) ->
 
 def _kernel(operator: str, key: str, *args: Any) -> str:
     try:
-        return _label(registry.kernel_for(operator, key, *args)[0], key)
+        return _label(route.kernel_for(operator, key, *args)[0], key)
     except RuntimeError as error:
         return f"none: {error}"
 
@@ -249,102 +185,131 @@ def _label(backend: str, key: str) -> str:
     return "cuDNN" if (backend, key) == ("reference", "CUDA") else KERNELS[backend]
 
 
-def _print_tables(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+# --------------------------------------------------------------------------------------- printing
 
-    console = Console()
 
-    def show(title: str, rows: dict[str, Any]) -> None:
-        table = Table(title=title, show_header=False, title_justify="left", min_width=60)
-        for name, value in rows.items():
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            table.add_row(name, "-" if value in (None, "", []) else text)
-        console.print(table, markup=False)
+def _print_table(title: str, rows: Sequence[Sequence[str]], caption: str = "") -> None:
+    """Columns as wide as their widest cell, below a title."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    print(title, *lines, *([caption] if caption else []), sep="\n", end="\n\n")
 
-    show("Versions", facts["versions"])
-    show("Built", facts["built"])
-    show("CPU", facts["cpu"])
+
+def _print_facts(title: str, facts: dict[str, Any]) -> None:
+    rows = []
+    for name, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append(("  " + name, "-" if value in (None, "", []) else text))
+    _print_table(title, rows)
+
+
+def _print_everything(facts: dict[str, Any]) -> None:
+    _print_facts("Versions", facts["versions"])
+    _print_facts("Built", facts["built"])
+    _print_facts("CPU", facts["cpu"])
     if not facts["gpus"]:
-        show("GPU", {"none": "torch sees no GPU"})
+        _print_facts("GPU", {"none": "torch sees no GPU"})
     for index, gpu in enumerate(facts["gpus"]):
-        show(f"GPU {index}", gpu)
+        _print_facts(f"GPU {index}", gpu)
 
     keys = list(facts["layers"][0]["kernels"])
-    title = f"Seed network, one image, backend {facts['backend']!r}"
-    table = Table(title=title, title_justify="left")
-    for column in ["layer", "shape", *keys, *facts["layers"][0]["cpu algorithms"]]:
-        table.add_column(column)
+    rows = [["  layer", "shape", *keys, *facts["layers"][0]["cpu algorithms"]]]
     for row in facts["layers"]:
         kernels = [" / ".join(dict.fromkeys(row["kernels"][key].values())) for key in keys]
         algorithms = row["cpu algorithms"].values()
-        table.add_row(row["layer"], row["shape"], *kernels, *algorithms)
-    table.caption = "How the C++ kernels compute on the CPU: the last three columns."
-    console.print(table, markup=False)
-    show(
+        rows.append([f"  {row['layer']}", row["shape"], *kernels, *algorithms])
+    _print_table(
+        f"Seed network, one image, backend {facts['backend']!r}",
+        rows,
+        "  How the C++ kernels compute on the CPU: the last three columns.",
+    )
+    _print_facts(
         "Environment",
         {
-            f"{name}={'' if value is None else value}": ENVIRONMENT[name]
+            f"{name}={'' if value is None else value}": environment.VARIABLES[name]
             for name, value in facts["environment"].items()
         },
     )
 
 
-def _print_plan(plans: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", *plans)
+def _print_plan(title: str, plans: dict[str, dict[str, Any]]) -> None:
     facts = {fact: None for plan in plans.values() for fact in plan}  # in order, each once
-    for fact in facts:
-        table.add_row(fact, *(str(plan.get(fact, "")) for plan in plans.values()))
-    Console().print(table)
+    rows = [["", *plans]]
+    rows += [[f"  {fact}", *(str(plan.get(fact, "")) for plan in plans.values())] for fact in facts]
+    _print_table(title, rows)
 
 
-def _print_rows(rows: list[dict[str, str]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_rows(title: str, rows: list[dict[str, str]]) -> None:
     origins = [name for name in rows[0] if name.endswith("origin")]
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        if column not in origins:
-            table.add_column(column)
-    for row in rows:
-        table.add_row(*(value for name, value in row.items() if name not in origins))
-    console = Console()
-    console.print(table, markup=False)
+    columns = [name for name in rows[0] if name not in origins]
+    _print_table(title, [columns, *([row[name] for name in columns] for row in rows)])
     for origin in origins:
         for text in dict.fromkeys(row[origin] for row in rows):
-            console.print(f"{origin}: {text}", markup=False)
+            print(f"{origin}: {text}")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command; those of this process if ``arguments`` is None."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vgg_fast.info",
+        description="What is built, what this machine can run, and which kernel each layer gets.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--plan",
+        type=int,
+        nargs=5,
+        metavar=("N", "C", "H", "W", "K"),
+        help="only print how the CPU kernels compute a convolution of N images of C channels and "
+        "H x W pixels to K channels",
+    )
+    parser.add_argument(
+        "--gpu",
+        choices=("sm_80", "sm_90"),
+        help="only print which backend and which of Triton's tiles the seed network's layers get "
+        'on a GPU of compute capability 9.0, or on another from 8.0 on. "C++, sm_90a" are the '
+        "CUDA C++ kernels with Hopper's own. VGG_FAST_BACKEND forces one: triton, cpp "
+        "(VGG_FAST_GPU says which of the two), or reference, which is cuDNN there",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=256, help="of the table for a GPU (%(default)s)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the plan, float32 if not given, or of the table for a GPU, bfloat16 if not given",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="of the plan; as many as torch uses if not given"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m vgg_fast.info``."""
-    import tyro
-
-    options = tyro.cli(Options, prog="python -m vgg_fast.info", args=arguments)
+    options = parse(arguments)
     if options.gpu is not None:
-        table = on_gpu(options.gpu, options.batch, getattr(torch, options.dtype or "bfloat16"))
-        facts: dict[str, Any] = {"gpu": table}
+        dtype = getattr(torch, options.dtype or "bfloat16")
+        facts: dict[str, Any] = {"gpu": on_gpu(options.gpu, options.batch, dtype)}
     elif options.plan is not None:
+        dtype = getattr(torch, options.dtype or "float32")
         try:
-            dtype = getattr(torch, options.dtype or "float32")
-            plans = cpu.plan(*options.plan, dtype=dtype, threads=options.threads)
+            n, c, h, w, k = options.plan
+            facts = {"plan": cpu.plan(n, c, h, w, k, dtype, options.threads)}
         except ValueError as error:
             raise SystemExit(f"python -m vgg_fast.info: {error}") from error
-        facts = {"plan": plans}
     else:
         facts = collect()
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     elif options.gpu is not None:
         title = f"Seed network on {options.gpu}, {options.batch} images, backend {backends.get()!r}"
-        _print_rows(facts["gpu"], title)
+        _print_rows(title, facts["gpu"])
     elif options.plan is not None:
-        _print_plan(facts["plan"])
+        shape = "N {}, C {}, H {}, W {}, K {}".format(*options.plan)
+        _print_plan(f"Convolution of {shape}", facts["plan"])
     else:
-        _print_tables(facts)
+        _print_everything(facts)
 
 
 if __name__ == "__main__":

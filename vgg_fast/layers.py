@@ -72,7 +72,8 @@ class Conv3x3(nn.Module):
         in_channels: C, at least 1.
         out_channels: K, at least 1.
         bias: whether a bias is added.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shape:
         (N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W), in channels_last.
@@ -134,6 +135,7 @@ class Conv3x3(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W)."""
         return conv3x3(input, self.weight, self.bias)
 
     def __del__(self) -> None:
@@ -144,6 +146,7 @@ class Conv3x3(nn.Module):
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses."""
         return f"{self.in_channels}, {self.out_channels}" + (
             ", bias=False" if self.bias is None else ""
         )
@@ -158,6 +161,7 @@ class Conv3x3ReLU(Conv3x3):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W)."""
         return conv3x3_relu(input, self.weight, self.bias)
 
 
@@ -175,6 +179,7 @@ class Conv3x3ReLUPool(Conv3x3):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, K, H // 2, W // 2) or (K, H // 2, W // 2)."""
         return conv3x3_relu_pool(input, self.weight, self.bias)
 
 
@@ -189,6 +194,7 @@ class MaxPool2x2(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, C, H // 2, W // 2) or (C, H // 2, W // 2)."""
         return max_pool2x2(input)
 
 
@@ -214,6 +220,7 @@ class _LazyInputChannels(LazyModuleMixin, Conv3x3):
             self.bias = UninitializedParameter(**options)
 
     def reset_parameters(self) -> None:
+        """Initialise as ``nn.Conv2d`` does, once the shapes are known."""
         if not self.has_uninitialized_params() and self.in_channels > 0:
             super().reset_parameters()
 
@@ -271,6 +278,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
         if input.device.type != "cpu" or input.dim() != 2 or input.is_sparse or self.bias is None:
             return linear(input, self.weight, self.bias)
         if not torch.jit.is_scripting():

@@ -10,7 +10,7 @@ import math
 import operator
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,10 +26,8 @@ from vgg_fast.layers import (
 
 __all__ = [
     "CONV_ARCHS",
-    "PRESETS",
     "SEED_ARCH",
     "VGG",
-    "VGGOptions",
     "vgg11",
     "vgg13",
     "vgg16",
@@ -47,23 +45,7 @@ CONV_ARCHS: dict[str, tuple[tuple[int, int], ...]] = {
     "vgg19": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
 }
 SEED_ARCH = CONV_ARCHS["vgg11"]
-
-
-class VGGOptions(TypedDict):
-    """The arguments of :class:`VGG` that a preset fixes."""
-
-    conv_arch: tuple[tuple[int, int], ...]
-    image_size: int
-    width: float
-    classifier_width: int
-
-
-# What the training program trains: ``VGG(**PRESETS["small"])``.
-PRESETS: dict[str, VGGOptions] = {
-    "seed": {"conv_arch": SEED_ARCH, "image_size": 224, "width": 1.0, "classifier_width": 4096},
-    "small": {"conv_arch": SEED_ARCH, "image_size": 224, "width": 0.25, "classifier_width": 4096},
-    "fast": {"conv_arch": SEED_ARCH, "image_size": 32, "width": 0.25, "classifier_width": 512},
-}
+"""The seed network is ``vgg11()``: one channel of 224 × 224 pixels, ten classes."""
 
 
 def vgg_block(
@@ -82,7 +64,8 @@ def vgg_block(
         num_channels: output channels of each.
         in_channels: channels of the input; None takes them from the first input (lazy).
         fused: one kernel for each convolution with its ReLU (and pooling), or plain torch layers.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shape:
         (N, in_channels, H, W) to (N, num_channels, H // 2, W // 2).
@@ -113,6 +96,7 @@ class Flatten(nn.Flatten):
     """``nn.Flatten``, printed without its arguments, as in the seed network's printout."""
 
     def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses."""
         return ""
 
 
@@ -135,7 +119,8 @@ class VGG(nn.Sequential):
         dropout: probability of dropping a value after each hidden linear layer.
         fused: one kernel for each convolution with its ReLU (and pooling), and :class:`Linear` for
             the hidden linear layers; or plain torch layers.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shape:
         (N, in_channels, height, width) to (N, num_classes).
@@ -192,7 +177,7 @@ class VGG(nn.Sequential):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise all parameters anew, as the class says."""
+        """Initialise all parameters again, as the class says."""
         layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, Conv3x3, nn.Linear))]
         for layer in layers:
             nn.init.kaiming_normal_(

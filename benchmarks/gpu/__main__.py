@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.gpu import figures, record, roofline, steps
 from seed_layers import SEED_LAYERS
-from vgg_fast.models import PRESETS
+from vgg_fast.train.presets import PRESETS
 
 RESULTS = steps.ROOT / "benchmarks" / "results"
 SECONDS = 500.0  # of the whole run

@@ -6,11 +6,10 @@ Rows of the same calls that stood there before give way. Commit the two tables w
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmarks.gpu import record
-from vgg_fast.dispatch import choices, table_file, tiles
+from vgg_fast.dispatch import choices, table, tiles
 
 
 def adopt(file: Path, tile_table: Path, choice_table: Path) -> tuple[int, int]:
@@ -24,16 +23,9 @@ def adopt(file: Path, tile_table: Path, choice_table: Path) -> tuple[int, int]:
     new_choices = [choices.Row.load(line) for line in found.get("choices", [])]
     if not new_tiles and not new_choices:
         raise ValueError(f"{file} holds no tiles and no choices")
-    table_file.write(tile_table, table_file.merged(new_tiles, tiles.read(tile_table)))
-    same = {_calls(row) for row in new_choices}
-    older = [row for row in choices.read(choice_table) if _calls(row) not in same]
-    lines = ",\n".join(json.dumps(row.dump(), ensure_ascii=False) for row in new_choices + older)
-    choice_table.write_text(f'{{\n"rows": [\n{lines}\n]\n}}\n', encoding="utf-8")
+    table.write(tile_table, table.merged(new_tiles, tiles.read(tile_table)))
+    table.write(choice_table, table.merged(new_choices, choices.read(choice_table)))
     return len(new_tiles), len(new_choices)
-
-
-def _calls(row: choices.Row) -> tuple:
-    return row.family, row.operator, row.kind, row.c, row.k, row.side, row.batch, row.multiple
 
 
 def main(arguments: list[str] | None = None) -> None:

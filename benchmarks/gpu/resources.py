@@ -47,15 +47,15 @@ def lines() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---:|---:|---:|"
     seen = set()
     for row in tiles.shipped():
-        line = (row.family, row.kernel, row.kind, row.tile)
+        line = (row.family, row.kernel, row.arithmetic, row.tile)
         if line in seen:
             continue
         seen.add(line)
         compiled = max((one.compile(row.family) for one in launches(row)), key=_registers)
         yield (
-            f"| {row.family} | {row.kernel} | {row.kind} | {row.tile} | {product(compiled.ptx)} | "
-            f"{loads(compiled.ptx)} | {compiled.registers} | {compiled.shared / 1024:.0f} KiB | "
-            f"{compiled.spilled} |"
+            f"| {row.family} | {row.kernel} | {row.arithmetic} | {row.tile} | "
+            f"{product(compiled.ptx)} | {loads(compiled.ptx)} | {compiled.registers} | "
+            f"{compiled.shared / 1024:.0f} KiB | {compiled.spilled} |"
         )
 
 

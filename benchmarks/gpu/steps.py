@@ -23,7 +23,7 @@ from benchmarks.gpu.clock import Call, Clock, disagreements, interleaved, replay
 from benchmarks.peers.base import Unavailable
 from seed_layers import SEED_LAYERS, SeedLayer
 from vgg_fast.dispatch import choices
-from vgg_fast.models import PRESETS
+from vgg_fast.train.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 DTYPE = torch.bfloat16
@@ -290,7 +290,7 @@ def _winners(step: Step, layer: Any) -> list[choices.Row]:
                 f"measured on {name}: {told}",
                 family="sm_90" if step.device.type != "cuda" else choices.family(None),
                 operator=layer.op + suffix,
-                kind="half",
+                arithmetic="half",
                 c=(layer.c, layer.c),
                 k=(layer.k, layer.k),
                 side=(layer.size, layer.size),

@@ -22,7 +22,7 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.base import Unavailable
 from seed_layers import SEED_LAYERS, SeedLayer
 from vgg_fast import backends
-from vgg_fast.dispatch import choices, table_file, tiles
+from vgg_fast.dispatch import choices, table, tiles
 from vgg_fast.triton import tuning
 
 main = importlib.import_module("benchmarks.gpu.__main__")
@@ -548,11 +548,11 @@ def test_the_fastest_backend_of_each_pass_becomes_a_row(tmp_path) -> None:
 
 def test_adopted_winners_stand_before_the_shipped_rows(tmp_path) -> None:
     tile_table, choice_table = tmp_path / "tiles.json", tmp_path / "choices.json"
-    table_file.write(tile_table, tiles.shipped())
+    table.write(tile_table, tiles.shipped())
     choice_table.write_text(choices.SHIPPED.read_text())
     tile = tiles.Tile(128, 64, 64, 4, 3, descriptors=True)
     row = tiles.Row("sm_90", "fprop", "half", tile, "measured", c=(64, 64), k=(64, 64), pool=True)
-    choice = choices.Row("reference", "measured", kind="float32", c=(64, 64))
+    choice = choices.Row("reference", "measured", arithmetic="float32", c=(64, 64))
     file = tmp_path / "record.json"
     record.write({"tiles": [row.dump()], "choices": [choice.dump()]}, file)
     for _ in range(2):  # the second time, the first one's rows give way

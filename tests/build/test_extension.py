@@ -51,7 +51,7 @@ def test_a_missing_library_names_the_command_that_builds_it(copied):
     assert str(copied / "_C.abi3.so") in message
     assert BINDINGS.name in message, "what was found isn't named"
     assert f"built with  torch {torch.__version__}" in message
-    assert "mend it" in message and "pip install --no-build-isolation" in message
+    assert "fix it" in message and "pip install --no-build-isolation" in message
 
 
 def test_a_broken_library_keeps_the_loader_s_own_words(copied):

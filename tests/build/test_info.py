@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import vgg_fast
-from vgg_fast import _bindings, _extension, backends, info
-from vgg_fast.dispatch import choices, registry
+from vgg_fast import _bindings, _extension, backends, cpu, info
+from vgg_fast.dispatch import choices, environment, route
 from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
 
 
@@ -81,7 +81,7 @@ def a_gpu(monkeypatch):
 
 def test_on_a_gpu_the_layers_choices_are_printed(a_gpu, capsys, monkeypatch):
     pytest.importorskip("triton")
-    monkeypatch.setitem(registry._native, ("conv3x3_relu_pool", "CUDA"), lambda *args: None)
+    monkeypatch.setitem(route._native, ("conv3x3_relu_pool", "CUDA"), lambda *args: None)
     info.main([])
     printed = capsys.readouterr().out
     assert "Invented GPU" in printed and "CUDA" in printed
@@ -165,6 +165,30 @@ def test_a_plan_without_images_is_refused_in_one_sentence():
         "python -m vgg_fast.info: a plan needs sizes and threads of at least 1, but got "
         "(0, 64, 112, 112, 128), 2\n"
     ).replace("), 2", f"), {torch.get_num_threads()}")
+
+
+def test_the_command_prints_every_environment_variable():
+    printed = run().stdout
+    for name, meaning in environment.VARIABLES.items():
+        assert f"{name}=" in printed and meaning in printed
+
+
+def test_the_algorithms_are_those_of_the_cpu_kernels():
+    meaning = environment.VARIABLES["VGG_FAST_ALGORITHM"]
+    assert meaning == f"the CPU algorithm: {', '.join(cpu.ALGORITHMS[:-1])} or {cpu.ALGORITHMS[-1]}"
+
+
+def test_the_command_needs_torch_alone():
+    code = (
+        "import sys\n"
+        "extra = ('matplotlib', 'numpy', 'rich', 'torchvision', 'tyro')\n"
+        "sys.modules.update(dict.fromkeys(extra))\n"
+        "from vgg_fast import info\n"
+        "info.main([])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    assert "Seed network" in printed.stdout
 
 
 def test_the_help_says_what_it_is_for():

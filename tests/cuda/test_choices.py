@@ -9,7 +9,7 @@ import torch
 
 from tests.support.cases import CONVOLUTIONS, OPERATORS
 from vgg_fast import backends, info
-from vgg_fast.dispatch import choices, registry
+from vgg_fast.dispatch import choices, route
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,8 @@ def built(monkeypatch):
     """Both libraries are there: each backend's kernel is a string that names it."""
     for op in OPERATORS:
         for name in (op, f"{op}_backward"):
-            monkeypatch.setitem(registry._native, (name, "CUDA"), f"cpp {name}")
-    monkeypatch.setattr(registry, "_triton_kernel", lambda name, key: (f"triton {name}", ""))
+            monkeypatch.setitem(route._native, (name, "CUDA"), f"cpp {name}")
+    monkeypatch.setattr(route, "_triton_kernel", lambda name, key: (f"triton {name}", ""))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_layers_own_channels_decide_in_the_backward_pass_too() -> None:
 def test_a_gpu_older_than_ampere_gets_pytorch(built, monkeypatch) -> None:
     monkeypatch.setattr(choices, "family", lambda index: None)
     name, arguments = call("conv3x3_relu", 64)
-    assert registry.kernel_for(name, "CUDA", *arguments)[0] == "reference"
+    assert route.kernel_for(name, "CUDA", *arguments)[0] == "reference"
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     choices.family.cache_clear()
@@ -97,29 +97,29 @@ def test_what_the_operator_will_refuse_gets_no_row() -> None:
 
 def test_auto_takes_the_first_backend_that_is_there(built, monkeypatch) -> None:
     name, arguments = call("conv3x3_relu", 3)
-    assert registry.kernel_for(name, "CUDA", *arguments) == ("cpp", "cpp conv3x3_relu")
-    monkeypatch.setitem(registry._native, (name, "CUDA"), None)
-    assert registry.kernel_for(name, "CUDA", *arguments) == ("triton", "triton conv3x3_relu")
-    monkeypatch.setattr(registry, "_triton_kernel", lambda name, key: (None, "it isn't here"))
-    assert registry.kernel_for(name, "CUDA", *arguments)[0] == "reference"
+    assert route.kernel_for(name, "CUDA", *arguments) == ("cpp", "cpp conv3x3_relu")
+    monkeypatch.setitem(route._native, (name, "CUDA"), None)
+    assert route.kernel_for(name, "CUDA", *arguments) == ("triton", "triton conv3x3_relu")
+    monkeypatch.setattr(route, "_triton_kernel", lambda name, key: (None, "it isn't here"))
+    assert route.kernel_for(name, "CUDA", *arguments)[0] == "reference"
 
 
 @pytest.mark.parametrize("name", ["cpp", "triton", "reference"])
 def test_each_backend_can_be_forced(built, name: str) -> None:
     with backends.use(name):
         operator, arguments = call("conv3x3_relu", 3)
-        assert registry.kernel_for(operator, "CUDA", *arguments)[0] == name
+        assert route.kernel_for(operator, "CUDA", *arguments)[0] == name
 
 
 def test_the_users_rows_stand_before_the_shipped_ones(built, chosen_by) -> None:
     chosen_by(
-        {"backend": "reference", "origin": "measured", "kind": "half", "side": [8, 8]},
+        {"backend": "reference", "origin": "measured", "arithmetic": "half", "side": [8, 8]},
         {"backend": "triton", "origin": "measured", "family": "sm_80", "c": [3, 3]},
     )
     assert first("conv3x3_relu", 64) == "reference"
     assert first("conv3x3_relu", 3, 64, torch.float32) == "cpp"  # the second row is another GPU's
     name, arguments = call("conv3x3_relu", 64)
-    assert registry.kernel_for(name, "CUDA", *arguments)[0] == "reference"
+    assert route.kernel_for(name, "CUDA", *arguments)[0] == "reference"
 
 
 @pytest.mark.parametrize(

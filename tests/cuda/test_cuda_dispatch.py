@@ -12,7 +12,8 @@ import torch
 
 from tests.support.cases import CONVOLUTIONS, OPERATORS
 from vgg_fast import _extension, backends
-from vgg_fast.dispatch import choices, registry
+from vgg_fast.dispatch import choices
+from vgg_fast.dispatch import route as registry
 
 
 def calls(op: str, c: int, k: int, dtype: torch.dtype = torch.float32):

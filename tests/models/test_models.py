@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vgg_fast
 from tests.support.numerics import assert_as_accurate, relative_error
 from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool, Linear
-from vgg_fast.models import CONV_ARCHS, PRESETS, SEED_ARCH, VGG, vgg_block
+from vgg_fast.models import CONV_ARCHS, SEED_ARCH, VGG, vgg_block
+from vgg_fast.train.presets import PRESETS
 
 # What print() shows of the seed network below its first line.
 SEED_PRINTOUT = """\

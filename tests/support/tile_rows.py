@@ -16,7 +16,7 @@ TF32_ERROR = 2.0**-9
 
 
 def row_name(row: tiles.Row) -> str:
-    return f"{tiles.shipped().index(row)}-{row.family}-{row.kernel}-{row.kind}"
+    return f"{tiles.shipped().index(row)}-{row.family}-{row.kernel}-{row.arithmetic}"
 
 
 def calls(row: tiles.Row, batch: int, sizes: tuple[tuple[int, int], ...]) -> list[tiles.Call]:
@@ -26,7 +26,7 @@ def calls(row: tiles.Row, batch: int, sizes: tuple[tuple[int, int], ...]) -> lis
     for c in CHANNELS[:2] if first else CHANNELS[2:]:
         for k in CHANNELS:
             found = [
-                tiles.Call(row.kernel, row.kind, batch, h, w, c, k, pool)
+                tiles.Call(row.kernel, row.arithmetic, batch, h, w, c, k, pool)
                 for pool in pools
                 for h, w in sizes
             ]
@@ -38,10 +38,10 @@ def calls(row: tiles.Row, batch: int, sizes: tuple[tuple[int, int], ...]) -> lis
 
 def check_tile(row: tiles.Row, device: torch.device, size: tuple[int, int]) -> None:
     """The row's tile gives PyTorch's fp64 result for calls of this size that reach the row."""
-    reached = calls(row, row.batch[0], (size,))
+    reached = calls(row, max(1, row.batch[0]), (size,))
     assert reached, f"no call reaches {row}"
     for call in reached:
-        check_call(call, row.tile, tuning.TYPES[call.kind], device)
+        check_call(call, row.tile, tuning.TYPES[call.arithmetic], device)
 
 
 def check_call(
@@ -54,7 +54,7 @@ def check_call(
     result, exact = ready.result(), ready.by_torch(torch.float64, False)
     tolerance = TOLERANCES[dtype]
     # The interpreter doesn't cut them.
-    rounded = TF32_ERROR if call.kind == "tf32" and device.type == "cuda" else 0.0
+    rounded = TF32_ERROR if call.arithmetic == "tf32" and device.type == "cuda" else 0.0
     bound = max(tolerance.weight_gradient, rounded)
     assert relative_error(result, exact) <= bound, call
     terms = ready.by_torch(torch.float32, True).double()

@@ -98,7 +98,7 @@ class Run(NamedTuple):
 
 
 def _serve() -> None:
-    from vgg_fast.train import __main__ as train
+    from vgg_fast.train import program as train
 
     # Pictures take a second each, and are drawn when all is saved.
     train._finish = lambda training, folder, progress: train._result(training)  # type: ignore

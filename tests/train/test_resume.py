@@ -14,9 +14,9 @@ import torch
 
 from tests.train.test_train import SAMPLE, Run, assert_same_run, metrics, run, weights
 from vgg_fast.train import checkpoint, data, idx
-from vgg_fast.train.__main__ import main
-from vgg_fast.train.config import Config, option_kinds
+from vgg_fast.train.config import Config, option_types
 from vgg_fast.train.loop import Training
+from vgg_fast.train.program import main
 from vgg_fast.train.resume import APPLIED, ON_RESUME, options_given
 
 __all__ = ["run"]
@@ -72,7 +72,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     options = [part for name, (first, _) in CHANGES.items() for part in option(name, first)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "vgg_fast.train.__main__._finish",
+            "vgg_fast.train.program._finish",
             lambda training, *_: training.history[-1] | {"training_seconds": 0},
         )
         patch.setattr(torch, "compile", lambda model, **_: model)
@@ -267,7 +267,7 @@ class TestBrokenState:
     @staticmethod
     def is_harmless(path: tuple[Any, ...], how: str) -> bool:
         if path[0] == "config" and len(path) == 2:
-            kind = option_kinds()[path[1]]
+            kind = option_types()[path[1]]
             if how == "gone":
                 return path[1] == "save_every"
             # --steps and where the results go are never taken from the earlier run.

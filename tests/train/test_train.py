@@ -19,10 +19,10 @@ import torch
 
 from vgg_fast import backends
 from vgg_fast.train import checkpoint, data
-from vgg_fast.train.__main__ import main
 from vgg_fast.train.config import Config, resolved
 from vgg_fast.train.interruption import Signals
 from vgg_fast.train.loop import Training
+from vgg_fast.train.program import main
 from vgg_fast.train.progress import Progressing
 
 SAMPLE = Path(__file__).parents[1] / "data"
@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     # Each of these takes a second, and tests/train/test_plots.py has them.
-    monkeypatch.setattr("vgg_fast.train.__main__._finish", _finish_without_pictures)
+    monkeypatch.setattr("vgg_fast.train.program._finish", _finish_without_pictures)
     before = backends.get()
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -55,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def _finish_without_pictures(training: Training, *_: Any) -> dict[str, Any]:
-    from vgg_fast.train import __main__ as train
+    from vgg_fast.train import program as train
 
     return train._result(training)
 
@@ -200,7 +200,7 @@ class TestRepeatable:
                 shown.append([row["epoch"] for row in checkpoint.load(Path("run"))["history"]])
                 assert metrics("run")["history"] == checkpoint.load(Path("run"))["history"]
 
-        monkeypatch.setattr("vgg_fast.train.__main__.say", say)
+        monkeypatch.setattr("vgg_fast.train.program.say", say)
         assert run("--epochs", "3", "--output-dir", "run")[0] == 0
         assert shown == [[1], [1, 2], [1, 2, 3]]
 

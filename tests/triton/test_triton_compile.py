@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="there is no Triton for this platform")
 
 from tests.support.ahead_of_time import SHARED_MEMORY, Compiled, compile_ahead
 from tests.support.tile_rows import row_name
-from vgg_fast.dispatch import tiles
+from vgg_fast.dispatch import policy, tiles
 from vgg_fast.triton import expand, launch, max_pool2x2, reduce
 
 pytestmark = [
@@ -48,15 +48,15 @@ def shared_memory(row: tiles.Row) -> int:
 
 def assert_uses_what_it_should(row: tiles.Row, launched: Launch, compiled: Compiled) -> None:
     ptx, hopper = compiled.ptx, row.family == "sm_90"
-    if row.kind == "float32":
+    if row.arithmetic == "float32":
         assert "mma" not in ptx  # IEEE fp32
         return
     # wgmma multiplies 64 rows at a time, and not fp64.
-    wgmma = hopper and row.kind != "float64" and row.tile.block_k >= 64
+    wgmma = hopper and row.arithmetic != "float64" and row.tile.block_k >= 64
     assert ("wgmma.mma_async" in ptx) == wgmma
     assert ("mma.sync" in ptx) == (not wgmma)
     assert ("cp.async.bulk.tensor" in ptx) == row.tile.descriptors
-    if row.tile.descriptors and row.kind == "half":
+    if row.tile.descriptors and row.arithmetic == "half":
         # Both operands go from shared memory to the tensor cores, and the next product is issued
         # before the last one is done.
         assert "ttg.local_load" not in compiled.ttgir
@@ -72,13 +72,13 @@ def assert_uses_what_it_should(row: tiles.Row, launched: Launch, compiled: Compi
 
 def test_every_layer_of_vgg_is_served_without_a_last_resort() -> None:
     for family in ("sm_80", "sm_90"):
-        for kind in ("half", "tf32"):
+        for arithmetic in ("half", "tf32"):
             for c, k, size in ((64, 64, 224), (64, 128, 112), (256, 512, 28), (512, 512, 14)):
                 for kernel in ("fprop", "dgrad", "wgrad"):
-                    call = tiles.Call(kernel, kind, 256, size, size, c, k)
+                    call = tiles.Call(kernel, arithmetic, 256, size, size, c, k)
                     row = tiles.find(tiles.shipped(), family, call)
                     assert row and not row.last_resort, call
-                    hopper = family == "sm_90" and (kind == "half" or kernel != "wgrad")
+                    hopper = family == "sm_90" and (arithmetic == "half" or kernel != "wgrad")
                     measured = row.origin.startswith("measured on ")
                     assert measured or row.tile.descriptors == hopper
 
@@ -86,13 +86,13 @@ def test_every_layer_of_vgg_is_served_without_a_last_resort() -> None:
 def test_any_call_finds_a_row() -> None:
     for family in ("sm_80", "sm_90"):
         for kernel in tiles.KERNELS:
-            for kind in tiles.KINDS:
+            for arithmetic in policy.ARITHMETICS:
                 direct = kernel.startswith("direct")
-                if direct and kind == "float64":
+                if direct and arithmetic == "float64":
                     continue
                 c = 3 if direct else 5
                 for aligned in (False, True):
-                    call = tiles.Call(kernel, kind, 1, 3, 3, c, 7, False, aligned)
+                    call = tiles.Call(kernel, arithmetic, 1, 3, 3, c, 7, False, aligned)
                     assert tiles.find(tiles.shipped(), family, call), call
 
 

@@ -25,7 +25,7 @@ def test_a_patch_is_what_was_asked_for(shape, pixels: int, images: int) -> None:
     patch = patch_for(*shape, pixels, images)
     assert patch.n * patch.h * patch.w == pixels
     assert patch.n <= images and patch.h % 2 == patch.w % 2 == 0 and patch.h <= 16
-    covered = zip(patch.count(*shape), patch, shape, strict=True)
+    covered = zip(patch.cover(*shape), patch, shape, strict=True)
     assert all(count * side >= extent for count, side, extent in covered)
 
 

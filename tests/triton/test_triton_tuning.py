@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="there is no Triton for this platform")
 
-from vgg_fast.dispatch import table_file, tiles
+from vgg_fast.dispatch import table, tiles
 from vgg_fast.dispatch.tiles import Call, Row, Tile
 from vgg_fast.triton import launch, tuning
 
@@ -182,7 +182,7 @@ def test_a_disk_that_cannot_be_written_is_no_error(measured, monkeypatch, capsys
     def full(path, rows) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(table_file, "write", full)
+    monkeypatch.setattr(table, "write", full)
     tuning.choice_for(NARROW, GPU)
     assert "the winner isn't kept: no space left" in capsys.readouterr().err
 
@@ -191,7 +191,7 @@ def test_newer_rows_replace_those_of_the_same_calls() -> None:
     tile = Tile(64, 64, 16, 4, 2)
     old = [Row("sm_90", "fprop", "half", tile, "old", c=(c, c)) for c in (1, 2)]
     new = [Row("sm_90", "fprop", "half", tile, "new", c=(2, 2))]
-    assert [row.origin for row in table_file.merged(new, old)] == ["new", "old"]
+    assert [row.origin for row in table.merged(new, old)] == ["new", "old"]
 
 
 @pytest.mark.slow
@@ -201,7 +201,8 @@ def test_what_was_compiled_ahead_is_what_a_launch_looks_for(kernel: str) -> None
         "import torch\n"
         "from triton.runtime.jit import JITFunction\n"
         "from benchmarks.gpu import host\n"
-        "from vgg_fast.triton import tiles, trial, tuning\n"
+        "from vgg_fast.dispatch import tiles\n"
+        "from vgg_fast.triton import trial, tuning\n"
         "host.launch_nothing()\n"
         f"call = tiles.Call({kernel!r}, 'half', 64, 4, 4, 64, 64)\n"
         "tile, cpu = tiles.find(tiles.shipped(), 'sm_90', call).tile, torch.device('cpu')\n"

@@ -4,26 +4,23 @@ A tile of fprop is ``block_k`` output channels × ``pixels``; it walks the taps 
 channels, ``block_c`` at a time. A tile of wgrad is ``block_k × block_c`` weights of one tap, or of
 a row of three; it walks the map, ``pixels`` at a time. Patches of pixels are patch.py's.
 
-``tiles.json`` ships the table, one row for a family of GPUs, a kernel, a kind of arithmetic and
-ranges of channels and map sizes; the first row that fits wins. Rows that were measured on this
-machine stand before it (tuning.py). Each row says where it comes from.
+``tiles.json`` ships the table, one row for a family of GPUs, a kernel, an arithmetic and ranges of
+channels and map sizes; the first row that fits wins. Rows that were measured on this machine stand
+before it (tuning.py).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import torch
+from vgg_fast.dispatch import policy, table
 
 SHIPPED = Path(__file__).with_name("tiles.json")
 KERNELS = ("fprop", "dgrad", "wgrad", "direct", "direct_wgrad")
-# What the kernels multiply with: tensor cores (16-bit, TF32, fp64) or the FMA units (IEEE fp32).
-KINDS = ("half", "tf32", "float32", "float64")
 LAST_RESORT = "fits every shape"
 
 
@@ -74,7 +71,7 @@ class Call(NamedTuple):
     """What the choice of a tile depends on, besides the GPU."""
 
     kernel: str
-    kind: str
+    arithmetic: str
     n: int
     h: int
     w: int
@@ -86,60 +83,76 @@ class Call(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(table.Row):
     """One line of the table: which calls it serves, with which tile, and how that is known."""
+
+    TABLE: ClassVar[str] = "tiles"
+    RESULTS: ClassVar[tuple[str, ...]] = ("tile", "origin")
 
     family: str
     kernel: str
-    kind: str
+    arithmetic: str
     tile: Tile
     origin: str
-    c: tuple[int, int | None] = (1, None)
-    k: tuple[int, int | None] = (1, None)
-    side: tuple[int, int | None] = (1, None)
-    batch: tuple[int, int | None] = (1, None)
-    multiple: int = 1
-    """C and K are multiples of this."""
     pool: bool | None = None
 
     @property
     def last_resort(self) -> bool:
-        """It serves every call of its kind that no other row does."""
+        """It serves every call of its arithmetic that no other row does."""
         return self.origin.startswith(LAST_RESORT)
 
     def serves(self, family: str, call: Call) -> bool:
+        """Whether the row's tile computes ``call`` on a GPU of ``family``."""
         return (
-            (self.family, self.kernel, self.kind) == (family, call.kernel, call.kind)
+            (self.family, self.kernel, self.arithmetic) == (family, call.kernel, call.arithmetic)
             and self.pool in (None, call.pool)
             and (call.aligned or not self.tile.descriptors)
-            and call.c % self.multiple == 0
-            and call.k % self.multiple == 0
-            and within(call.c, self.c)
-            and within(call.k, self.k)
-            and within(max(call.h, call.w), self.side)
-            and within(call.n, self.batch)
+            and self.covers(call.n, call.c, call.h, call.w, call.k)
         )
 
-    @staticmethod
-    def load(line: dict[str, Any]) -> Row:
+    @classmethod
+    def load(cls, line: dict[str, Any]) -> Row:
         """The row that a JSON object describes.
 
         Raises:
             ValueError: it has other fields than a row.
         """
-        unknown = line.keys() - {field.name for field in fields(Row)}
-        if unknown:
-            raise ValueError(f"a row of the tile table has no {', '.join(sorted(unknown))}")
-        ranges = {name: tuple(line[name]) for name in ("c", "k", "side", "batch") if name in line}
-        return Row(**{**line, **ranges, "tile": Tile(**line["tile"])})
+        tile = {"tile": Tile(**line["tile"])} if "tile" in line else {}
+        return super().load({**line, **tile})
 
     def dump(self) -> dict[str, Any]:
-        """The JSON object of this row, without what is as usual."""
-        usual = {field.name: field.default for field in fields(Row)}
-        line = {name: value for name, value in vars(self).items() if value != usual.get(name)}
-        standard = {field.name: field.default for field in fields(Tile)}
-        tile = {name: v for name, v in asdict(self.tile).items() if v != standard[name]}
-        return {**line, "tile": tile}
+        """The JSON object of this row, without what has its default."""
+        default = {field.name: field.default for field in fields(Tile)}
+        tile = {name: v for name, v in asdict(self.tile).items() if v != default[name]}
+        return {**super().dump(), "tile": tile}
+
+
+def calls_of(
+    operator: str, arithmetic: str, n: int, c: int, h: int, w: int, k: int
+) -> tuple[Call, ...]:
+    """The calls of kernels that choose a tile, in the order in which an operator makes them.
+
+    Args:
+        operator: ``"conv3x3_relu"`` or ``"conv3x3_relu_backward"``, say; the backward with all its
+            gradients but that of the images.
+        arithmetic: one of :data:`vgg_fast.dispatch.policy.ARITHMETICS`.
+        n: images.
+        c: channels of the layer's input.
+        h: height of its input.
+        w: width of its input.
+        k: channels of its output.
+    """
+    backward = operator.endswith("_backward")
+    pool = operator.removesuffix("_backward").endswith("_pool")
+    if policy.is_first_layer(c, arithmetic):
+        kernel = "direct_wgrad" if backward else "direct"
+        return (Call(kernel, arithmetic, n, h, w, c, k, pool),)
+    if not backward:
+        return (Call("fprop", arithmetic, n, h, w, c, k, pool),)
+    return (
+        Call("dgrad", arithmetic, n, h, w, k, c),  # its input is the gradient, of K channels
+        Call("wgrad", arithmetic, n, h, w, c, k),
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -150,43 +163,9 @@ def shipped() -> tuple[Row, ...]:
 
 def read(path: Path) -> tuple[Row, ...]:
     """The rows of a JSON file."""
-    return tuple(Row.load(line) for line in json.loads(path.read_text())["rows"])
+    return table.read(path, Row)
 
 
 def find(rows: Iterable[Row], family: str, call: Call) -> Row | None:
     """The first row that serves the call."""
     return next((row for row in rows if row.serves(family, call)), None)
-
-
-def within(value: int, limits: tuple[int, int | None]) -> bool:
-    """Whether ``value`` is between these limits, both included; None is no limit."""
-    return limits[0] <= value and (limits[1] is None or value <= limits[1])
-
-
-def family_of(capability: tuple[int, int]) -> str:
-    """Which rows serve a GPU of this compute capability: ``"sm_90"``'s are Hopper's.
-
-    The rows of ``"sm_80"`` run on every GPU from Ampere on: they need 99 KB of shared memory at
-    most, and neither wgmma nor the tensor memory accelerator.
-    """
-    return "sm_90" if capability[0] == 9 else "sm_80"
-
-
-def precision(dtype: torch.dtype) -> str:
-    """How fp32 operands are multiplied, ``"tf32"`` or ``"ieee"``: as torch's switches say.
-
-    Equivalent to what cuDNN does under ``torch.backends.cudnn.allow_tf32`` and
-    ``torch.backends.cudnn.conv.fp32_precision``.
-    """
-    if dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32":
-        return "tf32"
-    return "ieee"
-
-
-def kind(dtype: torch.dtype, precision: str) -> str:
-    """One of :data:`KINDS`."""
-    if dtype == torch.float64:
-        return "float64"
-    if dtype == torch.float32:
-        return "tf32" if precision == "tf32" else "float32"
-    return "half"

@@ -95,6 +95,13 @@ def check_saved(op: str, name: str, tensor: Tensor, shape: tuple, like: Tensor) 
         )
 
 
+def check_gradient(op: str, shape: tuple[int, ...], input: Tensor, **maps: Tensor) -> None:
+    """``maps`` (grad_output, output) have this ``shape``, and the dtype and device of ``input``."""
+    for name, tensor in maps.items():
+        check_saved(op, name, tensor, shape, input)
+        check_alike(op, name, tensor, input)
+
+
 def check_argmax(op: str, argmax: Tensor) -> None:
     """``argmax`` is one byte a window."""
     if argmax.dtype != torch.uint8:

@@ -5,63 +5,80 @@ output[n, k, y, x] = bias[k] + Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vgg_fast.dispatch import registry
-from vgg_fast.ops._shared import (
-    asked_for,
-    channels_last,
-    fake_gradients,
-    reference_gradients,
-    wanted,
-)
-from vgg_fast.ops.checks import check_alike, check_convolution, check_saved
+from vgg_fast._layout import empty_channels_last, to_channels_last
+from vgg_fast.ops._shared import asked_for, fake_gradients, reference_gradients, wanted
+from vgg_fast.ops.checks import check_convolution, check_gradient
+from vgg_fast.ops.register import register, register_autocast
+
+
+def check(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Refuse what no kernel takes."""
+    check_convolution("conv3x3", input, weight, bias)
 
 
 def reference(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    check_convolution("conv3x3", input, weight, bias)
-    output = torch.nn.functional.conv2d(input, weight, bias, padding=1)
-    return output.contiguous(memory_format=torch.channels_last)
+    """The operator by PyTorch."""
+    return to_channels_last(torch.nn.functional.conv2d(input, weight, bias, padding=1))
 
 
 def fake(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    check_convolution("conv3x3", input, weight, bias)
-    return channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
+    """The result's shape, layout and dtype."""
+    return empty_channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
 
 
-def setup_context(ctx, inputs, output) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep what the backward pass needs."""
     input, weight, _ = inputs
     ctx.save_for_backward(input, weight)
 
 
-def backward(ctx, grad_output: Tensor):
+def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients that autograd asked for."""
     return wanted(
         ctx,
         torch.ops.vgg_fast.conv3x3_backward(grad_output, *ctx.saved_tensors, *asked_for(ctx)),
     )
 
 
-def _check_backward(grad_output, input, weight) -> None:
+def check_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *needs: bool) -> None:
+    """Refuse what no kernel takes."""
     op = "conv3x3_backward"
     check_convolution(op, input, weight, None)
     n, _, h, w = input.shape
-    check_saved(op, "grad_output", grad_output, (n, weight.shape[0], h, w), input)
-    check_alike(op, "grad_output", grad_output, input)
+    check_gradient(op, (n, weight.shape[0], h, w), input, grad_output=grad_output)
 
 
-def reference_backward(grad_output, input, weight, need_input, need_weight, need_bias):
-    _check_backward(grad_output, input, weight)
+def reference_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by PyTorch."""
     return reference_gradients(grad_output, input, weight, need_input, need_weight, need_bias)
 
 
-def fake_backward(grad_output, input, weight, need_input, need_weight, need_bias):
-    _check_backward(grad_output, input, weight)
-    return fake_gradients(input, weight, need_input, need_weight, need_bias)
+def fake_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, *needs: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients' shapes, layouts and dtypes."""
+    return fake_gradients(input, weight, *needs)
 
 
-registry.register(
-    "conv3x3", reference=reference, fake=fake, setup_context=setup_context, backward=backward
+register(
+    "conv3x3",
+    check=check,
+    reference=reference,
+    fake=fake,
+    setup_context=setup_context,
+    backward=backward,
 )
-registry.register("conv3x3_backward", reference=reference_backward, fake=fake_backward)
-registry.register_autocast("conv3x3")
+register("conv3x3_backward", check=check_backward, reference=reference_backward, fake=fake_backward)
+register_autocast("conv3x3")

@@ -8,33 +8,36 @@ The full-resolution map is never stored. The backward pass finds a gradient's pl
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vgg_fast.dispatch import registry
+from vgg_fast._layout import empty_channels_last, no_elements
 from vgg_fast.ops import max_pool2x2
-from vgg_fast.ops._shared import (
-    asked_for,
-    channels_last,
-    fake_gradients,
-    nothing,
-    reference_gradients,
-    wanted,
-)
+from vgg_fast.ops._shared import asked_for, fake_gradients, reference_gradients, wanted
 from vgg_fast.ops.checks import (
-    check_alike,
     check_argmax,
     check_convolution,
+    check_gradient,
     check_poolable,
     check_saved,
 )
+from vgg_fast.ops.register import register, register_autocast
+
+
+def check(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, return_argmax: bool = True
+) -> None:
+    """Refuse what no kernel takes."""
+    check_convolution("conv3x3_relu_pool", input, weight, bias)
+    check_poolable("conv3x3_relu_pool", input)
 
 
 def reference(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, return_argmax: bool = True
 ) -> tuple[Tensor, Tensor]:
-    check_convolution("conv3x3_relu_pool", input, weight, bias)
-    check_poolable("conv3x3_relu_pool", input)
+    """The operator by PyTorch."""
     full = torch.nn.functional.conv2d(input, weight, bias, padding=1).relu()
     return max_pool2x2.reference(full, return_argmax)
 
@@ -42,18 +45,18 @@ def reference(
 def fake(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, return_argmax: bool = True
 ) -> tuple[Tensor, Tensor]:
-    check_convolution("conv3x3_relu_pool", input, weight, bias)
-    check_poolable("conv3x3_relu_pool", input)
+    """The results' shapes, layouts and dtypes."""
     pooled = (weight.shape[0], input.shape[2] // 2, input.shape[3] // 2)
     return (
-        channels_last(input, *pooled),
-        channels_last(input, *pooled, torch.uint8)
+        empty_channels_last(input, *pooled),
+        empty_channels_last(input, *pooled, torch.uint8)
         if return_argmax
-        else nothing(input, torch.uint8),
+        else no_elements(input, torch.uint8),
     )
 
 
-def setup_context(ctx, inputs, output) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward pass needs."""
     input, weight, _, return_argmax = inputs
     if not return_argmax:
         raise RuntimeError(
@@ -65,45 +68,73 @@ def setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(input, weight, pooled, argmax)
 
 
-def backward(ctx, grad_output: Tensor, _):
+def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    """The gradients that autograd asked for."""
     gradients = torch.ops.vgg_fast.conv3x3_relu_pool_backward(
         grad_output, *ctx.saved_tensors, *asked_for(ctx)
     )
     return *wanted(ctx, gradients), None
 
 
-def _check_backward(grad_output, input, weight, output, argmax) -> None:
+def check_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    *needs: bool,
+) -> None:
+    """Refuse what no kernel takes."""
     op = "conv3x3_relu_pool_backward"
     check_convolution(op, input, weight, None)
     n, _, h, w = input.shape
-    for name, tensor in (("grad_output", grad_output), ("output", output), ("argmax", argmax)):
-        check_saved(op, name, tensor, (n, weight.shape[0], h // 2, w // 2), input)
-    check_alike(op, "grad_output", grad_output, input)
-    check_alike(op, "output", output, input)
+    pooled = (n, weight.shape[0], h // 2, w // 2)
+    check_gradient(op, pooled, input, grad_output=grad_output, output=output)
+    check_saved(op, "argmax", argmax, pooled, input)
     check_argmax(op, argmax)
 
 
 def reference_backward(
-    grad_output, input, weight, output, argmax, need_input, need_weight, need_bias
-):
-    _check_backward(grad_output, input, weight, output, argmax)
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by PyTorch."""
     grad = max_pool2x2.reference_backward(
         torch.where(output <= 0, 0, grad_output), argmax, input.shape[2], input.shape[3]
     )
     return reference_gradients(grad, input, weight, need_input, need_weight, need_bias)
 
 
-def fake_backward(grad_output, input, weight, output, argmax, need_input, need_weight, need_bias):
-    _check_backward(grad_output, input, weight, output, argmax)
-    return fake_gradients(input, weight, need_input, need_weight, need_bias)
+def fake_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    *needs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients' shapes, layouts and dtypes."""
+    return fake_gradients(input, weight, *needs)
 
 
-registry.register(
+register(
     "conv3x3_relu_pool",
+    check=check,
     reference=reference,
     fake=fake,
     setup_context=setup_context,
     backward=backward,
 )
-registry.register("conv3x3_relu_pool_backward", reference=reference_backward, fake=fake_backward)
-registry.register_autocast("conv3x3_relu_pool")
+register(
+    "conv3x3_relu_pool_backward",
+    check=check_backward,
+    reference=reference_backward,
+    fake=fake_backward,
+)
+register_autocast("conv3x3_relu_pool")

@@ -8,41 +8,46 @@ last NaN, if there is one, as in torch), where torch keeps eight.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vgg_fast.dispatch import registry
-from vgg_fast.ops._shared import channels_last, nothing
+from vgg_fast._layout import empty_channels_last, no_elements, to_channels_last
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
+from vgg_fast.ops.register import register
+
+
+def check(input: Tensor, return_argmax: bool = True) -> None:
+    """Refuse what no kernel takes."""
+    check_input("max_pool2x2", input)
+    check_poolable("max_pool2x2", input)
 
 
 def reference(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
-    check_input("max_pool2x2", input)
-    check_poolable("max_pool2x2", input)
+    """The operator by PyTorch."""
     output, index = torch.nn.functional.max_pool2d(input, 2, return_indices=True)
     row, column = index // input.shape[3], index % input.shape[3]
     argmax = (2 * (row % 2) + column % 2).to(torch.uint8)
     return (
-        output.contiguous(memory_format=torch.channels_last),
-        argmax.contiguous(memory_format=torch.channels_last)
-        if return_argmax
-        else nothing(input, torch.uint8),
+        to_channels_last(output),
+        to_channels_last(argmax) if return_argmax else no_elements(input, torch.uint8),
     )
 
 
 def fake(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
-    check_input("max_pool2x2", input)
-    check_poolable("max_pool2x2", input)
+    """The results' shapes, layouts and dtypes."""
     pooled = (input.shape[1], input.shape[2] // 2, input.shape[3] // 2)
     return (
-        channels_last(input, *pooled),
-        channels_last(input, *pooled, torch.uint8)
+        empty_channels_last(input, *pooled),
+        empty_channels_last(input, *pooled, torch.uint8)
         if return_argmax
-        else nothing(input, torch.uint8),
+        else no_elements(input, torch.uint8),
     )
 
 
-def setup_context(ctx, inputs, output) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward pass needs."""
     input, return_argmax = inputs
     if not return_argmax:
         raise RuntimeError(
@@ -55,12 +60,14 @@ def setup_context(ctx, inputs, output) -> None:
     ctx.size = input.shape[2:]
 
 
-def backward(ctx, grad_output: Tensor, _):
+def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    """The input's gradient."""
     (argmax,) = ctx.saved_tensors
     return torch.ops.vgg_fast.max_pool2x2_backward(grad_output, argmax, *ctx.size), None
 
 
-def _check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> None:
+def check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> None:
+    """Refuse what no kernel takes."""
     check_input("max_pool2x2_backward", grad_output)
     if (
         argmax.shape != grad_output.shape
@@ -77,8 +84,8 @@ def _check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int
 
 
 def reference_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
-    _check_backward(grad_output, argmax, height, width)
-    grad_input = channels_last(grad_output, grad_output.shape[1], height, width).zero_()
+    """The input's gradient by PyTorch."""
+    grad_input = empty_channels_last(grad_output, grad_output.shape[1], height, width).zero_()
     rows, columns = height // 2 * 2, width // 2 * 2
     for position in range(4):
         window = grad_input[:, :, position // 2 : rows : 2, position % 2 : columns : 2]
@@ -87,11 +94,18 @@ def reference_backward(grad_output: Tensor, argmax: Tensor, height: int, width: 
 
 
 def fake_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
-    _check_backward(grad_output, argmax, height, width)
-    return channels_last(grad_output, grad_output.shape[1], height, width)
+    """The gradient's shape, layout and dtype."""
+    return empty_channels_last(grad_output, grad_output.shape[1], height, width)
 
 
-registry.register(
-    "max_pool2x2", reference=reference, fake=fake, setup_context=setup_context, backward=backward
+register(
+    "max_pool2x2",
+    check=check,
+    reference=reference,
+    fake=fake,
+    setup_context=setup_context,
+    backward=backward,
 )
-registry.register("max_pool2x2_backward", reference=reference_backward, fake=fake_backward)
+register(
+    "max_pool2x2_backward", check=check_backward, reference=reference_backward, fake=fake_backward
+)

@@ -84,9 +84,9 @@ def load(path: Path) -> dict[str, Any]:
             state = _read(opened, file)
     except OSError as error:
         raise TrainingError(f"the checkpoint {file} can't be read: {error.strerror}") from error
-    kinds = KEYS if state["format"] == FORMAT else {**KEYS, **ONLY_IN_1, "data": (dict, NoneType)}
-    for name, kind in kinds.items():
-        if not isinstance(state.get(name), kind) or isinstance(state.get(name), bool):
+    types = KEYS if state["format"] == FORMAT else {**KEYS, **ONLY_IN_1, "data": (dict, NoneType)}
+    for name, expected in types.items():
+        if not isinstance(state.get(name), expected) or isinstance(state.get(name), bool):
             what = "holds something else as" if name in state else "lacks"
             raise TrainingError(f"{file} is no checkpoint of vgg_fast.train: it {what} {name!r}")
     return state

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import tyro
 
-from vgg_fast.models import PRESETS, VGG, VGGOptions
+from vgg_fast.models import VGG
 from vgg_fast.train import memory
+from vgg_fast.train.presets import PRESETS, VGGOptions
 
 
 class TrainingError(RuntimeError):
@@ -248,15 +249,15 @@ def from_plain_values(values: dict[str, Any]) -> Config:
         ValueError: an option is missing, or holds what it can't; the message says which.
     """
     known = {}
-    for name, kind in option_kinds().items():
+    for name, option in option_types().items():
         if name not in values:
             if name in ADDED_LATER:
                 continue
             raise ValueError(f"its options lack {name!r}")
         value = values[name]
-        if Path in kind.types and isinstance(value, str):
+        if Path in option.types and isinstance(value, str):
             value = Path(value)
-        if not kind.allows(value) or (value is None and name in FILLED):
+        if not option.allows(value) or (value is None and name in FILLED):
             shown = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
             raise ValueError(f"its option {name!r} can't be {shown[:60]}")
         known[name] = value
@@ -264,7 +265,7 @@ def from_plain_values(values: dict[str, Any]) -> Config:
 
 
 @dataclass(frozen=True)
-class Kind:
+class OptionType:
     """What an option may hold."""
 
     types: tuple[type, ...]
@@ -272,6 +273,7 @@ class Kind:
     optional: bool
 
     def allows(self, value: Any) -> bool:
+        """Whether the option may be ``value``."""
         if value is None:
             return self.optional
         if isinstance(value, bool) or not self.types:
@@ -279,16 +281,16 @@ class Kind:
         return isinstance(value, self.types) or (float in self.types and isinstance(value, int))
 
 
-def option_kinds() -> dict[str, Kind]:
-    """The kind of every option, by its name."""
-    return {name: _kind(hint) for name, hint in get_type_hints(Config).items()}
+def option_types() -> dict[str, OptionType]:
+    """What every option may hold, by its name."""
+    return {name: _option_type(hint) for name, hint in get_type_hints(Config).items()}
 
 
-def _kind(hint: Any) -> Kind:
+def _option_type(hint: Any) -> OptionType:
     if get_origin(hint) is Literal:
-        return Kind((), get_args(hint), False)
+        return OptionType((), get_args(hint), False)
     parts = get_args(hint) or (hint,)
-    return Kind(tuple(t for t in parts if t is not type(None)), (), type(None) in parts)
+    return OptionType(tuple(t for t in parts if t is not type(None)), (), type(None) in parts)
 
 
 def _or(value: Any, default: Any) -> Any:

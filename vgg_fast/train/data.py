@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from vgg_fast.dispatch import environment
 from vgg_fast.train import idx
 from vgg_fast.train.idx import DataError
 from vgg_fast.train.locking import locked
@@ -156,8 +157,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vgg_fast" / "fashion-mnist"
+    return environment.cache_folder() / "fashion-mnist"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _run(command: list[str], folder: Path) -> str:
 def _ways(problem: str) -> str:
     return (
         f"Fashion-MNIST isn't here, and can't be fetched: {problem}\n"
-        "Any of these mends it:\n"
+        "Any of these helps:\n"
         f"  apt-get install {PACKAGE}            on Debian and Ubuntu, as root\n"
         f"  put {', '.join(FILES)} (plain or .gz)\n"
         f"  into {_cache()}, or into a folder named by --data-root\n"

@@ -24,7 +24,8 @@ def output_folder(chosen: Path | None, name: str) -> Iterator[Path]:
     """The folder for the results, which no other run uses meanwhile.
 
     Args:
-        chosen: the folder. None makes a new one: runs/``name``, or with a number after it.
+        chosen: the folder; None makes a new one.
+        name: of a new folder below runs/; one that exists already gets a number after it.
 
     Raises:
         TrainingError: it can't be made or written, or another run has it.

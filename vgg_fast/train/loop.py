@@ -43,9 +43,11 @@ class Sums:
 
     @classmethod
     def on(cls, device: torch.device) -> Sums:
+        """Of no images yet."""
         return cls(torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.long))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch with its mean ``loss``."""
         self.loss += loss.detach().float() * len(labels)
         self.correct += (logits.detach().argmax(1) == labels).sum()
         self.images += len(labels)

@@ -40,6 +40,9 @@ def parameters_of_vgg(
 
     Args:
         blocks: (convolutions, channels), after their multiplication by the width.
+        image_size: height and width of the images.
+        classifier_width: outputs of the two hidden linear layers.
+        classes: outputs of the last one.
     """
     total, before = 0, 1
     for convolutions, channels in blocks:

@@ -43,6 +43,8 @@ def curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
     Args:
         history: rows with "epoch", and "train_" and "test_" with "loss" and "accuracy"; may be
             empty.
+        path: of the PNG.
+        title: above both.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title, color=INK, weight="bold")
@@ -61,12 +63,14 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str], path: Path) -> N
 
     Args:
         confusion: counts, (classes, classes).
+        classes: their names.
+        path: of the PNG.
     """
     counts = confusion.cpu().double()
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     figure = Figure(figsize=(8, 7.4), layout="constrained")
     axes = figure.subplots()
-    # The square root shows a confusion of 2 % beside a diagonal of 95 %.
+    # The square root makes a confusion of 2 % visible next to a diagonal of 95 %.
     axes.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     places = range(len(classes))
     axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor")
@@ -107,7 +111,11 @@ def samples(
 
     Args:
         images: uint8 (N, height, width); N may be 0.
-        labels, predictions: classes, (N).
+        labels: classes, (N).
+        classes: their names.
+        path: of the PNG.
+        predictions: classes, (N); None shows the labels alone.
+        columns: of the grid, at most.
     """
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
@@ -149,6 +157,8 @@ def network(model: nn.Module, input_shape: Sequence[int], path: Path, title: str
     Args:
         model: of convolutions, pooling and linear layers, called one after the other.
         input_shape: of one image: (channels, height, width).
+        path: of the PNG.
+        title: above the drawing.
     """
     stages = _stages(model, input_shape)
     figure = Figure(layout="constrained")

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from vgg_fast.train.config import Config, Kind, TrainingError, option_kinds
+from vgg_fast.train.config import Config, OptionType, TrainingError, option_types
 
 APPLIED = None
 NETWORK = "the weights belong to the network that it makes"
@@ -93,10 +93,10 @@ def folder_of(checkpoint: Path) -> Path:
 def _defaults(which: int) -> Config:
     values = {bool: (False, True), int: (0, 1), float: (0.0, 1.0), str: ("", "-")}
 
-    def value(kind: Kind) -> Any:
-        if kind.choices:
-            return kind.choices[which]
-        (only,) = kind.types
+    def value(option: OptionType) -> Any:
+        if option.choices:
+            return option.choices[which]
+        (only,) = option.types
         return (Path("0"), Path("1"))[which] if only is Path else values[only][which]
 
-    return Config(**{name: value(kind) for name, kind in option_kinds().items()})
+    return Config(**{name: value(option) for name, option in option_types().items()})

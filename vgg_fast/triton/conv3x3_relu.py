@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vgg_fast.ops._shared import channels_last
-from vgg_fast.ops.checks import check_convolution
-from vgg_fast.triton.backward import check_backward, gradients
+from vgg_fast._layout import empty_channels_last
+from vgg_fast.triton.backward import gradients
 from vgg_fast.triton.forward import forward
 from vgg_fast.triton.launch import INTERPRETED
 
@@ -18,9 +17,8 @@ __all__ = ["INTERPRETED", "conv3x3_relu", "conv3x3_relu_backward"]
 
 
 def conv3x3_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Equivalent to: ``F.relu(F.conv2d(input, weight, bias, padding=1))``"""
-    check_convolution("conv3x3_relu", input, weight, bias)
-    output = channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
+    """Equivalent to: ``F.relu(F.conv2d(input, weight, bias, padding=1))``."""
+    output = empty_channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
     forward(input, weight, bias, output, relu=True)
     return output
 
@@ -35,8 +33,4 @@ def conv3x3_relu_backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of input, weight and bias, each only if it is needed."""
-    n, _, h, w = input.shape
-    shape = (n, weight.shape[0], h, w)
-    op = "conv3x3_relu_backward"
-    check_backward(op, input, weight, shape, grad_output=grad_output, output=output)
     return gradients(grad_output, input, weight, need_input, need_weight, need_bias, output)

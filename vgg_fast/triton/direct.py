@@ -18,10 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.dispatch import tiles
-from vgg_fast.triton import tuning
-from vgg_fast.triton.epilogue import epilogue, run, store_tile
-from vgg_fast.triton.launch import Launch, channels_last, check_extents
+from vgg_fast.dispatch.tiles import Call, Tile
+from vgg_fast.triton.epilogue import epilogue, store_tile
+from vgg_fast.triton.launch import Launch, check_extents
 from vgg_fast.triton.patch import (
     dot,
     first_pixel,
@@ -30,12 +29,10 @@ from vgg_fast.triton.patch import (
     patch_origin,
     patch_pixels,
 )
+from vgg_fast.triton.reduce import MULTIPROCESSORS
 from vgg_fast.triton.window import mask_gradient
 
-MOST_CHANNELS = 3
-# Some waves of programs on an H100's 132 multiprocessors, whatever the GPU, so that the order of
-# the sums, and with it the result, depends on the shape alone.
-_SPLITS = 1056
+_SPLITS = 8 * MULTIPROCESSORS  # some waves of programs
 
 
 @triton.jit
@@ -69,6 +66,7 @@ def direct_kernel(
     PRECISION: tl.constexpr,
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """One tile: BLOCK_K output channels of a patch of pixels."""
     blocks_k = tl.cdiv(K, BLOCK_K)
     tile = tl.program_id(0)
     k = tile % blocks_k * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -124,6 +122,7 @@ def direct_wgrad_kernel(
     PRECISION: tl.constexpr,
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """One split: BLOCK_K output channels of all taps, over its patches of pixels."""
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
     sums = tl.zeros((BLOCK_K, TERMS), tl.float32)
@@ -166,57 +165,6 @@ class Plan(NamedTuple):
         return Launch(direct_wgrad_kernel, self.grid, self.extents, constants)
 
 
-def serves(input: Tensor) -> bool:
-    """Whether the input has few enough channels for this file's kernels, which don't do fp64."""
-    return input.shape[1] <= MOST_CHANNELS and input.dtype != torch.float64
-
-
-def direct(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    output: Tensor,
-    argmax: Tensor | None = None,
-    *,
-    relu: bool = False,
-    pool: bool = False,
-) -> None:
-    """Equivalent to ``fprop.fprop``, for an input of up to :data:`MOST_CHANNELS` channels."""
-    if output.numel() == 0:
-        return
-    call, choice = _choice_for("direct", input, weight.shape[0], pool)
-    key = (input.dtype, relu, bias is not None, argmax is not None)
-    ready = choice.ready.get(key)
-    if ready is None:
-        ready = choice.ready[key] = plan(call, choice.tile).launch(*key[1:])
-    run(ready, channels_last(input), channels_last(weight), bias, output, argmax)
-
-
-def direct_wgrad(
-    grad_output: Tensor,
-    input: Tensor,
-    output: Tensor | None = None,
-    argmax: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and bias in splits, as wgrad.py's and expand.py's, in one pass.
-
-    Args:
-        grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
-    """
-    call, choice = _choice_for("direct_wgrad", input, grad_output.shape[1], argmax is not None)
-    key = (input.dtype, output is not None)
-    ready = choice.ready.get(key)
-    if ready is None:
-        ready = choice.ready[key] = plan(call, choice.tile).launch_wgrad(key[1])
-    return run_wgrad(
-        ready,
-        channels_last(grad_output),
-        channels_last(input),
-        None if output is None else channels_last(output),
-        None if argmax is None else channels_last(argmax),
-    )
-
-
 def run_wgrad(
     launch: Launch,
     grad_output: Tensor,
@@ -232,14 +180,7 @@ def run_wgrad(
     return weights, biases
 
 
-def _choice_for(kernel: str, input: Tensor, k: int, pool: bool) -> tuple[tiles.Call, tuning.Choice]:
-    n, c, h, w = input.shape
-    kind = tiles.kind(input.dtype, tiles.precision(input.dtype))
-    call = tiles.Call(kernel, kind, n, h, w, c, k, pool)
-    return call, tuning.choice_for(call, input.device)
-
-
-def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
+def plan(call: Call, tile: Tile) -> Plan:
     """How ``tile`` computes ``call``.
 
     Raises:
@@ -254,7 +195,7 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
         h, w = h // 2 * 2, w // 2 * 2
     images = min(tile.images, images_that_fit(call.h, call.w, max(call.c, call.k)))
     patch = patch_for(call.n, h, w, tile.pixels, images)
-    patches_n, patches_y, patches_x = patch.count(call.n, h, w)
+    patches_n, patches_y, patches_x = patch.cover(call.n, h, w)
     patches = patches_n * patches_y * patches_x
     blocks = triton.cdiv(call.k, tile.block_k)
     extents: tuple[int, ...] = (call.n, call.h, call.w, call.k)
@@ -272,7 +213,7 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Plan:
             "C": call.c,
             "TERMS": 16 if 9 * call.c <= 16 else 32,
             "POOL": call.pool,
-            "PRECISION": "tf32" if call.kind == "tf32" else "ieee",
+            "PRECISION": "tf32" if call.arithmetic == "tf32" else "ieee",
             "PATCH_N": patch.n,
             "PATCH_H": patch.h,
             "PATCH_W": patch.w,

@@ -25,6 +25,7 @@ def store_tile(
     sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K, bias_channels, argmax_channels, floor,
     POOL: tl.constexpr, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
 ):  # fmt: skip
+    """Finish the sums of a patch, and store them."""
     # What is absent at run time has no channels; one compiled kernel serves with and without.
     sums += tl.load(bias + k, mask=k < bias_channels, other=0.0).to(sums.dtype)[:, None]
     sums = tl.where(sums < floor, floor, sums)

@@ -19,16 +19,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.ops import _shared
-from vgg_fast.triton.launch import Launch, channels_last, check_extents
-from vgg_fast.triton.reduce import accumulator_of
+from vgg_fast._layout import empty_channels_last, to_channels_last
+from vgg_fast.triton.launch import Launch, check_extents
+from vgg_fast.triton.reduce import MULTIPROCESSORS, accumulator_of
 from vgg_fast.triton.window import mask_gradient
 
 ELEMENTS = 2048  # of a tile: ROWS × COLUMNS
 MOST_COLUMNS = 64
-# Some waves of programs on an H100's 132 multiprocessors, whatever the GPU, so that the order of
-# the sums, and with it the result, depends on the shape alone.
-_PROGRAMS = 2112
+_PROGRAMS = 16 * MULTIPROCESSORS  # some waves of them
 
 
 @triton.jit
@@ -36,6 +34,7 @@ def expand_kernel(
     grad_output, output, argmax, grad, sums, rows, H, W, K, steps,
     RELU: tl.constexpr, POOL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """COLUMNS channels of ``steps`` tiles of rows, one after the other, and their sum."""
     k = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     split = tl.program_id(1)
     row = split.to(tl.int64) * steps * ROWS + tl.arange(0, ROWS)
@@ -94,19 +93,22 @@ def expand(
     """The gradient of the sums (N, K, height, width), channels_last, and the bias's (splits, K).
 
     Args:
-        grad_output: of the operator; ``output`` is given if it has a ReLU, ``argmax`` if it pools.
-            Without ``output`` it is itself the gradient of the sums.
+        grad_output: of the operator. Without ``output`` it is itself the gradient of the sums.
+        height: of the sums' maps.
+        width: of the sums' maps.
+        output: of the operator, if it has a ReLU.
+        argmax: of the operator, if it pools.
     """
     n, k = grad_output.shape[:2]
     relu, pool = output is not None, argmax is not None
-    grad_output = channels_last(grad_output)
-    grad = _shared.channels_last(grad_output, k, height, width) if relu else grad_output
+    grad_output = to_channels_last(grad_output)
+    grad = empty_channels_last(grad_output, k, height, width) if relu else grad_output
     launch = _launch(n, height, width, k, grad_output.dtype, relu, pool)
     sums = grad_output.new_empty((launch.grid[1], k), dtype=accumulator_of(grad_output))
     launch(
         grad_output,
-        None if output is None else channels_last(output),
-        None if argmax is None else channels_last(argmax),
+        None if output is None else to_channels_last(output),
+        None if argmax is None else to_channels_last(argmax),
         grad if relu else None,
         sums,
     )

@@ -1,11 +1,17 @@
-"""Which kernel computes a convolution: the first layer's direct one, or the implicit product."""
+"""The forward pass as the convolutions share it: one launch of the kernel and tile that serve.
+
+A first layer has a kernel of its own, direct.py; every other is the implicit product of fprop.py.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from vgg_fast.triton.direct import direct, serves
-from vgg_fast.triton.fprop import fprop
+from vgg_fast._layout import to_channels_last
+from vgg_fast.dispatch import policy
+from vgg_fast.dispatch.tiles import Call
+from vgg_fast.triton import direct, fprop, tuning
+from vgg_fast.triton.epilogue import run
 
 
 def forward(
@@ -18,6 +24,30 @@ def forward(
     relu: bool = False,
     pool: bool = False,
 ) -> None:
-    """Fill ``output``, and ``argmax`` if there is one, in one launch; see ``fprop.fprop``."""
-    kernel = direct if serves(input) else fprop
-    kernel(input, weight, bias, output, argmax, relu=relu, pool=pool)
+    """Fill ``output`` (channels_last), and ``argmax`` if there is one; launches one kernel.
+
+    The dtype, device and shapes fit already. ``argmax`` is uint8, of the shape of ``output``.
+
+    Raises:
+        RuntimeError: the map is larger than the kernel can index.
+    """
+    if output.numel() == 0:
+        return
+    n, c, h, w = input.shape
+    input, weight = to_channels_last(input), to_channels_last(weight)
+    arithmetic = policy.arithmetic(input.dtype)
+    first = policy.is_first_layer(c, arithmetic)
+    # Only the implicit product has tiles that load by descriptors.
+    aligned = first or (input.data_ptr() | weight.data_ptr()) % 16 == 0
+    call = Call(
+        "direct" if first else "fprop", arithmetic, n, h, w, c, weight.shape[0], pool, aligned
+    )
+    choice = tuning.choice_for(call, input.device)
+    key = (input.dtype, relu, bias is not None, argmax is not None)
+    launch = choice.ready.get(key)
+    if launch is None:
+        plan = (
+            direct.plan(call, choice.tile) if first else fprop.plan(call, choice.tile, input.device)
+        )
+        launch = choice.ready[key] = plan.launch(*key[1:])
+    run(launch, input, weight, bias, output, argmax)

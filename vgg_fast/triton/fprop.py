@@ -24,11 +24,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.dispatch import tiles
-from vgg_fast.ops import _shared
-from vgg_fast.triton import tuning
-from vgg_fast.triton.epilogue import epilogue, run, store_tile
-from vgg_fast.triton.launch import Launch, channels_last, check_extents, multiprocessors
+from vgg_fast._layout import to_channels_last
+from vgg_fast.dispatch.tiles import Call, Tile
+from vgg_fast.triton.epilogue import epilogue, store_tile
+from vgg_fast.triton.launch import Launch, check_extents, multiprocessors
 from vgg_fast.triton.patch import (
     describe_map,
     dot,
@@ -49,6 +48,7 @@ def fprop_kernel(
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Tile after tile: BLOCK_K output channels of a patch of pixels."""
     PIXELS: tl.constexpr = PATCH_N * PATCH_H * PATCH_W
     blocks_k = tl.cdiv(K, BLOCK_K)
     steps = 9 * tl.cdiv(C, BLOCK_C)
@@ -135,66 +135,12 @@ class Plan(NamedTuple):
         return Launch(fprop_kernel, self.programs, numbers, self.constants, descriptors)
 
 
-def fprop(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    output: Tensor,
-    argmax: Tensor | None = None,
-    *,
-    relu: bool = False,
-    pool: bool = False,
-) -> None:
-    """Fill ``output`` (channels_last), and ``argmax`` if there is one; launches one kernel.
-
-    The dtype, device and shapes fit already. ``argmax`` is uint8, of the shape of ``output``.
-
-    Raises:
-        RuntimeError: the map is larger than the kernel can index.
-    """
-    if output.numel() == 0:
-        return
-    input, weight = channels_last(input), channels_last(weight)
-    call, choice = _choice_for("fprop", input, weight, weight.shape[0], pool)
-    key = (input.dtype, relu, bias is not None, argmax is not None)
-    ready = choice.ready.get(key)
-    if ready is None:
-        ready = choice.ready[key] = plan(call, choice.tile, input.device).launch(*key[1:])
-    run(ready, input, weight, bias, output, argmax)
-
-
-def dgrad(grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-    """grad_input[n, y, x, c] = Σ_{r, s, k} grad[n, y+r-1, x+s-1, k] · weight[k, 2-r, 2-s, c]"""
-    result = _shared.channels_last(input, *input.shape[1:])
-    grad, weight = channels_last(grad), channels_last(weight)
-    call, choice = _choice_for("dgrad", grad, weight, input.shape[1], False)
-    ready = choice.ready.get(grad.dtype)
-    if ready is None:
-        planned = plan(call, choice.tile, grad.device)
-        ready = planned.rotates, planned.launch(relu=False, bias=False, argmax=False)
-        choice.ready[grad.dtype] = ready
-    rotates, launch = ready
-    run(launch, grad, weight if rotates else rotated(weight), None, result, None)
-    return result
-
-
 def rotated(weight: Tensor) -> Tensor:
     """The weight of a data gradient, seen as a convolution: taps turned, channels exchanged."""
-    return channels_last(weight.transpose(0, 1).flip(2, 3))
+    return to_channels_last(weight.transpose(0, 1).flip(2, 3))
 
 
-def _choice_for(
-    kernel: str, input: Tensor, weight: Tensor, k: int, pool: bool
-) -> tuple[tiles.Call, tuning.Choice]:
-    n, c, h, w = input.shape
-    call = tiles.Call(
-        kernel, tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k, pool,
-        aligned=(input.data_ptr() | weight.data_ptr()) % 16 == 0,
-    )  # fmt: skip
-    return call, tuning.choice_for(call, input.device)
-
-
-def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
+def plan(call: Call, tile: Tile, device: torch.device) -> Plan:
     """How ``tile`` computes ``call``.
 
     Raises:
@@ -205,16 +151,16 @@ def plan(call: tiles.Call, tile: tiles.Tile, device: torch.device) -> Plan:
     h, w = (call.h // 2 * 2, call.w // 2 * 2) if call.pool else (call.h, call.w)
     images = min(tile.images, images_that_fit(call.h, call.w, max(call.c, call.k)))
     patch = patch_for(call.n, h, w, tile.pixels, images)
-    patches_n, patches_y, patches_x = patch.count(call.n, h, w)
+    patches_n, patches_y, patches_x = patch.cover(call.n, h, w)
     blocks = patches_n * patches_y * patches_x * triton.cdiv(call.k, tile.block_k)
-    rotates = call.kernel == "dgrad" and call.kind == "half"
+    rotates = call.kernel == "dgrad" and call.arithmetic == "half"
     constants = {
         "POOL": call.pool,
         "ROTATED": rotates,
         "DESCRIPTORS": tile.descriptors,
         "FLATTEN": tile.flatten,
-        "ACCUMULATOR": tl.float64 if call.kind == "float64" else tl.float32,
-        "PRECISION": "tf32" if call.kind == "tf32" else "ieee",
+        "ACCUMULATOR": tl.float64 if call.arithmetic == "float64" else tl.float32,
+        "PRECISION": "tf32" if call.arithmetic == "tf32" else "ieee",
         "PATCH_N": patch.n,
         "PATCH_H": patch.h,
         "PATCH_W": patch.w,

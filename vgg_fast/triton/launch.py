@@ -1,4 +1,4 @@
-"""What every launcher needs: device, layout, limits, the descriptors' memory, the interpreter."""
+"""What every launcher needs: device, limits, the descriptors' memory, the interpreter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 import triton
 from torch import Tensor
 
-from vgg_fast.dispatch.tiles import family_of
+from vgg_fast.dispatch import policy
 
-# Whether the kernels run under Triton's interpreter, which takes CPU tensors. Triton reads the
-# variable when a kernel is defined, so it has to be set before the first import.
+# Whether the kernels run under Triton's interpreter, which takes CPU tensors. Triton reads
+# TRITON_INTERPRET when a kernel is defined, so it has to be set before the first import.
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 
 # The family of GPUs that interpreted kernels are laid out for: tests set it.
@@ -32,17 +32,12 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
 _HERE = contextlib.nullcontext()
 
 
-def channels_last(tensor: Tensor) -> Tensor:
-    """``tensor`` itself if its memory is (N, H, W, C) already, else a copy that is."""
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
 def family(device: torch.device) -> str:
     """Which rows of the tile table serve ``device``."""
     if device.type != "cuda":
         return interpreted_family
     properties = _properties(device.index)
-    return family_of((properties.major, properties.minor))
+    return policy.family_of((properties.major, properties.minor))
 
 
 def multiprocessors(device: torch.device) -> int:
@@ -58,9 +53,10 @@ def name(device: torch.device) -> str:
 @functools.cache
 def _properties(index: int) -> Any:
     properties = torch.cuda.get_device_properties(index)
-    if properties.major < 8:
+    if (properties.major, properties.minor) < policy.OLDEST_CAPABILITY:
+        oldest = ".".join(map(str, policy.OLDEST_CAPABILITY))
         raise RuntimeError(
-            f"vgg_fast: the Triton kernels need a GPU of compute capability 8.0 or newer, but "
+            f"vgg_fast: the Triton kernels need a GPU of compute capability {oldest} or newer, but "
             f"{properties.name} has {properties.major}.{properties.minor}; use the backend 'auto' "
             "or 'reference'"
         )
@@ -83,9 +79,13 @@ class Launch:
         constants: dict[str, Any],
         descriptors: bool = False,
     ) -> None:
-        """
+        """Prepare the launch.
+
         Args:
             kernel: takes tensors, then numbers, then constants.
+            grid: how many programs, along up to three axes.
+            numbers: the kernel's arguments that are neither tensors nor constants, in its order.
+            constants: its constants and Triton's options, by name.
             descriptors: it makes tensor descriptors, in device memory that Triton asks an allocator
                 for.
         """
@@ -135,7 +135,7 @@ class Launch:
             compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
             if compiled is not None and not bits % 16:  # None: it is interpreted
                 self._compiled[device] = compiled
-        elif _heard():
+        elif _has_launch_hooks():
             compiled[self.grid](*tensors, *self._behind_pointers)
         else:
             stream = triton.runtime.driver.active.get_current_stream(device)
@@ -145,11 +145,11 @@ class Launch:
             )  # fmt: skip
 
 
-def _heard() -> bool:
-    """Whether somebody, a profiler say, wants to hear of each launch."""
+def _has_launch_hooks() -> bool:
+    """Whether something, a profiler say, is to be called at each launch."""
     runtime = triton.knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
-    # A chain of hooks is there always, and mostly empty.
+    # A chain of hooks is always there, and mostly empty.
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 

@@ -17,9 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.ops import _shared
-from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
-from vgg_fast.triton.launch import INTERPRETED, Launch, channels_last, check_extents
+from vgg_fast._layout import empty_channels_last, no_elements, to_channels_last
+from vgg_fast.triton.launch import INTERPRETED, Launch, check_extents
 from vgg_fast.triton.window import widen, window_max
 
 __all__ = ["INTERPRETED", "max_pool2x2", "max_pool2x2_backward"]
@@ -32,6 +31,7 @@ def pool_kernel(
     input, output, argmax, H, W, C, stride_n, stride_c, stride_h, stride_w,
     NCHW: tl.constexpr, CHANNELS: tl.constexpr, WINDOWS: tl.constexpr,
 ):  # fmt: skip
+    """CHANNELS × WINDOWS of one row of windows."""
     row = tl.program_id(0).to(tl.int64)
     image = row // (H // 2)
     y = row % (H // 2)
@@ -75,6 +75,7 @@ def unpool_kernel(
     grad_output, argmax, grad_input, H, W, C, stride_n, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, WINDOWS: tl.constexpr,
 ):  # fmt: skip
+    """The pixels of CHANNELS × WINDOWS of one row of windows."""
     # An odd last row or column makes windows that were not pooled: their pixels get 0.
     row = tl.program_id(0).to(tl.int64)
     image = row // ((H + 1) // 2)
@@ -104,40 +105,25 @@ def unpool_kernel(
 
 
 def max_pool2x2(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
-    """Equivalent to: ``F.max_pool2d(input, 2)``"""
-    check_input("max_pool2x2", input)
-    check_poolable("max_pool2x2", input)
+    """Equivalent to: ``F.max_pool2d(input, 2)``."""
     c, h, w = input.shape[1:]
-    output = _shared.channels_last(input, c, h // 2, w // 2)
+    output = empty_channels_last(input, c, h // 2, w // 2)
     argmax = torch.empty_like(output, dtype=torch.uint8) if return_argmax else None
     if output.numel() > 0:
         launch = _pool(input.dtype, input.shape, input.stride(), is_nchw(input), return_argmax)
         launch(input, output, argmax)
-    return output, _shared.nothing(input, torch.uint8) if argmax is None else argmax
+    return output, no_elements(input, torch.uint8) if argmax is None else argmax
 
 
 def max_pool2x2_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
     """The gradient of a (N, C, height, width) input."""
-    op = "max_pool2x2_backward"
-    check_input(op, grad_output)
-    if (
-        argmax.shape != grad_output.shape
-        or argmax.device != grad_output.device
-        or grad_output.shape[2:] != (height // 2, width // 2)
-    ):
-        raise RuntimeError(
-            f"vgg_fast::{op}: grad_output {tuple(grad_output.shape)} on {grad_output.device} and "
-            f"argmax {tuple(argmax.shape)} on {argmax.device} don't belong to an input of "
-            f"{height}x{width}"
-        )
-    check_argmax(op, argmax)
     c = grad_output.shape[1]
-    grad_input = _shared.channels_last(grad_output, c, height, width)
+    grad_input = empty_channels_last(grad_output, c, height, width)
     if grad_input.numel() > 0:
         launch = _unpool(
             grad_output.dtype, grad_input.shape, grad_output.stride(), is_nchw(grad_output)
         )
-        launch(grad_output, channels_last(argmax), grad_input)
+        launch(grad_output, to_channels_last(argmax), grad_input)
     return grad_input
 
 

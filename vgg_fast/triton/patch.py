@@ -28,13 +28,13 @@ class Patch(NamedTuple):
     h: int
     w: int
 
-    def count(self, n: int, h: int, w: int) -> tuple[int, int, int]:
+    def cover(self, n: int, h: int, w: int) -> tuple[int, int, int]:
         """How many patches cover ``n`` maps of ``h × w``: along the images, rows and columns."""
         return triton.cdiv(n, self.n), triton.cdiv(h, self.h), triton.cdiv(w, self.w)
 
     def pixels(self, n: int, h: int, w: int) -> int:
         """How many pixels those patches have, those beyond the maps' edges included."""
-        patches_n, patches_y, patches_x = self.count(n, h, w)
+        patches_n, patches_y, patches_x = self.cover(n, h, w)
         return patches_n * patches_y * patches_x * self.n * self.h * self.w
 
 

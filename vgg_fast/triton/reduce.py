@@ -17,6 +17,10 @@ from torch import Tensor
 from vgg_fast.triton.launch import Launch
 from vgg_fast.triton.window import narrow
 
+MULTIPROCESSORS = 132
+"""Of an H100. Sums are split for so many, whatever the GPU, so that their order, and with it the
+result, depends on the shape alone."""
+
 ELEMENTS = 2048  # of a tile: SPLITS × BLOCK
 MOST_SPLITS = 32  # of a tile
 
@@ -27,6 +31,7 @@ def sum_splits_kernel(
     TAPS_LAST: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
     SPLITS_2: tl.constexpr, BLOCK_2: tl.constexpr,
 ):  # fmt: skip
+    """The sums of one workspace, or of two."""
     program = tl.program_id(0)
     if program < programs:
         _sum(workspace, output, program, count, splits, channels, TAPS_LAST, SPLITS, BLOCK)

@@ -29,7 +29,7 @@ class Trial(NamedTuple):
 def prepare(call: Call, tile: Tile, dtype: torch.dtype, device: torch.device) -> Trial:
     """Random tensors for ``call``, and its launch with ``tile``.
 
-    The arithmetic is the call's kind, whatever torch's switches say. On the device "meta" there are
+    The arithmetic is the call's, whatever torch's switches say. On the device "meta" there are
     no values, and the launch can only be compiled.
     """
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(0)
@@ -55,8 +55,8 @@ def _of_forward(call: Call, tile: Tile, normal: Callable, device: torch.device) 
     launch = plan.launch(relu=True, bias=True, argmax=call.pool)
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
-        given = _as(dtype, magnitudes, input, weight, bias)
-        full = F.conv2d(*given, padding=1).relu()
+        x, w, b = _as(dtype, magnitudes, input, weight, bias)
+        full = F.conv2d(x, w, b, padding=1).relu()
         return F.max_pool2d(full, 2) if call.pool else full
 
     return Trial(lambda: run(launch, input, weight, bias, output, argmax), lambda: output, by_torch)
@@ -72,7 +72,8 @@ def _of_dgrad(call: Call, tile: Tile, normal: Callable, device: torch.device) ->
     given = weight if plan.rotates else fprop.rotated(weight)
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
-        return F.conv_transpose2d(*_as(dtype, magnitudes, grad, weight), padding=1)
+        g, w = _as(dtype, magnitudes, grad, weight)
+        return F.conv_transpose2d(g, w, padding=1)
 
     return Trial(
         lambda: run(launch, grad, given, None, grad_input, None),
@@ -102,7 +103,9 @@ def _of_wgrad(call: Call, tile: Tile, normal: Callable) -> Trial:
             weights, biases = wgrad.run(launch, grad, input), None
         else:
             weights, biases = direct.run_wgrad(launch, grad, input, output, argmax)
-        results[:] = sum_gradients(weights, biases, weight)[:1]
+        grad_weight, _ = sum_gradients(weights, biases, weight)
+        assert grad_weight is not None  # its splits are there
+        results[:] = [grad_weight]
 
     def by_torch(dtype: torch.dtype, magnitudes: bool) -> Tensor:
         given, full = _as(dtype, magnitudes, input, grad)

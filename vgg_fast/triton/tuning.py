@@ -5,9 +5,9 @@ time, within the seconds that ``VGG_FAST_AUTOTUNE`` grants a process (20; 0 tune
 a run predictable). Winners stay on disk, so the next process finds them.
 
 Triton's own autotuner tunes one kernel, whose arguments are there; here a tile decides which kernel
-runs, and how large its workspace is (docs/performance.md). What it times with, ``do_bench``, is
-Triton's. Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose
-result isn't the table's.
+runs, and how large its workspace is (docs/performance.md). The timer, ``do_bench``, is Triton's.
+Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose result isn't
+the table's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ import torch
 import triton
 from torch import Tensor
 
-from vgg_fast.dispatch import table_file, tiles
+from vgg_fast.dispatch import environment, table, tiles
 from vgg_fast.dispatch.tiles import Call, Row, Tile
-from vgg_fast.triton import launch
+from vgg_fast.triton import launch, trial
 
-SECONDS = 20.0  # that a process spends on tuning at most, unless VGG_FAST_AUTOTUNE says otherwise
 QUIET = 2.0  # seconds after which tuning says what takes so long
 BYTES = 1 << 28  # of the largest tensor that tuning makes; larger batches are tuned as a part
 TYPES = {
@@ -98,19 +97,12 @@ def may_tune(device: torch.device) -> bool:
 
 
 def seconds_left() -> float:
-    """What is left of ``VGG_FAST_AUTOTUNE``.
+    """What is left of the seconds that ``VGG_FAST_AUTOTUNE`` grants.
 
     Raises:
         ValueError: it isn't a number.
     """
-    text = os.environ.get("VGG_FAST_AUTOTUNE", "").strip()
-    try:
-        return (float(text) if text else SECONDS) - _spent
-    except ValueError:
-        raise ValueError(
-            f"VGG_FAST_AUTOTUNE={text!r} is no number: give the seconds that a process may spend "
-            "on tuning, 0 for none"
-        ) from None
+    return environment.autotune_seconds() - _spent
 
 
 # ------------------------------------------------------------------------------------------ tuning
@@ -127,6 +119,9 @@ def tune(
     If none could be timed, the row is the table's own.
 
     Args:
+        call: what is computed.
+        device: the GPU to tune for.
+        seconds: when they are over, no further tile is timed.
         measure: gives the milliseconds of a call with a tile, and its result.
     """
     global _spent
@@ -156,8 +151,8 @@ def tune(
             timings.append(Timing(tile, float("inf"), reason))
             continue
         expected = result if expected is None else expected
-        error_of_it = _difference(result, expected)
-        wrong = "" if error_of_it < 1e-2 else f"its result differs by {error_of_it:.1e}"
+        difference = _difference(result, expected)
+        wrong = "" if difference < 1e-2 else f"its result differs by {difference:.1e}"
         timings.append(Timing(tile, float("inf") if wrong else milliseconds, wrong))
     threads.shutdown(wait=False, cancel_futures=True)
     elapsed = time.monotonic() - started
@@ -173,11 +168,11 @@ def tune(
 def candidates(call: Call, family: str) -> list[Tile]:
     """The tiles that can compute ``call``, the likeliest first, because time may end the search.
 
-    The table's own, what is near it, then the other tiles of its kind and what is near those.
+    The table's own, what is near it, then the other tiles of its arithmetic and what is near those.
     """
     own = tiles.find(tiles.shipped(), family, call)
     rows = [row for row in tiles.shipped() if (row.family, row.kernel) == (family, call.kernel)]
-    others = [row.tile for row in rows if row.kind == call.kind]
+    others = [row.tile for row in rows if row.arithmetic == call.arithmetic]
     first = [own.tile, *_variants(own.tile)] if own else []
     near = [variant for tile in others for variant in _variants(tile)]
     found = dict.fromkeys(tile for tile in [*first, *others, *near] if _possible(tile, call))
@@ -213,7 +208,7 @@ def measured_row(call: Call, family: str, tile: Tile, origin: str) -> Row:
     low = 1 << (call.n.bit_length() - 1) if call.n else 0
     side = max(call.h, call.w)
     return Row(
-        family, call.kernel, call.kind, tile, origin,
+        family, call.kernel, call.arithmetic, tile, origin,
         c=(call.c, call.c), k=(call.k, call.k), side=(side, side), batch=(low, max(1, 2 * low - 1)),
         pool=call.pool if call.kernel in ("fprop", "direct", "direct_wgrad") else None,
     )  # fmt: skip
@@ -225,17 +220,13 @@ def _small_enough(call: Call) -> Call:
 
 
 def _compile(call: Call, tile: Tile, device: torch.device) -> None:
-    from vgg_fast.triton import trial
-
     on_it = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with on_it, launch.compiling_only():
-        trial.prepare(call, tile, TYPES[call.kind], torch.device("meta")).run()
+        trial.prepare(call, tile, TYPES[call.arithmetic], torch.device("meta")).run()
 
 
 def _measure(call: Call, tile: Tile, device: torch.device) -> tuple[float, Tensor]:
-    from vgg_fast.triton import trial
-
-    ready = trial.prepare(call, tile, TYPES[call.kind], device)
+    ready = trial.prepare(call, tile, TYPES[call.arithmetic], device)
     ready.run()
     result = ready.result().clone()
     return float(triton.testing.do_bench(ready.run, warmup=5, rep=20)), result
@@ -255,7 +246,7 @@ def _origin(device: torch.device, best: Timing) -> str:
 
 
 def _name(call: Call) -> str:
-    return f"{call.kernel} of {call.n}x{call.c}x{call.h}x{call.w} to {call.k} ({call.kind})"
+    return f"{call.kernel} of {call.n}x{call.c}x{call.h}x{call.w} to {call.k} ({call.arithmetic})"
 
 
 def _say(text: str) -> None:
@@ -282,9 +273,9 @@ def measured_here(device: torch.device) -> tuple[Row, ...]:
 def remember(rows: list[Row], device: torch.device) -> None:
     """Keep measured rows for this process, and for the next if the disk can be written."""
     with _lock:
-        every = table_file.merged(rows, measured_here(device))
+        every = table.merged(rows, measured_here(device))
         try:
-            table_file.write(cache_file(device), every)
+            table.write(cache_file(device), every)
         except OSError as error:
             _say(f"the winner isn't kept: {error}")
         forget()
@@ -298,6 +289,5 @@ def forget() -> None:
 
 def cache_file(device: torch.device) -> Path:
     """Where a GPU's measured rows are: in ``$XDG_CACHE_HOME/vgg_fast`` or ``~/.cache/vgg_fast``."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     gpu = re.sub(r"\W+", "-", launch.name(device)).strip("-").lower()
-    return base / "vgg_fast" / f"tiles-{gpu}-triton-{triton.__version__}.json"
+    return environment.cache_folder() / f"tiles-{gpu}-triton-{triton.__version__}.json"

@@ -12,13 +12,14 @@ is a matrix as it is, and the left operand needs no registers. Pointers: a step 
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vgg_fast.dispatch import tiles
-from vgg_fast.triton import tuning
-from vgg_fast.triton.launch import Launch, channels_last, check_extents
+from vgg_fast.dispatch.tiles import Call, Tile
+from vgg_fast.triton.launch import Launch, check_extents
 from vgg_fast.triton.patch import (
     dot,
     images_that_fit,
@@ -27,10 +28,8 @@ from vgg_fast.triton.patch import (
     patch_origin,
     patch_pixels,
 )
-from vgg_fast.triton.reduce import accumulator_of
+from vgg_fast.triton.reduce import MULTIPROCESSORS, accumulator_of
 
-# An H100's, whatever the GPU, so that the order of the sums depends on the shape alone.
-_MULTIPROCESSORS = 132
 # Fewer steps than these would cost more in the workspace than they gain.
 _STEPS_PER_SPLIT = 8
 
@@ -42,6 +41,7 @@ def wgrad_kernel(
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """One split of one tap: a step is a patch of pixels."""
     tap = tl.program_id(0) % 9
     k, c = _block(tl.program_id(0) // 9, C, BLOCK_K, BLOCK_C)
     split = tl.program_id(1)
@@ -64,6 +64,7 @@ def wgrad_of_images_kernel(
     grad, input, workspace, N, H, W, C, K, steps, steps_per_split,
     TAPS: tl.constexpr, IMAGES: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """One split of one tap, or of three: a step is one pixel of IMAGES images."""
     gradients_of = _describe_images(grad, N, H, W, K, IMAGES, BLOCK_K)
     pixels_of = _describe_images(input, N, H, W, C, IMAGES, BLOCK_C)
     tap = tl.program_id(0) % (9 // TAPS) * TAPS
@@ -126,22 +127,6 @@ def _store(sums, workspace, split, k, tap, c, K, C):
     )
 
 
-def wgrad(grad: Tensor, input: Tensor) -> Tensor:
-    """The weight's gradient in splits (splits, K, 3, 3, C), from that of the convolution."""
-    n, c, h, w = input.shape
-    k = grad.shape[1]
-    grad, input = channels_last(grad), channels_last(input)
-    call = tiles.Call(
-        "wgrad", tiles.kind(input.dtype, tiles.precision(input.dtype)), n, h, w, c, k,
-        aligned=(input.data_ptr() | grad.data_ptr()) % 16 == 0,
-    )  # fmt: skip
-    choice = tuning.choice_for(call, input.device)
-    ready = choice.ready.get(input.dtype)
-    if ready is None:
-        ready = choice.ready[input.dtype] = plan(call, choice.tile)
-    return run(ready, grad, input)
-
-
 def run(launch: Launch, grad: Tensor, input: Tensor) -> Tensor:
     """Launch what a plan made ready; the maps are channels_last, and fit it."""
     shape = (launch.grid[1], grad.shape[1], 3, 3, input.shape[1])
@@ -150,7 +135,7 @@ def run(launch: Launch, grad: Tensor, input: Tensor) -> Tensor:
     return workspace
 
 
-def plan(call: tiles.Call, tile: tiles.Tile) -> Launch:
+def plan(call: Call, tile: Tile) -> Launch:
     """How ``tile`` computes ``call``.
 
     Raises:
@@ -159,7 +144,7 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Launch:
     n, h, w, c, k = call.n, call.h, call.w, call.c, call.k
     check_extents(n, h, w, max(c, k))
     programs = 9 // tile.taps * triton.cdiv(k, tile.block_k) * triton.cdiv(c, tile.block_c)
-    constants = {
+    constants: dict[str, Any] = {
         "BLOCK_K": tile.block_k,
         "BLOCK_C": tile.block_c,
         "num_warps": tile.num_warps,
@@ -169,15 +154,15 @@ def plan(call: tiles.Call, tile: tiles.Tile) -> Launch:
         steps = triton.cdiv(n, tile.pixels) * h * w
         splits, per_split = _split(programs, steps)
         constants |= {"TAPS": tile.taps, "IMAGES": tile.pixels}
-        extents = (n, h, w, c, k, steps, per_split)
+        extents: tuple[int, ...] = (n, h, w, c, k, steps, per_split)
         return Launch(wgrad_of_images_kernel, (programs, splits), extents, constants, True)
     patch = patch_for(n, h, w, tile.pixels, min(tile.images, images_that_fit(h, w, max(c, k))))
-    patches_n, patches_y, patches_x = patch.count(n, h, w)
+    patches_n, patches_y, patches_x = patch.cover(n, h, w)
     steps = patches_n * patches_y * patches_x
     splits, per_split = _split(programs, steps)
     constants |= {
-        "ACCUMULATOR": tl.float64 if call.kind == "float64" else tl.float32,
-        "PRECISION": "tf32" if call.kind == "tf32" else "ieee",
+        "ACCUMULATOR": tl.float64 if call.arithmetic == "float64" else tl.float32,
+        "PRECISION": "tf32" if call.arithmetic == "tf32" else "ieee",
         "PATCH_N": patch.n,
         "PATCH_H": patch.h,
         "PATCH_W": patch.w,
@@ -194,10 +179,10 @@ def _split(programs: int, steps: int) -> tuple[int, int]:
     """
 
     def cost(splits: int) -> int:
-        waves = -(-programs * splits // _MULTIPROCESSORS)
+        waves = -(-programs * splits // MULTIPROCESSORS)
         return waves * (-(-steps // splits) + _STEPS_PER_SPLIT)
 
-    most = max(1, min(steps // _STEPS_PER_SPLIT, 4 * _MULTIPROCESSORS // programs + 1))
+    most = max(1, min(steps // _STEPS_PER_SPLIT, 4 * MULTIPROCESSORS // programs + 1))
     splits = min(range(1, most + 1), key=cost)
     per_split = -(-steps // splits)
     return -(-steps // per_split), per_split

@@ -32,6 +32,7 @@ def narrow(value, dtype: tl.constexpr):
 
 @triton.jit
 def mask_gradient(gradient, output):
+    """``gradient`` where the ReLU's ``output`` lets it through, else 0."""
     return tl.where(widen(output) <= 0, 0.0, gradient)
 
 

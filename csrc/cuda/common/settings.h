@@ -1,4 +1,4 @@
-// What Python says of each call before it makes it (vgg_fast/dispatch/registry.py), for the calling
+// What Python says of each call before it makes it (vgg_fast/dispatch/route.py), for the calling
 // thread. A program without Python says nothing, and gets the plain kernels and IEEE fp32.
 
 #pragma once

@@ -1,4 +1,4 @@
-"""How an operator's Python half is registered, and which kernel a call of it reaches.
+"""Which kernel a call of an operator reaches.
 
 A kernel is looked up by PyTorch's dispatcher wherever that is enough: CPU tensors go straight to
 C++. Where there is a choice to make (a CUDA tensor, or a backend that the user forced), a kernel
@@ -7,20 +7,29 @@ written in Python stands in front and picks one.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from vgg_fast import _extension, backends
-from vgg_fast.dispatch import choices
-from vgg_fast.dispatch.tiles import precision
+from vgg_fast import _extension
+from vgg_fast.dispatch import choices, state
+from vgg_fast.dispatch.policy import precision
+
+
+class PythonHalf(NamedTuple):
+    """What the kernels of an operator that are written in Python have in common."""
+
+    check: Callable
+    """Refuses what no kernel takes. The C++ kernels refuse it themselves."""
+    reference: Callable
+    """The operator by PyTorch, which takes what the check lets through."""
+
 
 _library = torch.library.Library("vgg_fast", "IMPL")
-_references: dict[str, Callable] = {}
+_operators: dict[str, PythonHalf] = {}
 # (operator, dispatch key) -> the C++ kernel; for CUDA with Hopper's own instructions too
 _native: dict[tuple[str, str], Callable | None] = {}
 _hopper: dict[str, Callable] = {}
@@ -28,54 +37,19 @@ _hopper: dict[str, Callable] = {}
 _routed: set[tuple[str, str]] = set()
 
 
-def register(
-    name: str,
-    *,
-    reference: Callable,
-    fake: Callable,
-    setup_context: Callable | None = None,
-    backward: Callable | None = None,
-) -> None:
-    """Register the reference, fake kernel and autograd formula of ``vgg_fast::name``.
-
-    The reference serves every device that has no kernel of its own. An operator without a
-    ``backward`` refuses, in one sentence, to be differentiated.
-    """
-    _references[name] = reference
-    qualified = f"vgg_fast::{name}"
-    torch.library.register_fake(qualified, fake)
-    _library.impl(name, reference, "CompositeExplicitAutograd")
-    torch.library.register_autograd(
-        qualified, backward or _refuse_second_derivative, setup_context=setup_context
-    )
+def add(name: str, check: Callable, reference: Callable) -> None:
+    """Route the calls of ``vgg_fast::name`` from now on."""
+    _operators[name] = PythonHalf(check, reference)
     if torch.version.cuda is not None:
         _route_through_python(name, "CUDA")
 
 
-def register_autocast(name: str) -> None:
-    """Under autocast, cast the floating-point arguments of ``vgg_fast::name`` to its dtype."""
-    op = getattr(torch.ops.vgg_fast, name).default
-
-    def cast_and_call(device_type: str, key: torch._C.DispatchKey, *args: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device_type)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return op(*(_cast(arg, device_type, dtype) for arg in args))
-
-    for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-        dispatch_key = getattr(torch._C.DispatchKey, key)
-        _library.impl(
-            name,
-            lambda *args, d=device_type, k=dispatch_key: cast_and_call(d, k, *args),
-            key,
-        )
-
-
 def route_cpu_through_python() -> None:
-    """Let :mod:`vgg_fast.backends` choose for CPU tensors too.
+    """Let the backend in force decide for CPU tensors too.
 
     Not done before a backend is first forced: until then a CPU call costs no Python.
     """
-    for name in _references:
+    for name in _operators:
         if (name, "CPU") not in _routed:
             _route_through_python(name, "CPU")
 
@@ -88,7 +62,7 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
     Raises:
         RuntimeError: the backend in force can't run this call on this machine.
     """
-    chosen = backends.get()
+    chosen = state.get()
     if chosen == "auto":
         return _fastest(name, key, args)
     native = _native_kernel(name, key)
@@ -104,10 +78,21 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
         if kernel is None:
             raise RuntimeError(f"vgg_fast::{name}: the backend 'triton' can't run: {why_not}")
         return "triton", kernel
-    return "reference", _references[name]
+    return "reference", _operators[name].reference
 
 
-def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
+def planned(layer: choices.Layer, family: str) -> tuple[str, str]:
+    """The backend that ``layer`` takes on a GPU of ``family``, in this machine or not, and why.
+
+    A forced backend is every layer's; "auto" asks the table, as if the C++ kernels were built.
+    """
+    if state.get() != "auto":
+        return state.get(), "forced"
+    row = choices.for_layer(layer, family)
+    return (row.backend, row.origin) if row else ("reference", "")
+
+
+def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]:
     native = _native_kernel(name, key)
     if key == "CPU" and native is not None:
         return "cpp", native
@@ -122,7 +107,7 @@ def _fastest(name: str, key: str, args: tuple) -> tuple[str, Callable]:
                 return "triton", kernel
         if row.backend == "reference":
             break
-    return "reference", _references[name]
+    return "reference", _operators[name].reference
 
 
 def _route_through_python(name: str, key: str) -> None:
@@ -131,8 +116,13 @@ def _route_through_python(name: str, key: str) -> None:
     if native is not None and key == "CUDA" and _extension.has_hopper_kernels():
         _hopper[name] = _boxed_kernel(name, key, hopper=True)
 
+    check = _operators[name].check
+
     def choose(*args: Any) -> Any:
-        return kernel_for(name, key, *args)[1](*args)
+        backend, kernel = kernel_for(name, key, *args)
+        if backend in ("triton", "reference"):
+            check(*args)
+        return kernel(*args)
 
     with warnings.catch_warnings():
         # torch 2.11 warns of the override all the same.
@@ -164,8 +154,9 @@ def _boxed_kernel(name: str, key: str, hopper: bool = False) -> Callable:
 
 
 def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
+    """The Triton kernel, or None and the reason why there is none."""
     try:
-        module = importlib.import_module(f"vgg_fast.triton.{name.removesuffix('_backward')}")
+        module = _triton_module(name.removesuffix("_backward"))
     except ImportError as error:
         return None, f"triton isn't installed ({error})"
     if key == "CPU" and not module.INTERPRETED:
@@ -173,19 +164,13 @@ def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
     return getattr(module, name), ""
 
 
-def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
-    if (
-        isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.dtype != torch.float64
-        and value.device.type == device_type
-    ):
-        return value.to(dtype)
-    return value
+def _triton_module(operator: str) -> ModuleType:
+    # Imported when first needed: it takes a second, and not every platform has Triton.
+    from vgg_fast.triton import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
 
-
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> Any:
-    raise RuntimeError(
-        "vgg_fast: the backward operators can't be differentiated a second time; for second "
-        "derivatives use torch.nn.functional.conv2d, relu and max_pool2d (vgg_fast.unfuse)"
-    )
+    return {
+        "conv3x3": conv3x3,
+        "conv3x3_relu": conv3x3_relu,
+        "conv3x3_relu_pool": conv3x3_relu_pool,
+        "max_pool2x2": max_pool2x2,
+    }[operator]

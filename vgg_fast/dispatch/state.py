@@ -1,0 +1,22 @@
+"""The backend in force, for the whole process. Imports nothing of vgg_fast.
+
+Of the process, not of a thread: a backward pass runs in threads of PyTorch's own, and has to reach
+the same kernels as the forward pass did.
+"""
+
+from __future__ import annotations
+
+NAMES = ("auto", "cpp", "triton", "reference")
+
+_backend = "auto"
+
+
+def get() -> str:
+    """The backend in force, one of :data:`NAMES`."""
+    return _backend
+
+
+def put(name: str) -> None:
+    """Put the backend ``name``, one of :data:`NAMES`, in force."""
+    global _backend
+    _backend = name

@@ -1,0 +1,266 @@
+"""What ``python -m vgg_fast.train`` does.
+
+It trains a VGG network on Fashion-MNIST and leaves a checkpoint, metrics.json and pictures in its
+output folder. The loop itself is in :mod:`vgg_fast.train.loop`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from vgg_fast import backends, info
+from vgg_fast.train import checkpoint, output, plots
+from vgg_fast.train.config import (
+    Config,
+    TrainingError,
+    as_plain_values,
+    from_plain_values,
+    resolved,
+)
+from vgg_fast.train.data import DataError, load
+from vgg_fast.train.files import save_json
+from vgg_fast.train.folder import METRICS, PICTURES, output_folder
+from vgg_fast.train.interruption import Interrupted, Signals
+from vgg_fast.train.loop import Training
+from vgg_fast.train.output import OutputLost, say
+from vgg_fast.train.progress import Progressing
+from vgg_fast.train.resume import folder_of, options_given, resumed
+
+
+def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
+    """One run, from its options to the files in its output folder.
+
+    Args:
+        config: the options.
+        given: the names of those that were chosen, and aren't defaults; where a run is resumed,
+            only they count.
+
+    Returns:
+        what metrics.json holds under "result".
+
+    Raises:
+        TrainingError, DataError: it can't start or go on; earlier files are as they were.
+        Interrupted: by Ctrl-C; the last state is saved.
+        OutputLost: nobody reads any more; the last state is saved.
+    """
+    if config.resume is None:
+        asked_for_auto = config.preset == "auto"
+        config = resolved(config)
+        name = f"{config.preset}-{'fused' if config.fused else 'plain'}"
+        with output_folder(config.output_dir, name) as folder:
+            config = dataclasses.replace(config, output_dir=folder)
+            return _train_in(folder, config, None, asked_for_auto)
+    file = checkpoint.find(config.resume)
+    # Locked before it is read: another run may be about to write it.
+    with output_folder(config.output_dir or folder_of(config.resume), "") as folder:
+        state = checkpoint.load(config.resume)
+        try:
+            earlier = from_plain_values(state["config"])
+        except ValueError as error:
+            raise TrainingError(f"the checkpoint {file} is broken: {error}") from error
+        config = resolved(resumed(config, given, earlier))
+        return _train_in(folder, config, state, False)
+
+
+def _train_in(
+    folder: Path, config: Config, state: dict[str, Any] | None, asked_for_auto: bool
+) -> dict[str, Any]:
+    """One run under resolved options; ``state`` is where it goes on."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    backends.set(config.backend)
+    try:
+        training = Training(config, load(config.dataset, config.data_root))
+        if state is not None and config.resume is not None:
+            training.restore(state, checkpoint.find(config.resume))
+        _try_one_image(training)
+        if state is not None:  # a run killed between its two files left an older one
+            save_json(folder / METRICS, _metrics(training))
+        for line in _introduction(training, asked_for_auto):
+            say(line)
+        progress = Progressing(Console(soft_wrap=True))
+        _run(training, folder, progress)
+        return _finish(training, folder, progress)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{config.device} hasn't the memory for this run: lower --batch-size, --width or "
+            "--image-size"
+        ) from error
+
+
+def _run(training: Training, folder: Path, progress: Progressing) -> None:
+    """Train to the end. The state is saved first, and then told of."""
+    due = 0.0
+
+    def save() -> None:
+        nonlocal due
+        training.check_loss()  # a state from which nothing can be learnt replaces no other
+        checkpoint.save(folder / checkpoint.NAME, training.state())
+        save_json(folder / METRICS, _metrics(training))
+        due = time.monotonic() + 60 * training.config.save_every
+
+    def between() -> None:
+        signals.check()
+        if time.monotonic() >= due:
+            save()
+
+    due = time.monotonic() + 60 * training.config.save_every
+    with Signals() as signals:
+        try:
+            for row in training.run(progress, between):
+                save()
+                say(_line(row, training.config))
+        except (Interrupted, OutputLost) as error:
+            save()
+            where = (
+                f"after step {training.step} of {training.last_step}; the state is saved, and "
+                f"--resume {folder} goes on from it"
+            )
+            if isinstance(error, Interrupted):
+                raise Interrupted(error.number, f"interrupted {where}") from None
+            raise OutputLost(error.error, f" {where}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "DefaultCPUAllocator" in str(error)  # a plain RuntimeError
+
+
+def _try_one_image(training: Training) -> None:
+    """Fail now, not in the middle, if a kernel that the options ask for can't run."""
+    size = training.config.image_size
+    assert size is not None
+    training.model.eval()
+    try:
+        with torch.no_grad():
+            training.model(torch.zeros(1, 1, size, size, device=training.device))
+    except RuntimeError as error:
+        raise TrainingError(str(error)) from error
+
+
+def _line(row: dict[str, Any], config: Config) -> str:
+    return (
+        f"epoch {row['epoch']:>2}/{config.epochs}  loss {row['train_loss']:.4f}  "
+        f"accuracy {row['train_accuracy']:.4f}  test loss {row['test_loss']:.4f}  "
+        f"test accuracy {row['test_accuracy']:.4f}  {row['seconds']:.1f} s  "
+        f"{row['images_per_second']:.0f} images/s"
+    )
+
+
+def _introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
+    config, data = training.config, training.data
+    parameters = sum(p.numel() for p in training.model.parameters())
+    if asked_for_auto and training.device.type == "cpu":
+        yield (
+            'No GPU here: the preset is "fast" (quarter of the channels, 32 x 32 images). The seed '
+            "network, --preset seed, takes hours on a CPU."
+        )
+    elif config.preset == "seed" and training.device.type == "cpu" and config.steps is None:
+        yield 'The preset "seed" takes hours on a CPU; "fast" takes minutes.'
+    size = config.image_size
+    yield (
+        f"{config.preset}, {'fused' if config.fused else 'plain'}: {parameters:,} parameters, "
+        f"{size} x {size} images, batches of {config.batch_size}, "
+        f"{config.epochs} epochs of {len(training.batches)} steps"
+    )
+    precision = config.amp_dtype if config.amp else "float32"
+    how = f", torch.compile ({config.compile_mode})" if config.compile else ""
+    threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
+    yield f"on {training.device}{threads}, {precision}{how}"
+    yield (
+        f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images from "
+        f"{data.source}; results go to {config.output_dir}"
+    )
+    if training.step:
+        yield f"resumed after step {training.step} of {training.last_step}"
+
+
+def _metrics(training: Training) -> dict[str, Any]:
+    facts = info.collect()
+    return {
+        "config": as_plain_values(training.config),
+        "data": {"name": training.data.name, "source": training.data.source},
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "history": training.history,
+        "result": _result(training),
+        **{name: facts[name] for name in ("versions", "built", "cpu", "gpus", "backend")},
+    }
+
+
+def _result(training: Training) -> dict[str, Any]:
+    """The last row, and the time and speed of all training steps (testing and saving apart)."""
+    if not training.history:
+        return {}
+    last = training.history[-1]
+    seconds = sum(row["seconds"] for row in training.history)
+    images = sum(row["seconds"] * row["images_per_second"] for row in training.history)
+    return {
+        "test_accuracy": last["test_accuracy"],
+        "test_loss": last["test_loss"],
+        "steps": training.step,
+        "training_seconds": seconds,
+        "images_per_second": images / max(seconds, 1e-9),
+    }
+
+
+def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str, Any]:
+    """The pictures, and the plain line that ends a run."""
+    config, data = training.config, training.data
+    title = f"VGG, preset {config.preset}, {'fused' if config.fused else 'plain'}"
+    confusion = training.confusion
+    if confusion is None:  # the run that was resumed had ended already
+        _, _, confusion = training.evaluate(progress)
+    curves, matrix, network, samples = (folder / name for name in PICTURES)
+    plots.curves(training.history, curves, title)
+    plots.confusion_matrix(confusion, data.classes, matrix)
+    size = config.image_size
+    assert size is not None
+    plots.network(training.model, (1, size, size), network, title)
+    shown = data.test.images[:36], data.test.labels[:36]
+    predictions = training.predict(shown[0])
+    plots.samples(*shown, data.classes, samples, predictions)
+    return _result(training)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command ``python -m vgg_fast.train``; returns its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # tyro makes flags of what is true or false, and not of what may be None as well.
+    flags = {"--amp": "--amp=True", "--no-amp": "--amp=False"}
+    given = [flags.get(argument, argument) for argument in given]
+    output.prepare()
+    try:
+        with output.written():  # help, or what is wrong with an option
+            config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
+        result = train(config, options_given(given))
+        say(
+            f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
+            f"{result['training_seconds']:.1f} s of training, "
+            f"{result['images_per_second']:.0f} images/s"
+        )
+    except (TrainingError, DataError) as error:
+        output.complain(error)
+        return 1
+    except OutputLost as lost:
+        output.give_up()
+        output.complain(lost)
+        return lost.exit_code
+    except Interrupted as interrupted:
+        output.complain(interrupted)
+        return 128 + interrupted.number
+    except KeyboardInterrupt:  # before the first step, or a second one that didn't wait
+        output.complain("interrupted; nothing more was saved")
+        return 130
+    return 0
