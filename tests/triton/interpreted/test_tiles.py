@@ -1,8 +1,5 @@
-"""Triton's tiles under the interpreter: test_triton_kernels.py runs this, as triton_interpreted.py.
-
-The kernels that load boxes by tensor descriptors, which on a GPU is what Hopper's do, and every row
-of the shipped table.
-"""
+"""Tiles under the interpreter: the kernels that load boxes by tensor descriptors, which on a GPU is
+what Hopper's do, and every row of the shipped table."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+pytest.importorskip("triton", reason="there is no Triton for this platform")
 
 from tests.support.cases import CONVOLUTIONS, LAYOUTS, Shape
 from tests.support.operators import (

@@ -1,9 +1,5 @@
-"""The Triton kernels under Triton's interpreter, on CPU tensors: test_triton_kernels.py runs this.
-
-Not collected by itself, because a process that has once imported the kernels without
-``TRITON_INTERPRET=1`` can't interpret them any more. The interpreter is slow: shapes are small, but
-cut tiles, patches and blocks of channels everywhere that the kernels have an edge.
-"""
+"""Every operator under the interpreter. It is slow: shapes are small, but cut tiles, patches and
+blocks of channels everywhere that the kernels have an edge."""
 
 from __future__ import annotations
 
@@ -12,6 +8,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="there is no Triton for this platform")
 
 from tests.support.cases import CONVOLUTIONS, DTYPES, LAYOUTS, Shape
 from tests.support.operators import (
@@ -34,7 +32,7 @@ from tests.support.operators import (
 )
 from tests.support.poison import poisoned_memory
 from vgg_fast import backends
-from vgg_fast.dispatch import registry, tiles
+from vgg_fast.dispatch import policy, route
 from vgg_fast.models import VGG
 from vgg_fast.triton import launch, max_pool2x2
 
@@ -76,7 +74,7 @@ def test_the_kernels_are_interpreted() -> None:
     assert launch.INTERPRETED
     for op in (*CONVOLUTIONS, "max_pool2x2"):
         for name in (op, op + "_backward"):
-            chosen, kernel = registry.kernel_for(name, "CPU", torch.zeros(1, 64, 2, 2))
+            chosen, kernel = route.kernel_for(name, "CPU", torch.zeros(1, 64, 2, 2))
             assert (chosen, kernel.__module__) == ("triton", f"vgg_fast.triton.{op}")
 
 
@@ -377,8 +375,8 @@ class TestWhole:
         try:
             for setting, expected in (("tf32", "tf32"), ("ieee", "ieee")):
                 conv.fp32_precision = setting
-                assert tiles.precision(torch.float32) == expected
-                assert tiles.precision(torch.float64) == "ieee"
+                assert policy.precision(torch.float32) == expected
+                assert policy.precision(torch.float64) == "ieee"
         finally:
             conv.fp32_precision = before
 
