@@ -58,9 +58,13 @@ help:  ## this list
 train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
 	$(RUN) -m vgg_fast.train --fused $(ARGS)
 
+# Whether Triton interprets its kernels is settled for a whole process, so these tests have their own.
+INTERPRETED_TESTS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 tests/triton/interpreted
+
 # One thread in each process: OpenMP threads of several processes wait for each other on few cores.
 test: $(INSTALLED)  ## install, and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 $(ARGS)
+	$(if $(strip $(ARGS)),,$(INTERPRETED_TESTS))
 
 # What make test draws a few hundred of, and kills a few times; ARGS="--cases 70000" draws more.
 fuzz: $(INSTALLED)  ## the operators on 10,000 random cases on every instruction set (10 minutes each)
@@ -102,11 +106,12 @@ gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, tuning, figures and r
 info: $(INSTALLED)  ## what is built, and what this machine can run
 	$(RUN) -m vgg_fast.info $(ARGS)
 
-lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format and types
+lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format, types and imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(TOOLS)clang-format --dry-run -Werror $(C_SOURCES) $(EXAMPLES)
 	$(RUN) -m mypy
+	PYTHONPATH=. $(TOOLS)lint-imports --no-cache
 
 format: $(INSTALLED) $(DEV_TOOLS)  ## mend lint and format
 	$(RUN) -m ruff check --fix .
@@ -139,7 +144,7 @@ $(VENV)/.requires: $(VENV)/.created Makefile
 
 $(VENV)/.installed: $(VENV)/.requires $(BUILT_FROM)
 	@echo "Building and installing vgg_fast ..."
-	$(PIP) --no-build-isolation --editable ".[test]"
+	$(PIP) --no-build-isolation --editable ".[train,test]"
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed
