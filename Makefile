@@ -58,7 +58,8 @@ help:  ## this list
 train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
 	$(RUN) -m vgg_fast.train --fused $(ARGS)
 
-# Whether Triton interprets its kernels is settled for a whole process, so these tests have their own.
+# Whether Triton interprets its kernels is settled for a whole process, so these tests have their
+# own. Left out where ARGS asks for a part of the suite.
 INTERPRETED_TESTS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 tests/triton/interpreted
 
 # One thread in each process: OpenMP threads of several processes wait for each other on few cores.
@@ -113,7 +114,7 @@ lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format, types and imports
 	$(RUN) -m mypy
 	PYTHONPATH=. $(TOOLS)lint-imports --no-cache
 
-format: $(INSTALLED) $(DEV_TOOLS)  ## mend lint and format
+format: $(INSTALLED) $(DEV_TOOLS)  ## fix lint and format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(TOOLS)clang-format -i $(C_SOURCES) $(EXAMPLES)

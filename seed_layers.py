@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vgg_fast.models import PRESETS
+from vgg_fast.train.presets import PRESETS
 
 
 class SeedLayer(NamedTuple):

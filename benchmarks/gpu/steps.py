@@ -206,19 +206,14 @@ def tuning(step: Step) -> None:
 
 
 def _triton_calls(step: Step) -> list[Any]:
-    from vgg_fast.dispatch.tiles import Call
+    from vgg_fast.dispatch.tiles import calls_of
 
     found = []
     for layer in step.layers:
-        pool = layer.op == "conv3x3_relu_pool"
-        shape = ("half", step.batch, layer.size, layer.size)
-        if layer.c <= 3:
-            found += [Call(kernel, *shape, layer.c, layer.k, pool) for kernel in
-                      ("direct", "direct_wgrad")]  # fmt: skip
-        else:
-            found.append(Call("fprop", *shape, layer.c, layer.k, pool))
-            found.append(Call("dgrad", *shape, layer.k, layer.c))
-            found.append(Call("wgrad", *shape, layer.c, layer.k))
+        for operator in (layer.op, f"{layer.op}_backward"):
+            found += calls_of(
+                operator, "half", step.batch, layer.c, layer.size, layer.size, layer.k
+            )
     return list(dict.fromkeys(found))
 
 

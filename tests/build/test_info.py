@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -171,6 +173,17 @@ def test_the_command_prints_every_environment_variable():
     printed = run().stdout
     for name, meaning in environment.VARIABLES.items():
         assert f"{name}=" in printed and meaning in printed
+
+
+def test_every_variable_that_is_read_is_listed_and_python_reads_them_in_one_place():
+    package = Path(vgg_fast.__file__).parent
+    for file in package.rglob("*.py"):
+        reads = re.search(r"os\.(environ|getenv)", file.read_text(encoding="utf-8"))
+        assert not reads or file == Path(environment.__file__), file
+    sources = package.parent / "csrc"
+    for file in [*sources.rglob("*.cpp"), *sources.rglob("*.h"), *sources.rglob("*.cuh")]:
+        named = set(re.findall(r'"(VGG_FAST_[A-Z_]+)"', file.read_text(encoding="utf-8")))
+        assert named <= set(environment.VARIABLES), file
 
 
 def test_the_algorithms_are_those_of_the_cpu_kernels():

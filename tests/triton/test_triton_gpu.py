@@ -70,18 +70,9 @@ def test_every_row_of_the_table(row: tiles.Row, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("layer", dict.fromkeys(SEED_LAYERS), ids=str)
 def test_the_seed_networks_layers_with_many_images(layer, dtype: torch.dtype) -> None:
     torch.cuda.empty_cache()
-    pool = layer.op == "conv3x3_relu_pool"
-    shape = ("tf32" if dtype == torch.float32 else "half", 32, layer.size, layer.size)
-    calls = [
-        tiles.Call("fprop", *shape, layer.c, layer.k, pool),
-        tiles.Call("dgrad", *shape, layer.k, layer.c),
-        tiles.Call("wgrad", *shape, layer.c, layer.k),
-    ]
-    if layer.c <= 3:
-        calls = [
-            tiles.Call(kernel, *shape, layer.c, layer.k, pool)
-            for kernel in ("direct", "direct_wgrad")
-        ]
+    arithmetic = "tf32" if dtype == torch.float32 else "half"
+    shape = (arithmetic, 32, layer.c, layer.size, layer.size, layer.k)
+    calls = [*tiles.calls_of(layer.op, *shape), *tiles.calls_of(f"{layer.op}_backward", *shape)]
     for call in calls:
         check_call(call, tuning.choice_for(call, gpu()).tile, dtype, gpu())
 

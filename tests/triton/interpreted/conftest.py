@@ -35,7 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
     alone = all(path.resolve().is_relative_to(HERE) for path in given)
     if alone and "triton" not in sys.modules:
         os.environ["TRITON_INTERPRET"] = "1"
-        os.environ.pop("VGG_FAST_BACKEND", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
