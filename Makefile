@@ -75,7 +75,7 @@ fuzz: $(INSTALLED)  ## the operators on 10,000 random cases on every instruction
 SANITIZED := build/sanitized
 SANITIZE_TESTS := $(wildcard tests/ops/test_conv3x3*.py) $(addprefix tests/ops/test_, \
   max_pool2x2.py outputs.py random_cases.py torch_samples.py bad_input.py) \
-  $(addprefix tests/cpu/test_, cpu.py denormals.py fingerprint.py matrix_tiles.py kept_weights.py \
+  $(addprefix tests/cpu/test_, cpu.py denormals.py fingerprint.py amx.py kept_weights.py \
   instruction_sets.py concurrency.py)
 RUNTIMES = $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++} -print-file-name=libstdc++.so)
 sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefined-behaviour sanitizers

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,10 @@ std::vector<std::string> cpu_instruction_sets() {
   return names;
 }
 
+std::vector<std::string> cpu_algorithms() {
+  return {std::begin(vgg_fast::cpu::kAlgorithmNames), std::end(vgg_fast::cpu::kAlgorithmNames)};
+}
+
 std::string cpu_instruction_set() { return vgg_fast::cpu::name(vgg_fast::cpu::instruction_set()); }
 
 namespace cpu = vgg_fast::cpu;
@@ -41,12 +46,12 @@ using Planner = cpu::Plan (*)(const cpu::Problem&, const cpu::Settings&);
 
 py::dict describe(const cpu::Plan& plan) {
   py::dict facts("algorithm"_a = cpu::name(plan.algorithm));
-  if (plan.dots) facts["by"] = "dot products";
+  if (plan.gemv) facts["by"] = "gemv";
   facts["pieces"] = plan.pieces;
   facts["workspace"] = plan.workspace;
   const bool direct =
-      plan.algorithm == cpu::Algorithm::kDirect || plan.algorithm == cpu::Algorithm::kMatrix;
-  if (direct && !plan.dots) {
+      plan.algorithm == cpu::Algorithm::kDirect || plan.algorithm == cpu::Algorithm::kAmx;
+  if (direct && !plan.gemv) {
     facts["images"] = plan.tiling.images;
     facts["rows"] = plan.tiling.rows;
     facts["columns"] = plan.tiling.columns;
@@ -60,7 +65,7 @@ py::dict describe(const cpu::Plan& plan) {
   return facts;
 }
 
-// The numbers that stand for enumerators are those of vgg_fast/cpu.py.
+// `storage` is an index into _STORAGES of vgg_fast/cpu.py, `algorithm` one into cpu_algorithms().
 template <Planner kPlanner>
 py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, int64_t width,
               int64_t storage, int64_t threads, int64_t algorithm, int64_t workspace,
@@ -75,7 +80,7 @@ py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, i
   problem.threads = threads;
   problem.for_dgrad = for_dgrad;
   problem.set_instruction_set(cpu::instruction_set());
-  return describe(kPlanner(problem, {cpu::Wish(algorithm), workspace}));
+  return describe(kPlanner(problem, {cpu::Algorithm(algorithm), workspace}));
 }
 
 }  // namespace
@@ -89,6 +94,8 @@ PYBIND11_MODULE(_bindings, module) {
   module.def(
       "cpu_instruction_set", &cpu_instruction_set,
       "The one that the kernels use; RuntimeError if VGG_FAST_CPU names one that can't run.");
+  module.def("cpu_algorithms", &cpu_algorithms,
+             "The settings of the CPU algorithm, auto the first; operators take their index.");
   module.def("plan_convolution", &plan<cpu::plan_convolution>,
              "How a convolution is computed; see vgg_fast.cpu.plan.");
   module.def("plan_weight_gradient", &plan<cpu::plan_weight_gradient>,

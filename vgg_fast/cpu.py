@@ -1,4 +1,4 @@
-"""How the CPU kernels work: by which algorithm, and with how much memory beside the tensors.
+"""How the CPU kernels work: by which algorithm, and with how much extra memory.
 
 Winograd's algorithms transform the weight first. A weight that comes with the same contents again,
 as in inference, is kept transformed, and freed with its layer; one that changes, as in training,
@@ -7,9 +7,9 @@ isn't.
 The kernels choose by themselves, per shape; what is set here overrides them, for the whole process.
 ``direct`` follows the definition; ``winograd4`` needs a quarter of its multiplications and rounds
 about twice as coarsely (a relative error of 5·10⁻⁷ instead of 2·10⁻⁷ in float32); ``winograd2``
-needs less than half, rounds as finely as ``direct``, and suits the smallest images. ``matrix``
-follows the definition for bfloat16 on a processor's matrix tiles (AMX), and is ``direct``
-elsewhere. float64 is always computed directly.
+needs less than half, rounds as finely as ``direct``, and suits the smallest images. ``amx`` follows
+the definition for bfloat16 on a processor's matrix tiles (Intel AMX), and is ``direct`` elsewhere.
+float64 is always computed directly.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "use",
 ]
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "matrix")
+ALGORITHMS = tuple(_bindings.cpu_algorithms())
 
 _MEBIBYTE = 1 << 20
 _MOST_MEBIBYTES = 10**9  # as in the environment variables
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     """One of :data:`ALGORITHMS`."""
 
     workspace: int | None = None
-    """MiB that one call may take beside its tensors; None: as many as it likes."""
+    """MiB that one call may take in addition to its tensors; None: no limit."""
 
     weight_cache: int = 512
     """MiB of transformed weights that are kept between calls; 0 keeps none."""
@@ -98,8 +98,8 @@ def set(
 
     Args:
         algorithm: one of :data:`ALGORITHMS`; ``"auto"`` leaves the choice to the kernels again.
-        workspace: MiB that one call may take beside its tensors. Where Winograd needs more, the
-            direct algorithm is taken, and says so once in a process. None: no limit.
+        workspace: MiB that one call may take in addition to its tensors. Where an algorithm needs
+            more, the direct algorithm runs, with one warning in a process. None: no limit.
         weight_cache: MiB of transformed weights that are kept between calls, four times their size;
             beyond it, those that were used longest ago are freed. 0: none is kept.
 
@@ -238,7 +238,8 @@ def plan(
     Returns:
         for "forward", "input gradient" and "weight gradient": the "algorithm", into how many
         "pieces" the work is cut, what the largest of them spans, and its "workspace" in bytes.
-        A few pixels are convolved directly "by" dot products, in any dense layout of the weight.
+        A direct convolution of 16 pixels or fewer has "by": "gemv", dot products with the weight
+        in any dense layout.
 
     Raises:
         ValueError: a number is less than 1, a tensor of that shape has more elements than a

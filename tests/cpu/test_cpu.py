@@ -223,9 +223,9 @@ def test_too_little_workspace_falls_back_and_stays_right():
         assert cpu.plan(1, 128, 14, 14, 128)["forward"]["algorithm"] != "direct"
 
 
-def test_few_pixels_are_convolved_by_dot_products():
+def test_few_pixels_are_convolved_by_gemv():
     plans = cpu.plan(1, 512, 4, 4, 512)
-    assert plans["forward"]["by"] == "dot products" and plans["forward"]["workspace"] > 0
+    assert plans["forward"]["by"] == "gemv" and plans["forward"]["workspace"] > 0
     assert "by" not in plans["input gradient"] and "by" not in plans["weight gradient"]
     assert "by" not in cpu.plan(1, 512, 4, 5, 512)["forward"]
     # Direct tiles would take more beside the tensors, for the weight in their order.

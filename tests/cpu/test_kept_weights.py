@@ -128,7 +128,7 @@ def test_any_single_element_is_noticed(layer, image, seed):
     torch.testing.assert_close(layer(image), afresh(layer, image), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4", "matrix"])
+@pytest.mark.parametrize("algorithm", [name for name in cpu.ALGORITHMS if name != "auto"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_the_last_element_is_noticed_in_every_form(layer, image, dtype, algorithm):
     layer, image = layer.to(dtype), image.to(dtype)

@@ -199,7 +199,7 @@ class ConvolutionChecks:
         reached = found[1].isnan().any(dim=3).any(dim=2).any(dim=1)  # of each output channel
         assert torch.equal(reached, expected[1].isnan().any(dim=3).any(dim=2).any(dim=1))
 
-    @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd2", "winograd4", "matrix"])
+    @pytest.mark.parametrize("algorithm", cpu.ALGORITHMS)
     @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
     @pytest.mark.parametrize("shape", [*SPECIALS, FEW_PIXELS], ids=str)
@@ -218,7 +218,7 @@ class ConvolutionChecks:
         rotated = arguments.weight.flip(2, 3).transpose(0, 1)
         assert_specials_are(results.grad_input, exact_convolution(gradient, rotated))
 
-    @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd2", "winograd4", "matrix"])
+    @pytest.mark.parametrize("algorithm", cpu.ALGORITHMS)
     @pytest.mark.parametrize("value", [torch.inf, torch.nan], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
     @pytest.mark.parametrize("shape", SPECIALS, ids=str)

@@ -1,7 +1,7 @@
 // Numbers below 2⁻¹²⁶. On Intel's processors a multiply-add that reads or makes one takes a hundred
 // times as long, so transformed tiles and weights hold zeros in their place. That changes a sum by
 // less than it rounds, unless the sum is as small: the processor's own flags tell where that may
-// be, and such results are computed again directly.
+// be, and such results are computed again by the direct kernel.
 
 // While it lives, this thread makes no denormal numbers, but zeros.
 class FlushedDenormals {

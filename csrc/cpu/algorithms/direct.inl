@@ -127,7 +127,7 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
         }
       });
       const int64_t count = outputs - k < S::kBlock ? outputs - k : S::kBlock;
-      leave_out_what_is_outside(
+      exclude_padding_taps(
           source, tile, sums, S::kBlock, tile.columns, count,
           [=](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
             const Real* pixel = values + patch.offset(image, row, column);
@@ -193,9 +193,9 @@ int64_t weight_gradient_bytes(const WeightGradient& task) {
 // What the multiplications below do, without the pixels whose tap lies outside the map: a tap at a
 // time, and scalars. block[pixel][k] is the gradient, `width` values a pixel.
 template <class Real>
-void add_what_is_inside(const Source& input, const Tile& tile, const Real* values,
-                        const int64_t* taps, const int64_t* offsets, const Real* block,
-                        int64_t width, Real* sums, int64_t sums_stride) {
+void add_without_padding(const Source& input, const Tile& tile, const Real* values,
+                         const int64_t* taps, const int64_t* offsets, const Real* block,
+                         int64_t width, Real* sums, int64_t sums_stride) {
   for (int64_t m = 0; m < 9 * input.channels; ++m, sums += sums_stride) {
     Real partial[Shape<Real>::kBlock] = {};  // shorter sums round less
     int64_t pixel = 0;
@@ -258,9 +258,9 @@ void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t las
       }
       for (int64_t i = 0; i < used; ++i) bias_sums[k + i] += partial[i];
       if (!task.need_weight) continue;
-      if (task.leave_out_what_is_outside) {
-        add_what_is_inside(input, tile, values, taps, offsets, block, width, sums + k,
-                           padded_outputs);
+      if (task.exclude_padding_taps) {
+        add_without_padding(input, tile, values, taps, offsets, block, width, sums + k,
+                            padded_outputs);
         continue;
       }
       with_vectors<Real>(width, [&](auto vectors) {

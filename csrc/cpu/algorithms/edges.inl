@@ -24,8 +24,8 @@ inline void at_edges(const Source& source, const Tile& tile, const F& f) {
 // all input channels. It captures by value: what a reference led to would have to lie in memory
 // while the callers multiply.
 template <class Real, class Dot>
-void leave_out_what_is_outside(const Source& source, const Tile& tile, Real* sums, int64_t stride,
-                               int64_t pitch, int64_t count, const Dot& dot) {
+void exclude_padding_taps(const Source& source, const Tile& tile, Real* sums, int64_t stride,
+                          int64_t pitch, int64_t count, const Dot& dot) {
   using S = Shape<Real>;
   const auto sums_of = [&](int64_t image, int64_t row, int64_t column) {
     return sums + ((image * tile.rows + row) * pitch + column) * stride;

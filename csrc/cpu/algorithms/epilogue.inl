@@ -41,8 +41,8 @@ void write_tile(const Source& source, const Destination& destination, const Tile
   const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
     return sums + ((image * tile.rows + row) * pitch + column) * stride;
   };
-  if (destination.kind != Destination::Kind::kReluPool) {
-    const bool with_relu = destination.kind == Destination::Kind::kRelu;
+  if (destination.epilogue != Epilogue::kReluPool) {
+    const bool with_relu = destination.epilogue == Epilogue::kRelu;
     for (int64_t image = 0; image < tile.images; ++image) {
       for (int64_t row = 0; row < tile.rows; ++row) {
         const int64_t at =

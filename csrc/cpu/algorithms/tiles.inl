@@ -94,7 +94,7 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
   const int64_t channels = patch.channels, padding = patch.stride - channels;
   const Value* values = static_cast<const Value*>(source.values) + patch.first_channel;
   const Value* output = static_cast<const Value*>(source.output) + patch.first_channel;
-  if (source.kind == Source::Kind::kThroughPool) {
+  if (source.prologue == Prologue::kPoolReluGradient) {
     const int64_t height = source.height / 2, width = source.width / 2;
     const uint8_t* argmax = source.argmax + patch.first_channel;
     for (int64_t i = 0; i < count; ++i, to += patch.stride) {
@@ -111,12 +111,12 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
     return;
   }
   int64_t at = ((image * source.height + row) * source.width + column) * source.channels;
-  if (patch.stride == source.channels && source.kind == Source::Kind::kMap) {
+  if (patch.stride == source.channels && source.prologue == Prologue::kNone) {
     read_row(values + at, count * channels, to);
     return;
   }
   for (int64_t i = 0; i < count; ++i, at += source.channels, to += patch.stride) {
-    if (source.kind == Source::Kind::kMap) {
+    if (source.prologue == Prologue::kNone) {
       read_row(values + at, channels, to);
     } else {
       read_through<false>(values + at, output + at, nullptr, 0, channels, to);
@@ -150,21 +150,21 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
   }
 }
 
-template <Source::Kind kKind>
-struct KindOf {
-  static constexpr Source::Kind value = kKind;
+template <Prologue kPrologue>
+struct PrologueOf {
+  static constexpr Prologue value = kPrologue;
 };
 
-// f(KindOf<the source's kind>{}).
+// f(PrologueOf<the prologue>{}).
 template <class F>
-inline void with_kind(Source::Kind kind, F&& f) {
-  switch (kind) {
-    case Source::Kind::kThroughRelu:
-      return f(KindOf<Source::Kind::kThroughRelu>{});
-    case Source::Kind::kThroughPool:
-      return f(KindOf<Source::Kind::kThroughPool>{});
+inline void with_prologue(Prologue prologue, F&& f) {
+  switch (prologue) {
+    case Prologue::kReluGradient:
+      return f(PrologueOf<Prologue::kReluGradient>{});
+    case Prologue::kPoolReluGradient:
+      return f(PrologueOf<Prologue::kPoolReluGradient>{});
     default:
-      return f(KindOf<Source::Kind::kMap>{});
+      return f(PrologueOf<Prologue::kNone>{});
   }
 }
 
@@ -173,9 +173,9 @@ alignas(64) constexpr uint8_t kZeros[64] = {};
 // The pixels of a square tile of a source, as vectors of fp32: what read_patch() does, without a
 // copy in between. Rows and columns are kept apart, because a table of all pixels takes longer to
 // fill than 16 channels to read.
-template <class Value, Source::Kind kKind, int64_t kSide>
+template <class Value, Prologue kPrologue, int64_t kSide>
 class TilePixels {
-  static constexpr bool kPooled = kKind == Source::Kind::kThroughPool;
+  static constexpr bool kPooled = kPrologue == Prologue::kPoolReluGradient;
 
  public:
   // The tile's first pixel may lie outside the map, by a border; what is outside reads as zero.
@@ -202,7 +202,7 @@ class TilePixels {
     const int64_t at = rows_[i].offset + columns_[j].offset + channel;
     const int64_t inside = rows_[i].inside & columns_[j].inside;
     const Value* values = at_or_zeros(values_, at, inside);
-    if constexpr (kKind == Source::Kind::kMap) return get<float>(values, count);
+    if constexpr (kPrologue == Prologue::kNone) return get<float>(values, count);
     const uint8_t position = uint8_t(((first_row_ + i) & 1) * 2 + ((first_column_ + j) & 1));
     return get_through<float, kPooled>(values, at_or_zeros(output_, at, inside),
                                        kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,

@@ -184,11 +184,11 @@ bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
   using S = Shape<float>;
   const Source& source = convolution.source;
   bool flushed = false;
-  with_kind(source.kind, [&](auto kind) {
+  with_prologue(source.prologue, [&](auto prologue) {
     for (int64_t t = 0; t < tiles; ++t) {
       const Tile tile = whole_tile(convolution.tiling, source, first_tile + t);
-      const TilePixels<Value, kind.value, W::kInput> pixels(source, tile.image, tile.row - 1,
-                                                            tile.column - 1);
+      const TilePixels<Value, prologue.value, W::kInput> pixels(source, tile.image, tile.row - 1,
+                                                                tile.column - 1);
       for (int64_t c = 0; c < source.channels; c += S::kLanes) {
         transform_tile<W::kInput, W::kInput, W::input>(
             [&](int64_t i, int64_t j) { return pixels.read(i, j, c, source.channels - c); },
@@ -255,7 +255,7 @@ template <class Value, int64_t kSide>
 inline void write_outputs(const Source& source, const Destination& destination, const Tile& tile,
                           const FloatVector (&outputs)[kSide][kSide], FloatVector bias,
                           int64_t first, int64_t count) {
-  const bool pooled = destination.kind == Destination::Kind::kReluPool;
+  const bool pooled = destination.epilogue == Epilogue::kReluPool;
   const int64_t channels = destination.channels, shift = pooled ? 1 : 0;
   const int64_t height = source.height >> shift, width = source.width >> shift;
   const int64_t row_stride = width * channels;
@@ -280,7 +280,7 @@ inline void write_outputs(const Source& source, const Destination& destination, 
     }
     return;
   }
-  const bool with_relu = destination.kind == Destination::Kind::kRelu;
+  const bool with_relu = destination.epilogue == Epilogue::kRelu;
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kSide; ++i) {
 #pragma GCC unroll 4
@@ -298,7 +298,7 @@ inline void write_outputs(const Source& source, const Destination& destination, 
 template <class W, class Value>
 void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W>& layout,
                        int64_t first_tile, int64_t tiles, const float* products, int64_t first,
-                       int64_t width, uint8_t* directly) {
+                       int64_t width, uint8_t* needs_direct) {
   using S = Shape<float>;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
   for (int64_t t = 0; t < tiles; ++t) {
@@ -319,7 +319,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
     }
     bool finite = true;
     for (int64_t i = 0; i < S::kLanes; ++i) finite &= check[i] == 0;
-    if (!finite) directly[first_tile + t] = 1;
+    if (!finite) needs_direct[first_tile + t] = 1;
   }
 }
 
@@ -328,7 +328,7 @@ template <class W>
 [[gnu::noinline, gnu::cold]] void mark_small_tiles(const WinogradWorkspace<W>& layout,
                                                    int64_t first_tile, int64_t tiles,
                                                    const float* products, int64_t width,
-                                                   float bound, uint8_t* directly) {
+                                                   float bound, uint8_t* needs_direct) {
   for (int64_t t = 0; t < tiles; ++t) {
     FloatVector largest{};
     for (int64_t v = 0; v < width; v += Shape<float>::kLanes) {
@@ -338,7 +338,7 @@ template <class W>
             largest = larger(largest, magnitude(vector));
           });
     }
-    if (largest_lane(largest) <= bound) directly[first_tile + t] = 1;
+    if (largest_lane(largest) <= bound) needs_direct[first_tile + t] = 1;
   }
 }
 
@@ -383,16 +383,16 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
                                              weight + weight_layout.block_offset(block),
                                              weight_layout.position_stride(block), products);
       });
-      uint8_t* const directly = convolution.directly + split * all_tiles;
+      uint8_t* const needs_direct = convolution.needs_direct + split * all_tiles;
       transform_outputs<W, Value>(convolution, layout, first_tile, tiles, products, k, width,
-                                  directly);
+                                  needs_direct);
       WinogradWeightFacts facts;
       __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));
       if (facts.small) {
-        for (int64_t t = 0; t < tiles; ++t) directly[first_tile + t] = 1;
+        for (int64_t t = 0; t < tiles; ++t) needs_direct[first_tile + t] = 1;
       } else if (inputs_flushed || denormals.found()) {
         mark_small_tiles(layout, first_tile, tiles, products, width,
-                         kSmallSum * (facts.largest > 1 ? facts.largest : 1), directly);
+                         kSmallSum * (facts.largest > 1 ? facts.largest : 1), needs_direct);
       }
     }
   }

@@ -8,7 +8,7 @@
 //   S          ──Aᵀ s A──▶  the weight's gradient
 //
 // All threads work on one chunk: first on its tiles, then on the rows (position, c) of S. So there
-// is one S, and its sums are taken in the same order whatever the number of threads.
+// is one S, and its sums are taken in the same order for any number of threads.
 
 template <class W>
 struct WinogradGradient {
@@ -60,8 +60,8 @@ bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
     const int64_t t = index - chunk_first;
     const Tile tile = whole_tile(task.tiling, task.input, index);
     if (task.need_weight) {
-      const TilePixels<Value, Source::Kind::kMap, W::kInput> pixels(task.input, tile.image,
-                                                                    tile.row - 1, tile.column - 1);
+      const TilePixels<Value, Prologue::kNone, W::kInput> pixels(task.input, tile.image,
+                                                                 tile.row - 1, tile.column - 1);
       for (int64_t c = 0; c < layout.inputs; c += S::kLanes) {
         transform_tile<W::kInput, W::kInput, W::input>(
             [&](int64_t i, int64_t j) { return pixels.read(i, j, c, layout.inputs - c); },
@@ -73,9 +73,9 @@ bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
         store<float>(FloatVector{}, inputs + p * layout.input_stride + layout.input_offset(end, t));
       }
     }
-    with_kind(task.gradient.kind, [&](auto kind) {
-      const TilePixels<Value, kind.value, W::kOutput> pixels(task.gradient, tile.image, tile.row,
-                                                             tile.column);
+    with_prologue(task.gradient.prologue, [&](auto prologue) {
+      const TilePixels<Value, prologue.value, W::kOutput> pixels(task.gradient, tile.image,
+                                                                 tile.row, tile.column);
       for (int64_t k = 0; k < layout.outputs; k += S::kLanes) {
         FloatVector sum{};
         const auto read = [&](int64_t i, int64_t j) {

@@ -64,12 +64,12 @@ std::string joined(const std::vector<InstructionSet>& sets) {
 
 InstructionSet choose() {
   const std::vector<InstructionSet> available = available_instruction_sets();
-  const char* wish = std::getenv("VGG_FAST_CPU");
-  if (wish == nullptr || *wish == '\0') return available.back();
+  const char* requested = std::getenv("VGG_FAST_CPU");
+  if (requested == nullptr || *requested == '\0') return available.back();
   for (InstructionSet set : available) {
-    if (std::string(wish) == name(set)) return set;
+    if (std::string(requested) == name(set)) return set;
   }
-  throw std::runtime_error("VGG_FAST_CPU=" + std::string(wish) +
+  throw std::runtime_error("VGG_FAST_CPU=" + std::string(requested) +
                            " can't be used: this processor runs " + joined(available) +
                            "; set it to one of these, or unset it");
 }

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-// Matrix tiles are programmed by intrinsics, which only GCC compiles under its own pragma for
+// AMX is programmed by intrinsics, which only GCC compiles under its own pragma for
 // targets.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define VGG_FAST_AMX 1
@@ -12,7 +12,7 @@
 
 namespace vgg_fast::cpu {
 
-// kAmx: AVX-512, and matrix tiles for bfloat16.
+// kAmx: AVX-512, and matrix tiles (Intel AMX) for bfloat16.
 enum class InstructionSet { kGeneric, kAvx2, kAvx512, kAmx };
 
 constexpr int64_t vector_bytes(InstructionSet set) {

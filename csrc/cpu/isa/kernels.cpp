@@ -19,7 +19,7 @@ const Kernels& kernels() {
   return kGenericKernels;
 }
 
-const MatrixKernels* matrix_kernels() {
+const AmxKernels* amx_kernels() {
 #if VGG_FAST_AMX
   if (instruction_set() == InstructionSet::kAmx) return &kAmxKernels;
 #endif

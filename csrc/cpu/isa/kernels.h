@@ -28,22 +28,26 @@ inline int64_t stored_size(Storage storage) {
 // What is computed with.
 inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
 
-// What a convolution reads: a map, or a gradient on its way back through ReLU and pooling, which is
-// undone as the map is read.
+// What is done to a source's values as they are read: nothing, or the backward pass of ReLU, or of
+// pooling and ReLU.
+enum class Prologue { kNone, kReluGradient, kPoolReluGradient };
+
+// What is done to a convolution's sums, after the bias, before they are written.
+enum class Epilogue { kNone, kRelu, kReluPool };
+
+// What a convolution reads: a map, or the gradient of the operator's output.
 struct Source {
-  enum class Kind { kMap, kThroughRelu, kThroughPool };
-  Kind kind = Kind::kMap;
+  Prologue prologue = Prologue::kNone;
   Storage storage = Storage::kFloat32;
   const void* values = nullptr;     // the map, or the gradient of the operator's output
   const void* output = nullptr;     // the operator's output: its sign is the ReLU's mask
-  const uint8_t* argmax = nullptr;  // kThroughPool: which of the 4 pixels won
+  const uint8_t* argmax = nullptr;  // kPoolReluGradient: which of the 4 pixels won
   int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
 };
 
-// What a convolution writes, and what it does with each value before.
+// What a convolution writes.
 struct Destination {
-  enum class Kind { kLinear, kRelu, kReluPool };
-  Kind kind = Kind::kLinear;
+  Epilogue epilogue = Epilogue::kNone;
   Storage storage = Storage::kFloat32;
   void* values = nullptr;
   uint8_t* argmax = nullptr;  // kReluPool: may be null if no gradient will be asked for
@@ -82,15 +86,15 @@ struct Convolution {
   Blocking blocking;                    // Winograd
   // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may
   // have mattered; by Winograd also where one isn't finite. The direct kernel has to compute these
-  // tiles. Matrix: one range.
-  uint8_t* directly = nullptr;
+  // tiles. AMX: one range.
+  uint8_t* needs_direct = nullptr;
 };
 
 struct WeightGradient {
   Source input, gradient;
   bool need_weight = true;
-  // Direct: multiplies no zeros from outside the map. Slower, for gradients that aren't finite.
-  bool leave_out_what_is_outside = false;
+  // Direct: multiplies no zeros of the padding. Slower, for gradients that aren't finite.
+  bool exclude_padding_taps = false;
   Tiling tiling;      // Winograd: 1 image × m rows × m columns
   int64_t chunk = 0;  // Winograd: tiles that are transformed before they are multiplied
 };
@@ -118,7 +122,7 @@ constexpr float kSmallSum = 0x1p-80f;
 // The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
 struct WinogradKernels {
   int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
-  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, float* packed);
+  void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
 
   int64_t (*convolve_workspace)(const Convolution&);
   void (*convolve)(const Convolution&, int64_t first_piece, int64_t last_piece, void* workspace);
@@ -136,15 +140,15 @@ struct WinogradKernels {
                           int64_t first, int64_t last);
 };
 
-// Sizes of a matrix weight gradient's buffers in bytes.
-struct MatrixGradientSizes {
+// Sizes of an AMX weight gradient's buffers in bytes.
+struct AmxGradientSizes {
   int64_t inputs = 0, gradients = 0;  // of one tile of the tiling
   int64_t sums = 0;                   // of all
   int64_t blocks = 0;                 // of the sums, to share among threads
 };
 
-// The direct algorithm on the processor's matrix tiles: bfloat16 maps, sums in fp32.
-struct MatrixKernels {
+// The direct convolution on Intel's AMX tiles: bfloat16 maps, sums in fp32.
+struct AmxKernels {
   int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
   // Packs the blocks [first, last) of `output_block` output channels, for fprop or for dgrad.
   int64_t output_block;
@@ -153,7 +157,7 @@ struct MatrixKernels {
   int64_t (*convolve_workspace)(const Convolution&);
   void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
 
-  MatrixGradientSizes (*gradient_sizes)(const WeightGradient&);
+  AmxGradientSizes (*gradient_sizes)(const WeightGradient&);
   int64_t (*gradient_workspace)(const WeightGradient&);  // of one thread
   // Packs one tile's operands, and adds the gradient to bias_sums[padded(K)].
   void (*pack_gradient)(const WeightGradient&, int64_t tile, void* inputs, void* gradients,
@@ -182,7 +186,7 @@ struct Kernels {
   void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
   void (*pack_bias)(Storage storage, const void* bias, int64_t channels, void* packed);
 
-  // Bytes that one thread needs beside the tensors.
+  // Bytes that one thread needs in addition to the tensors.
   int64_t (*convolve_workspace)(const Convolution&);
   void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
 
@@ -214,10 +218,10 @@ struct Kernels {
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
 
-  // Of the source's values from `first` to `last`, whatever its kind makes of them.
+  // Of the source's values from `first` to `last`, before its prologue.
   float (*largest_magnitude)(const Source&, int64_t first, int64_t last);
 
-  // Of bytes, by which two weights of equal size and `seed` are told apart.
+  // A hash of bytes that distinguishes two weights of equal size and `seed`.
   uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);
 
   WinogradKernels winograd2, winograd4;  // m = 2 and 4
@@ -229,14 +233,14 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
 #if VGG_FAST_AMX
-extern const MatrixKernels kAmxKernels;
+extern const AmxKernels kAmxKernels;
 #endif
 
 // The table of the instruction set in force.
 const Kernels& kernels();
 
-// Those for matrix tiles, or null where the set in force has none.
-const MatrixKernels* matrix_kernels();
+// The AMX kernels, or null where the instruction set in force has none.
+const AmxKernels* amx_kernels();
 
 inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 inline int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }

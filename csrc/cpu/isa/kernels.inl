@@ -12,7 +12,7 @@
 #include "cpu/algorithms/edges.inl"
 #include "cpu/algorithms/epilogue.inl"
 #include "cpu/algorithms/direct.inl"
-#include "cpu/algorithms/dots.inl"
+#include "cpu/algorithms/gemv.inl"
 #include "cpu/algorithms/winograd_transforms.inl"
 #include "cpu/algorithms/winograd.inl"
 #include "cpu/algorithms/winograd_gradient.inl"
@@ -27,123 +27,148 @@ using RealOf = typename Storage_::Real;
 
 template <class W>
 constexpr WinogradKernels kWinograd = {
-    winograd_weight_bytes<W>,
-    [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, float* packed) {
-      with_float_storage(weight.storage, [&](auto s) {
-        pack_winograd_weight<W, ValueOf<decltype(s)>>(weight, for_dgrad, first, last, packed);
-      });
-    },
-    winograd_convolve_bytes<W>,
-    [](const Convolution& convolution, int64_t first_piece, int64_t last_piece, void* workspace) {
-      with_float_storage(convolution.source.storage, [&](auto s) {
-        winograd_convolve<W, ValueOf<decltype(s)>>(convolution, first_piece, last_piece, workspace);
-      });
-    },
-    winograd_gradient_sizes<W>,
-    [](const WeightGradient& task, int64_t chunk_first, int64_t first, int64_t last, float* inputs,
-       float* gradients, float* bias_sums) {
-      return with_float_storage(task.input.storage, [&](auto s) {
-        return winograd_transform_gradient<W, ValueOf<decltype(s)>>(task, chunk_first, first, last,
-                                                                    inputs, gradients, bias_sums);
-      });
-    },
-    winograd_multiply_gradient<W>,
-    [](const WeightGradient& task, const Weight& destination, const float* sums, int64_t first,
-       int64_t last) {
-      return with_float_storage(task.input.storage, [&](auto s) {
-        return winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first,
-                                                                last);
-      });
-    },
+    .weight_bytes = winograd_weight_bytes<W>,
+    .pack_weight =
+        [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
+          with_float_storage(weight.storage, [&](auto s) {
+            pack_winograd_weight<W, ValueOf<decltype(s)>>(weight, for_dgrad, first, last,
+                                                          static_cast<float*>(packed));
+          });
+        },
+    .convolve_workspace = winograd_convolve_bytes<W>,
+    .convolve =
+        [](const Convolution& convolution, int64_t first_piece, int64_t last_piece,
+           void* workspace) {
+          with_float_storage(convolution.source.storage, [&](auto s) {
+            winograd_convolve<W, ValueOf<decltype(s)>>(convolution, first_piece, last_piece,
+                                                       workspace);
+          });
+        },
+    .gradient_sizes = winograd_gradient_sizes<W>,
+    .transform_gradient =
+        [](const WeightGradient& task, int64_t chunk_first, int64_t first, int64_t last,
+           float* inputs, float* gradients, float* bias_sums) {
+          return with_float_storage(task.input.storage, [&](auto s) {
+            return winograd_transform_gradient<W, ValueOf<decltype(s)>>(
+                task, chunk_first, first, last, inputs, gradients, bias_sums);
+          });
+        },
+    .multiply_gradient = winograd_multiply_gradient<W>,
+    .store_gradient =
+        [](const WeightGradient& task, const Weight& destination, const float* sums, int64_t first,
+           int64_t last) {
+          return with_float_storage(task.input.storage, [&](auto s) {
+            return winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first,
+                                                                    last);
+          });
+        },
 };
 
 constexpr Kernels kTable = {
-    Isa::kSet,
-    [](Storage storage) {
-      return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kBlock; });
-    },
-    kRowsOfSums,
-    [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
-      with_storage(weight.storage, [&](auto s) {
-        pack_weight<ValueOf<decltype(s)>, RealOf<decltype(s)>>(weight, for_dgrad, first, last,
-                                                               packed);
-      });
-    },
-    [](Storage storage, const void* bias, int64_t channels, void* packed) {
-      with_storage(storage, [&](auto s) {
-        pack_bias<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias, channels, packed);
-      });
-    },
-    [](const Convolution& convolution) {
-      return with_storage(convolution.source.storage,
-                          [&](auto s) { return convolve_bytes<RealOf<decltype(s)>>(convolution); });
-    },
-    [](const Convolution& convolution, int64_t first_tile, int64_t last_tile, void* workspace) {
-      with_storage(convolution.source.storage, [&](auto s) {
-        convolve<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, first_tile, last_tile,
-                                                            workspace);
-      });
-    },
-    [](Storage storage) {
-      return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kLanes; });
-    },
-    [](const Convolution& convolution, const Weight& weight, int64_t first, int64_t last,
-       void* patches) {
-      with_storage(convolution.source.storage, [&](auto s) {
-        gather_patches<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, weight, first, last,
-                                                                  patches);
-      });
-    },
-    [](const Convolution& convolution, const Weight& weight, const void* patches, int64_t first,
-       int64_t last) {
-      with_storage(convolution.source.storage, [&](auto s) {
-        multiply_patches<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, weight, patches,
-                                                                    first, last);
-      });
-    },
-    [](const WeightGradient& task) {
-      return with_storage(task.input.storage,
-                          [&](auto s) { return weight_gradient_bytes<RealOf<decltype(s)>>(task); });
-    },
-    [](const WeightGradient& task, int64_t first_tile, int64_t last_tile, void* sums,
-       void* bias_sums, void* workspace) {
-      with_storage(task.input.storage, [&](auto s) {
-        weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(task, first_tile, last_tile,
-                                                                   sums, bias_sums, workspace);
-      });
-    },
-    [](const Weight& destination, const void* sums, int64_t threads, int64_t first, int64_t last) {
-      return with_storage(destination.storage, [&](auto s) {
-        return store_weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
-            destination, sums, threads, first, last);
-      });
-    },
-    [](Storage storage, const void* bias_sums, int64_t threads, int64_t channels,
-       void* destination) {
-      return with_storage(storage, [&](auto s) {
-        return double(store_bias_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
-            bias_sums, threads, channels, destination));
-      });
-    },
-    [](const Pooling& pooling, const void* input, int64_t first_row, int64_t last_row, void* output,
-       uint8_t* argmax) {
-      with_storage(pooling.storage, [&](auto s) {
-        max_pool<ValueOf<decltype(s)>>(pooling, input, first_row, last_row, output, argmax);
-      });
-    },
-    [](const Pooling& pooling, const void* grad_output, const uint8_t* argmax, int64_t first_row,
-       int64_t last_row, void* grad_input) {
-      with_storage(pooling.storage, [&](auto s) {
-        max_pool_backward<ValueOf<decltype(s)>>(pooling, grad_output, argmax, first_row, last_row,
-                                                grad_input);
-      });
-    },
-    [](const Source& source, int64_t first, int64_t last) {
-      return with_float_storage(source.storage, [&](auto s) {
-        return largest_magnitude<ValueOf<decltype(s)>>(source, first, last);
-      });
-    },
-    fingerprint,
-    kWinograd<Winograd<2>>,
-    kWinograd<Winograd<4>>,
+    .set = Isa::kSet,
+    .channel_block =
+        [](Storage storage) {
+          return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kBlock; });
+        },
+    .row_block = kRowsOfSums,
+    .pack_weight =
+        [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
+          with_storage(weight.storage, [&](auto s) {
+            pack_weight<ValueOf<decltype(s)>, RealOf<decltype(s)>>(weight, for_dgrad, first, last,
+                                                                   packed);
+          });
+        },
+    .pack_bias =
+        [](Storage storage, const void* bias, int64_t channels, void* packed) {
+          with_storage(storage, [&](auto s) {
+            pack_bias<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias, channels, packed);
+          });
+        },
+    .convolve_workspace =
+        [](const Convolution& convolution) {
+          return with_storage(convolution.source.storage, [&](auto s) {
+            return convolve_bytes<RealOf<decltype(s)>>(convolution);
+          });
+        },
+    .convolve =
+        [](const Convolution& convolution, int64_t first_tile, int64_t last_tile, void* workspace) {
+          with_storage(convolution.source.storage, [&](auto s) {
+            convolve<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, first_tile, last_tile,
+                                                                workspace);
+          });
+        },
+    .lanes =
+        [](Storage storage) {
+          return with_storage(storage, [](auto s) { return Shape<RealOf<decltype(s)>>::kLanes; });
+        },
+    .gather_patches =
+        [](const Convolution& convolution, const Weight& weight, int64_t first, int64_t last,
+           void* patches) {
+          with_storage(convolution.source.storage, [&](auto s) {
+            gather_patches<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, weight, first,
+                                                                      last, patches);
+          });
+        },
+    .multiply_patches =
+        [](const Convolution& convolution, const Weight& weight, const void* patches, int64_t first,
+           int64_t last) {
+          with_storage(convolution.source.storage, [&](auto s) {
+            multiply_patches<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, weight,
+                                                                        patches, first, last);
+          });
+        },
+    .weight_gradient_workspace =
+        [](const WeightGradient& task) {
+          return with_storage(task.input.storage, [&](auto s) {
+            return weight_gradient_bytes<RealOf<decltype(s)>>(task);
+          });
+        },
+    .weight_gradient =
+        [](const WeightGradient& task, int64_t first_tile, int64_t last_tile, void* sums,
+           void* bias_sums, void* workspace) {
+          with_storage(task.input.storage, [&](auto s) {
+            weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(task, first_tile, last_tile,
+                                                                       sums, bias_sums, workspace);
+          });
+        },
+    .store_weight_gradient =
+        [](const Weight& destination, const void* sums, int64_t threads, int64_t first,
+           int64_t last) {
+          return with_storage(destination.storage, [&](auto s) {
+            return store_weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
+                destination, sums, threads, first, last);
+          });
+        },
+    .store_bias_gradient =
+        [](Storage storage, const void* bias_sums, int64_t threads, int64_t channels,
+           void* destination) {
+          return with_storage(storage, [&](auto s) {
+            return double(store_bias_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
+                bias_sums, threads, channels, destination));
+          });
+        },
+    .max_pool =
+        [](const Pooling& pooling, const void* input, int64_t first_row, int64_t last_row,
+           void* output, uint8_t* argmax) {
+          with_storage(pooling.storage, [&](auto s) {
+            max_pool<ValueOf<decltype(s)>>(pooling, input, first_row, last_row, output, argmax);
+          });
+        },
+    .max_pool_backward =
+        [](const Pooling& pooling, const void* grad_output, const uint8_t* argmax,
+           int64_t first_row, int64_t last_row, void* grad_input) {
+          with_storage(pooling.storage, [&](auto s) {
+            max_pool_backward<ValueOf<decltype(s)>>(pooling, grad_output, argmax, first_row,
+                                                    last_row, grad_input);
+          });
+        },
+    .largest_magnitude =
+        [](const Source& source, int64_t first, int64_t last) {
+          return with_float_storage(source.storage, [&](auto s) {
+            return largest_magnitude<ValueOf<decltype(s)>>(source, first, last);
+          });
+        },
+    .fingerprint = fingerprint,
+    .winograd2 = kWinograd<Winograd<2>>,
+    .winograd4 = kWinograd<Winograd<4>>,
 };

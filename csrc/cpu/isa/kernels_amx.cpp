@@ -1,4 +1,4 @@
-// The kernels for matrix tiles: 8 registers of 16 rows × 64 bytes. The rest of such a processor's
+// The kernels for AMX tiles: 8 registers of 16 rows × 64 bytes. The rest of such a processor's
 // work is AVX-512's.
 
 #include "cpu/isa/instruction_set.h"
@@ -30,17 +30,23 @@ struct Isa {
 #include "cpu/algorithms/tiles.inl"
 #include "cpu/algorithms/edges.inl"
 #include "cpu/algorithms/epilogue.inl"
-#include "cpu/algorithms/matrix.inl"
-#include "cpu/algorithms/matrix_gradient.inl"
+#include "cpu/algorithms/amx.inl"
+#include "cpu/algorithms/amx_gradient.inl"
 // clang-format on
 
 }  // namespace
 
-const MatrixKernels kAmxKernels = {
-    matrix_weight_bytes,       kOutputBlock,         pack_matrix_weight,
-    matrix_convolve_workspace, matrix_convolve,      matrix_gradient_sizes,
-    matrix_gradient_workspace, pack_matrix_gradient, multiply_matrix_gradient,
-    store_matrix_gradient,
+const AmxKernels kAmxKernels = {
+    .weight_bytes = amx_weight_bytes,
+    .output_block = kOutputBlock,
+    .pack_weight = pack_amx_weight,
+    .convolve_workspace = amx_convolve_workspace,
+    .convolve = amx_convolve,
+    .gradient_sizes = amx_gradient_sizes,
+    .gradient_workspace = amx_gradient_workspace,
+    .pack_gradient = pack_amx_gradient,
+    .multiply_gradient = multiply_amx_gradient,
+    .store_gradient = store_amx_gradient,
 };
 
 }  // namespace vgg_fast::cpu

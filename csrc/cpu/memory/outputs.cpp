@@ -1,27 +1,35 @@
 #include "cpu/memory/outputs.h"
 
-#include "cpu/ops/convolution.h"
+#include "cpu/memory/tensors.h"
 
 namespace vgg_fast::cpu {
 namespace {
 
-int64_t size_of(ScalarType dtype) {
-  return dtype == ScalarType::Byte ? 1 : stored_size(storage_of(dtype));
+Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width,
+               ScalarType dtype, int64_t element_bytes) {
+  const int64_t bytes = like.size(0) * channels * height * width * element_bytes;
+  check_memory(bytes);
+  const Tensor map = empty_channels_last(like, channels, height, width, dtype);
+  prefer_huge_pages(map.data_ptr(), bytes);
+  return map;
 }
 
 }  // namespace
 
-Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width,
-                  ScalarType dtype) {
-  const int64_t bytes = like.size(0) * channels * height * width * size_of(dtype);
-  check_memory(bytes);
-  const Tensor output = empty_channels_last(like, channels, height, width, dtype);
-  prefer_huge_pages(output.data_ptr(), bytes);
-  return output;
+Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  return new_map(like, channels, height, width, like.scalar_type(), stored_size(storage_of(like)));
+}
+
+PooledOutput new_pooled_output(const Tensor& input, int64_t channels, bool return_argmax) {
+  const int64_t height = input.size(2) / 2, width = input.size(3) / 2;
+  return {new_output(input, channels, height, width),
+          return_argmax ? new_map(input, channels, height, width, ScalarType::Byte, 1)
+                        : nothing(input, ScalarType::Byte),
+          return_argmax};
 }
 
 Tensor new_gradient(const Tensor& weight) {
-  const int64_t bytes = weight.numel() * size_of(weight.scalar_type());
+  const int64_t bytes = weight.numel() * stored_size(storage_of(weight));
   check_memory(bytes);
   const Tensor gradient = torch::stable::empty_like(weight);
   prefer_huge_pages(gradient.data_ptr(), bytes);

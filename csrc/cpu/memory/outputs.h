@@ -1,5 +1,5 @@
-// The operators' results, and what is said where there is no memory for them. They are PyTorch's
-// own memory, so that they can be resized, and freed, as any tensor can.
+// The operators' results, and the error where there is no memory for them. They are PyTorch's own
+// memory, so that they can be resized and freed as any tensor can.
 
 #pragma once
 
@@ -8,17 +8,27 @@
 
 namespace vgg_fast::cpu {
 
-// An uninitialised (N, channels, height, width) in channels_last, on the CPU; N is that of `like`.
+// An uninitialised (N, channels, height, width) in channels_last, with the N and dtype of `like`.
 // Throws OutOfMemory.
-Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width,
-                  ScalarType dtype);
+Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width);
 
-// An uninitialised gradient for `weight`, with its sizes and strides.
+// Uninitialised results of a pooling operator on `input` (N, C, H, W): (N, channels, H/2, W/2) in
+// its dtype and, if asked for, in uint8. Throws OutOfMemory.
+struct PooledOutput {
+  Tensor output, argmax;
+  bool has_argmax = false;
+  uint8_t* argmax_data() const {
+    return has_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
+  }
+};
+PooledOutput new_pooled_output(const Tensor& input, int64_t channels, bool return_argmax);
+
+// An uninitialised gradient for `weight`, with its sizes and strides. Throws OutOfMemory.
 Tensor new_gradient(const Tensor& weight);
 
 // compute(), with an error that names the operator and its input where memory runs out.
 template <class F>
-auto say_where_memory_ends(const char* op, const Tensor& input, const F& compute) {
+auto with_oom_context(const char* op, const Tensor& input, const F& compute) {
   try {
     return compute();
   } catch (const OutOfMemory& error) {

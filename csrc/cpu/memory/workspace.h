@@ -1,4 +1,4 @@
-// Memory beside the tensors, and scratch memory that outlives a call. The kernel hands out new
+// Aligned blocks, and scratch memory that outlives a call. The kernel hands out new
 // memory as zeroed pages, one fault each: for a 512 → 512 layer's 37 MB that takes as long as the
 // convolution of a 14² image. So blocks are kept for the next call.
 

@@ -10,7 +10,7 @@ namespace {
 Tensor conv3x3_relu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
   constexpr const char* op = "conv3x3_relu";
   check_convolution(op, input, weight, bias);
-  return convolution_forward(op, input, weight, bias, Destination::Kind::kRelu);
+  return convolution_forward(op, input, weight, bias, Epilogue::kRelu);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_output,
@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_outp
   check_alike(op, "output", output, input);
   const Tensor grad = channels_last(grad_output), mask = channels_last(output);
   Source gradient = read_map(grad);
-  gradient.kind = Source::Kind::kThroughRelu;
+  gradient.prologue = Prologue::kReluGradient;
   gradient.output = mask.data_ptr();
   return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
 }

@@ -15,19 +15,15 @@ std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& 
   constexpr const char* op = "conv3x3_relu_pool";
   check_convolution(op, input, weight, bias);
   check_poolable(op, input);
-  return say_where_memory_ends(op, input, [&] {
-    const int64_t outputs = weight.size(0), height = input.size(2) / 2, width = input.size(3) / 2;
-    const Tensor output = new_output(input, outputs, height, width, input.scalar_type());
-    const Tensor argmax = return_argmax
-                              ? new_output(input, outputs, height, width, ScalarType::Byte)
-                              : nothing(input, ScalarType::Byte);
+  return with_oom_context(op, input, [&] {
+    const PooledOutput pooled = new_pooled_output(input, weight.size(0), return_argmax);
     Destination destination;
-    destination.kind = Destination::Kind::kReluPool;
-    destination.values = output.data_ptr();
-    destination.argmax = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
+    destination.epilogue = Epilogue::kReluPool;
+    destination.values = pooled.output.data_ptr();
+    destination.argmax = pooled.argmax_data();
     const Tensor map = channels_last(input);
     convolve(read_map(map), weight, false, bias, destination);
-    return std::tuple{output, argmax};
+    return std::tuple{pooled.output, pooled.argmax};
   });
 }
 
@@ -48,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
                positions = channels_last(argmax);
   Source gradient = read_map(input);  // the full-resolution size is the input's
   gradient.channels = weight.size(0);
-  gradient.kind = Source::Kind::kThroughPool;
+  gradient.prologue = Prologue::kPoolReluGradient;
   gradient.values = grad.data_ptr();
   gradient.output = mask.data_ptr();
   gradient.argmax = static_cast<const uint8_t*>(positions.data_ptr());

@@ -1,4 +1,4 @@
-// From tensors to kernels: packs the weight, cuts the work into tiles, spreads them over threads.
+// A convolution and its gradients, from tensors to one of the algorithms.
 
 #pragma once
 
@@ -6,15 +6,9 @@
 #include <tuple>
 
 #include "checks.h"
-#include "cpu/isa/kernels.h"
+#include "cpu/memory/tensors.h"
 
 namespace vgg_fast::cpu {
-
-Storage storage_of(ScalarType dtype);
-inline Storage storage_of(const Tensor& tensor) { return storage_of(tensor.scalar_type()); }
-
-// The source that reads `map`, a dense channels_last (N, C, H, W).
-Source read_map(const Tensor& map);
 
 // Convolves `source` with `weight` (or, for_dgrad, with its rotated transpose) into `destination`.
 void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
@@ -22,7 +16,7 @@ void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
 
 // The forward pass of the operator `op`, up to the ReLU.
 Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
-                           const std::optional<Tensor>& bias, Destination::Kind kind);
+                           const std::optional<Tensor>& bias, Epilogue epilogue);
 
 // All gradients of a convolution whose output's gradient is `gradient`; those not needed are empty.
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const Source& gradient,

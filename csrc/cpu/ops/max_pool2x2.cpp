@@ -3,7 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/memory/outputs.h"
-#include "cpu/ops/convolution.h"
+#include "cpu/memory/tensors.h"
 #include "cpu/plan/threads.h"
 
 namespace vgg_fast::cpu {
@@ -29,19 +29,15 @@ std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) 
   constexpr const char* op = "max_pool2x2";
   check_input(op, input);
   check_poolable(op, input);
-  return say_where_memory_ends(op, input, [&] {
-    const int64_t channels = input.size(1), height = input.size(2) / 2, width = input.size(3) / 2;
-    const Tensor output = new_output(input, channels, height, width, input.scalar_type());
-    const Tensor argmax = return_argmax
-                              ? new_output(input, channels, height, width, ScalarType::Byte)
-                              : nothing(input, ScalarType::Byte);
+  return with_oom_context(op, input, [&] {
+    const PooledOutput pooled = new_pooled_output(input, input.size(1), return_argmax);
     const Tensor map = readable(input);
     const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
-    uint8_t* positions = return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
-    parallel(input.size(0) * height, [&](int64_t first, int64_t last) {
-      kernels().max_pool(pooling, map.data_ptr(), first, last, output.data_ptr(), positions);
+    parallel(input.size(0) * pooled.output.size(2), [&](int64_t first, int64_t last) {
+      kernels().max_pool(pooling, map.data_ptr(), first, last, pooled.output.data_ptr(),
+                         pooled.argmax_data());
     });
-    return std::tuple{output, argmax};
+    return std::tuple{pooled.output, pooled.argmax};
   });
 }
 
@@ -55,10 +51,9 @@ Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int
           " and argmax ", shape_of(argmax), " on ", device_of(argmax),
           " don't belong to an input of ", height, "x", width);
   check_argmax(op, argmax);
-  return say_where_memory_ends(op, grad_output, [&] {
+  return with_oom_context(op, grad_output, [&] {
     const Tensor grad = readable(grad_output), positions = channels_last(argmax);
-    const Tensor grad_input =
-        new_output(grad_output, grad_output.size(1), height, width, grad_output.scalar_type());
+    const Tensor grad_input = new_output(grad_output, grad_output.size(1), height, width);
     const Pooling pooling = pooling_of(grad, height, width);
     parallel(grad.size(0) * divide_up(height, 2), [&](int64_t first, int64_t last) {
       kernels().max_pool_backward(pooling, grad.data_ptr(),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -11,9 +12,6 @@
 
 namespace vgg_fast::cpu {
 namespace {
-
-constexpr Algorithm kAll[] = {Algorithm::kDirect, Algorithm::kWinograd2, Algorithm::kWinograd4,
-                              Algorithm::kMatrix};
 
 int64_t output_tile(Algorithm algorithm) { return algorithm == Algorithm::kWinograd4 ? 4 : 2; }
 
@@ -39,8 +37,8 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   const double pairs = double(problem.inputs) * outputs;
   const double pixels = double(problem.images * problem.height * problem.width);
   if (algorithm == Algorithm::kDirect) return 9 * pixels * pairs * 1.05;
-  if (algorithm == Algorithm::kMatrix) {
-    // Matrix tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
+  if (algorithm == Algorithm::kAmx) {
+    // AMX tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
     // pixel's channels takes about as long as 20 multiply-adds.
     const double steps = double(round_up(problem.inputs, 32));
     const double blocks = double(round_up(problem.outputs, 32));
@@ -63,33 +61,20 @@ bool is_possible(const Problem& problem, Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDirect:
       return true;
-    case Algorithm::kMatrix:
-      return problem.matrix_tiles && problem.storage == Storage::kBFloat16 && problem.images > 0;
+    case Algorithm::kAmx:
+      return problem.has_amx && problem.storage == Storage::kBFloat16 && problem.images > 0;
     default:
       return problem.storage != Storage::kFloat64 && problem.images > 0;
-  }
-}
-
-bool allows(Wish wish, Algorithm algorithm) {
-  switch (wish) {
-    case Wish::kDirect:
-      return algorithm == Algorithm::kDirect;
-    case Wish::kWinograd2:
-      return algorithm == Algorithm::kWinograd2;
-    case Wish::kWinograd4:
-      return algorithm == Algorithm::kWinograd4;
-    case Wish::kMatrix:
-      return algorithm == Algorithm::kMatrix;
-    default:
-      return true;
   }
 }
 
 Algorithm choose(const Problem& problem, const Settings& settings, bool weight_gradient) {
   Algorithm best = Algorithm::kDirect;
   double least = std::numeric_limits<double>::infinity();
-  for (Algorithm algorithm : kAll) {
-    if (!is_possible(problem, algorithm) || !allows(settings.algorithm, algorithm)) continue;
+  for (size_t i = 1; i < std::size(kAlgorithmNames); ++i) {  // without kAuto
+    const Algorithm algorithm = Algorithm(i);
+    const bool allowed = settings.algorithm == Algorithm::kAuto || settings.algorithm == algorithm;
+    if (!allowed || !is_possible(problem, algorithm)) continue;
     const double this_cost = cost(problem, algorithm, weight_gradient);
     if (this_cost < least) {
       best = algorithm;
@@ -107,9 +92,9 @@ Plan direct_plan(const Problem& problem, int64_t channels) {
   return plan;
 }
 
-// Tiles for the matrix kernels: rows of maps, or some maps, whose patch stays in L2 beside the
+// Tiles for the AMX kernels: rows of maps, or some maps, whose patch stays in L2 with the
 // weight of a block of outputs, and with enough pixels to make up for reading the whole weight.
-Tiling matrix_tiling(const Problem& problem) {
+Tiling amx_tiling(const Problem& problem) {
   constexpr int64_t kPatchBytes = 768 << 10, kEnoughPixels = 784, kMostColumns = 256;
   const int64_t pixel_bytes = 2 * round_up(problem.inputs, 32);
   Tiling tiling;
@@ -137,18 +122,18 @@ Tiling matrix_tiling(const Problem& problem) {
   return tiling;
 }
 
-Plan matrix_plan(const Problem& problem) {
+Plan amx_plan(const Problem& problem) {
   Plan plan;
-  plan.algorithm = Algorithm::kMatrix;
-  plan.tiling = matrix_tiling(problem);
+  plan.algorithm = Algorithm::kAmx;
+  plan.tiling = amx_tiling(problem);
   plan.pieces = plan.tiling.count();
   return plan;
 }
 
-// The Winograd plan, or the direct one where the settings leave too little memory.
-Plan within(const Settings& settings, const Plan& winograd, Plan direct) {
-  if (settings.workspace < 0 || winograd.workspace <= settings.workspace) return winograd;
-  direct.wanted = winograd.workspace;
+// The preferred plan, or the direct one where the settings leave too little memory.
+Plan within_cap(const Settings& settings, const Plan& preferred, Plan direct) {
+  if (settings.workspace < 0 || preferred.workspace <= settings.workspace) return preferred;
+  direct.refused_workspace = preferred.workspace;
   return direct;
 }
 
@@ -193,15 +178,15 @@ std::string environment(const char* variable) {
   return value == nullptr ? "" : value;
 }
 
-Wish wish_of(const std::string& text) {
-  if (text.empty() || text == "auto") return Wish::kAuto;
-  if (text == name(Algorithm::kDirect)) return Wish::kDirect;
-  if (text == name(Algorithm::kWinograd2)) return Wish::kWinograd2;
-  if (text == name(Algorithm::kWinograd4)) return Wish::kWinograd4;
-  if (text == name(Algorithm::kMatrix)) return Wish::kMatrix;
-  throw std::runtime_error("VGG_FAST_ALGORITHM=" + text +
-                           " names no algorithm: choose one of auto, direct, winograd2, "
-                           "winograd4, matrix, or unset it");
+Algorithm algorithm_of(const std::string& text) {
+  if (text.empty()) return Algorithm::kAuto;
+  std::string names;
+  for (size_t i = 0; i < std::size(kAlgorithmNames); ++i) {
+    if (text == kAlgorithmNames[i]) return Algorithm(i);
+    names += std::string(names.empty() ? "" : ", ") + kAlgorithmNames[i];
+  }
+  throw std::runtime_error("VGG_FAST_ALGORITHM=" + text + " names no algorithm: choose one of " +
+                           names + ", or unset it");
 }
 
 int64_t bytes_of(const std::string& variable, int64_t otherwise) {
@@ -218,12 +203,12 @@ int64_t bytes_of(const std::string& variable, int64_t otherwise) {
 // The settings are read and written apart: each is one word, and a thread that runs a kernel
 // meanwhile sees the old one or the new.
 struct Current {
-  std::atomic<Wish> algorithm;
+  std::atomic<Algorithm> algorithm;
   std::atomic<int64_t> workspace, weight_cache;
 };
 
 Current& current() {
-  static Current instance{wish_of(environment("VGG_FAST_ALGORITHM")),
+  static Current instance{algorithm_of(environment("VGG_FAST_ALGORITHM")),
                           bytes_of("VGG_FAST_WORKSPACE", Settings().workspace),
                           bytes_of("VGG_FAST_WEIGHT_CACHE", Settings().weight_cache)};
   return instance;
@@ -235,20 +220,7 @@ void Problem::set_instruction_set(InstructionSet set) {
   lanes = vector_bytes(set) / real_size(storage);
   channel_block = vectors_of_outputs(set) * lanes;
   tile_group = kRowsOfSums;
-  matrix_tiles = set == InstructionSet::kAmx;
-}
-
-const char* name(Algorithm algorithm) {
-  switch (algorithm) {
-    case Algorithm::kWinograd2:
-      return "winograd2";
-    case Algorithm::kWinograd4:
-      return "winograd4";
-    case Algorithm::kMatrix:
-      return "matrix";
-    default:
-      return "direct";
-  }
+  has_amx = set == InstructionSet::kAmx;
 }
 
 Settings settings() { return {current().algorithm, current().workspace, current().weight_cache}; }
@@ -266,13 +238,13 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
     const int64_t pixels = problem.images * problem.height * problem.width;
     if (problem.for_dgrad || pixels > kFewPixels) return plan;
     // Whatever the cap: packing the weight for direct tiles takes more.
-    plan.dots = true;
+    plan.gemv = true;
     plan.pieces = divide_up(problem.outputs, problem.lanes);
     plan.workspace =
         pixels * round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
     return plan;
   }
-  if (algorithm == Algorithm::kMatrix) return matrix_plan(problem);
+  if (algorithm == Algorithm::kAmx) return amx_plan(problem);
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
@@ -284,15 +256,15 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
       positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
   plan.workspace = threads * per_thread + positions(algorithm) * problem.inputs *
                                               round_up(problem.outputs, problem.channel_block) * 4;
-  return within(settings, plan, direct_plan(problem, problem.inputs));
+  return within_cap(settings, plan, direct_plan(problem, problem.inputs));
 }
 
 Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   const Algorithm algorithm = choose(problem, settings, true);
   const Plan direct = direct_plan(problem, std::max(problem.inputs, problem.outputs));
   if (algorithm == Algorithm::kDirect) return direct;
-  if (algorithm == Algorithm::kMatrix) {
-    Plan plan = matrix_plan(problem);
+  if (algorithm == Algorithm::kAmx) {
+    Plan plan = amx_plan(problem);
     const int64_t tile_bytes = 2 * plan.tiling.pixels() *
                                (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
     // So many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
@@ -300,7 +272,7 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
     plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),
                             std::min(problem.threads, plan.pieces), plan.pieces);
     plan.workspace = plan.chunk * tile_bytes + 9 * 4 * problem.inputs * problem.outputs;
-    return within(settings, plan, direct);
+    return within_cap(settings, plan, direct);
   }
   Plan plan;
   plan.algorithm = algorithm;
@@ -315,7 +287,7 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   plan.workspace = positions(algorithm) * 4 *
                    (plan.chunk * (problem.inputs + problem.outputs) +
                     problem.inputs * round_up(problem.outputs, problem.channel_block));
-  return within(settings, plan, direct);
+  return within_cap(settings, plan, direct);
 }
 
 }  // namespace vgg_fast::cpu

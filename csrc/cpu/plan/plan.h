@@ -6,18 +6,19 @@
 
 namespace vgg_fast::cpu {
 
-enum class Algorithm { kDirect, kWinograd2, kWinograd4, kMatrix };
+// kAuto, the cheapest, is a setting only: no plan has it.
+enum class Algorithm { kAuto, kDirect, kWinograd2, kWinograd4, kAmx };
 
-// What the user wishes; the numbers are those of vgg_fast/cpu.py.
-enum class Wish { kAuto, kDirect, kWinograd2, kWinograd4, kMatrix };
+// The names, in the order of the enumerators; Python takes them from here.
+constexpr const char* kAlgorithmNames[] = {"auto", "direct", "winograd2", "winograd4", "amx"};
 
-const char* name(Algorithm algorithm);
+inline const char* name(Algorithm algorithm) { return kAlgorithmNames[int(algorithm)]; }
 
 // VGG_FAST_ALGORITHM, VGG_FAST_WORKSPACE and VGG_FAST_WEIGHT_CACHE (MiB), until set_settings() says
 // otherwise.
 struct Settings {
-  Wish algorithm = Wish::kAuto;
-  int64_t workspace = -1;  // bytes that one call may take beside its tensors; -1: any number
+  Algorithm algorithm = Algorithm::kAuto;
+  int64_t workspace = -1;  // bytes that one call may take in addition to its tensors; -1: no limit
   int64_t weight_cache = int64_t{512} << 20;  // bytes of transformed weights that are kept
 };
 
@@ -30,24 +31,25 @@ struct Problem {
   Storage storage = Storage::kFloat32;
   int64_t threads = 1;
   // Of the instruction set in force: channels of a vector, and of a micro-kernel; tiles that a
-  // micro-kernel takes; whether there are matrix tiles.
+  // micro-kernel takes; whether it has AMX tiles.
   int64_t lanes = 4, channel_block = 16, tile_group = kRowsOfSums;
-  bool matrix_tiles = false;
+  bool has_amx = false;
   bool for_dgrad = false;                        // the convolution is an input gradient's
   void set_instruction_set(InstructionSet set);  // after the storage
 };
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
-  // Of a direct convolution: few pixels, by dot products with the weight where it lies. A weight
+  // Of a direct convolution: at most kFewPixels, by dot products with the unpacked weight. A weight
   // whose outputs aren't dense takes the tiling.
-  bool dots = false;
+  bool gemv = false;
   Tiling tiling;
   Blocking blocking;      // a Winograd convolution's
   int64_t chunk = 0;      // a weight gradient's, but the direct one's: tiles
   int64_t pieces = 0;     // of work: shared by the threads, but for chunks
-  int64_t workspace = 0;  // bytes beside the tensors, about; 0 for direct tiles
-  int64_t wanted = 0;     // workspace of the Winograd plan that the settings have no room for; or 0
+  int64_t workspace = 0;  // about, in bytes, in addition to the tensors; 0 for direct tiles
+  // Workspace of the plan that exceeded the settings' cap, where this one replaces it; or 0.
+  int64_t refused_workspace = 0;
 };
 
 Plan plan_convolution(const Problem& problem, const Settings& settings);

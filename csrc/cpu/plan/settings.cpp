@@ -15,7 +15,7 @@ std::tuple<int64_t, int64_t, int64_t> cpu_settings() {
 }
 
 void set_cpu_settings(int64_t algorithm, int64_t workspace, int64_t weight_cache) {
-  set_settings({Wish(algorithm), workspace, weight_cache});
+  set_settings({Algorithm(algorithm), workspace, weight_cache});
   trim_kept_weights(weight_cache);
 }
 

@@ -1,4 +1,4 @@
-// The weight's gradient on matrix tiles, with the pixels as the terms of the sum:
+// The weight's gradient on AMX tiles, with the pixels as the terms of the sum:
 //
 //   C[16 k][16 c] += A[16 k][32 pixels] · B[16 pairs of pixels][16 c][2]     for each of the 9 taps
 //
@@ -6,16 +6,16 @@
 // pixels. A tap to the right or left pairs other pixels, so the input is packed twice, with pairs
 // that begin at even and at odd pixels; a tap above or below is a number of pairs away, because
 // rows have an even pitch. Between the rows the gradient is zero, and the input must not be
-// infinite there: convolution.cpp has the direct kernel compute what isn't finite again.
+// infinite there: the direct kernel computes again what isn't finite.
 //
 // All threads work on one chunk of packed tiles: first on its tiles, then on the blocks of sums, so
-// the sums are taken in the same order whatever the number of threads.
+// the sums are taken in the same order for any number of threads.
 
-struct MatrixGradient {
+struct AmxGradient {
   int64_t inputs, outputs;           // in blocks of 32 channels
   int64_t pitch, rows, images;       // of a packed tile
   int64_t image_steps, image_pairs;  // 32-pixel steps of the gradient; pairs of the input
-  explicit MatrixGradient(const WeightGradient& task)
+  explicit AmxGradient(const WeightGradient& task)
       : inputs(divide_up(task.input.channels, kOutputBlock)),
         outputs(divide_up(task.gradient.channels, kOutputBlock)),
         pitch(round_up(task.tiling.columns + 2, 2)),
@@ -31,9 +31,9 @@ struct MatrixGradient {
   int64_t input_values() const { return 2 * 2 * inputs * pairs() * 32; }
 };
 
-inline MatrixGradientSizes matrix_gradient_sizes(const WeightGradient& task) {
-  const MatrixGradient layout(task);
-  MatrixGradientSizes sizes;
+inline AmxGradientSizes amx_gradient_sizes(const WeightGradient& task) {
+  const AmxGradient layout(task);
+  AmxGradientSizes sizes;
   sizes.inputs = layout.input_values() * int64_t(sizeof(BFloat16));
   sizes.gradients = layout.gradient_values() * int64_t(sizeof(BFloat16));
   sizes.blocks = layout.inputs * layout.outputs;
@@ -42,14 +42,14 @@ inline MatrixGradientSizes matrix_gradient_sizes(const WeightGradient& task) {
 }
 
 // A patch of pixels to pack, with zeros from its end to what the last pairs read.
-inline int64_t matrix_gradient_patch(const MatrixGradient& layout, int64_t channel_blocks) {
+inline int64_t amx_gradient_patch(const AmxGradient& layout, int64_t channel_blocks) {
   return layout.images * (2 * layout.image_pairs + 2) * channel_blocks * kOutputBlock;
 }
 
-inline int64_t matrix_gradient_workspace(const WeightGradient& task) {
-  const MatrixGradient layout(task);
-  return Arena::bytes<BFloat16>(matrix_gradient_patch(layout, layout.inputs)) +
-         Arena::bytes<BFloat16>(matrix_gradient_patch(layout, layout.outputs));
+inline int64_t amx_gradient_workspace(const WeightGradient& task) {
+  const AmxGradient layout(task);
+  return Arena::bytes<BFloat16>(amx_gradient_patch(layout, layout.inputs)) +
+         Arena::bytes<BFloat16>(amx_gradient_patch(layout, layout.outputs));
 }
 
 // Two pixels' 16 channels side by side: a row of B.
@@ -110,15 +110,15 @@ inline void add_bias_sums(const BFloat16* pixels, int64_t count, int64_t stride,
   }
 }
 
-inline void pack_matrix_gradient(const WeightGradient& task, int64_t index, void* inputs,
-                                 void* gradients, float* bias_sums, void* workspace) {
-  const MatrixGradient layout(task);
+inline void pack_amx_gradient(const WeightGradient& task, int64_t index, void* inputs,
+                              void* gradients, float* bias_sums, void* workspace) {
+  const AmxGradient layout(task);
   const int64_t pixels = 2 * layout.image_pairs + 2;
   const int64_t input_stride = layout.inputs * kOutputBlock;
   const int64_t gradient_stride = layout.outputs * kOutputBlock;
   Arena arena{static_cast<char*>(workspace)};
-  BFloat16* input = arena.take<BFloat16>(matrix_gradient_patch(layout, layout.inputs));
-  BFloat16* gradient = arena.take<BFloat16>(matrix_gradient_patch(layout, layout.outputs));
+  BFloat16* input = arena.take<BFloat16>(amx_gradient_patch(layout, layout.inputs));
+  BFloat16* gradient = arena.take<BFloat16>(amx_gradient_patch(layout, layout.outputs));
 
   const Tile tile =
       tile_at(task.tiling, index, task.input.images, task.input.height, task.input.width);
@@ -169,7 +169,7 @@ inline void pack_matrix_gradient(const WeightGradient& task, int64_t index, void
 }
 
 // One block of 32 c × 32 k and one tap: sums[half of k][half of c] are tiles of C, transposed.
-inline void multiply_block(const MatrixGradient& layout, int64_t tiles, bool accumulate,
+inline void multiply_block(const AmxGradient& layout, int64_t tiles, bool accumulate,
                            const BFloat16* input, const BFloat16* gradient, int64_t tap,
                            float* sums) {
   constexpr int64_t kSums = 16 * 16;
@@ -212,10 +212,10 @@ inline void multiply_block(const MatrixGradient& layout, int64_t tiles, bool acc
   _tile_stored(3, sums + 3 * kSums, 64);
 }
 
-inline void multiply_matrix_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
-                                     int64_t first, int64_t last, const void* inputs,
-                                     const void* gradients, float* sums) {
-  const MatrixGradient layout(task);
+inline void multiply_amx_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
+                                  int64_t first, int64_t last, const void* inputs,
+                                  const void* gradients, float* sums) {
+  const AmxGradient layout(task);
   const TileShape shape;
   for (int64_t block = first; block < last; ++block) {
     const int64_t k = block / layout.inputs, c = block % layout.inputs;
@@ -229,9 +229,9 @@ inline void multiply_matrix_gradient(const WeightGradient& task, int64_t tiles, 
   }
 }
 
-inline float store_matrix_gradient(const WeightGradient& task, const Weight& destination,
-                                   const float* sums, int64_t first, int64_t last) {
-  const MatrixGradient layout(task);
+inline float store_amx_gradient(const WeightGradient& task, const Weight& destination,
+                                const float* sums, int64_t first, int64_t last) {
+  const AmxGradient layout(task);
   BFloat16* values = static_cast<BFloat16*>(const_cast<void*>(destination.values));
   float largest = 0, check = 0;
   for (int64_t k = first; k < last; ++k) {

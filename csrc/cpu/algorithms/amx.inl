@@ -1,4 +1,4 @@
-// Direct 3×3 convolution of bfloat16 maps on matrix tiles (Intel AMX).
+// Direct 3×3 convolution of bfloat16 maps on Intel AMX tiles.
 //
 //   C[16 pixels][16 k] += A[16 pixels][32 c] · B[16 pairs of c][16 k][2]     16,384 operations
 //
@@ -8,7 +8,7 @@
 // the result is rounded to bfloat16.
 //
 // 2 × 2 tiles of C take a step of 32 channels and one tap in 4 multiplications, 16 cycles each,
-// beside 4 loads. The taps of a step read the same pixels of A from L1; B comes from L2, 32 bytes a
+// and 4 loads. The taps of a step read the same pixels of A from L1; B comes from L2, 32 bytes a
 // cycle.
 
 constexpr int64_t kTileRows = 16, kTileValues = 512;  // a tile of bfloat16: 16 × 32
@@ -43,30 +43,30 @@ inline int64_t channel_steps(int64_t channels) { return divide_up(channels, kCha
 // packed[block of 32 k][step of 32 c][tap][half of the block] is a tile of B. What the weight lacks
 // is zero. For dgrad, it is rotated by 180°, its inputs and outputs exchanged. Behind a block's
 // tiles comes a cache line with its largest magnitude, a float.
-inline int64_t matrix_tiles_values(int64_t inputs) {
+inline int64_t amx_tiles_values(int64_t inputs) {
   return channel_steps(inputs) * 9 * 2 * kTileValues;
 }
-inline int64_t matrix_block_values(int64_t inputs) { return matrix_tiles_values(inputs) + 32; }
+inline int64_t amx_block_values(int64_t inputs) { return amx_tiles_values(inputs) + 32; }
 
 // Of one tap, input and output of a block.
-inline int64_t matrix_weight_at(int64_t tap, int64_t c, int64_t k) {
+inline int64_t amx_weight_at(int64_t tap, int64_t c, int64_t k) {
   const int64_t step = c / kChannelStep, j = c % kChannelStep;
   return ((step * 9 + tap) * 2 + k / 16) * kTileValues + j / 2 * 32 + k % 16 * 2 + j % 2;
 }
 
-inline int64_t matrix_weight_bytes(int64_t inputs, int64_t outputs) {
-  return divide_up(outputs, kOutputBlock) * matrix_block_values(inputs) * int64_t(sizeof(BFloat16));
+inline int64_t amx_weight_bytes(int64_t inputs, int64_t outputs) {
+  return divide_up(outputs, kOutputBlock) * amx_block_values(inputs) * int64_t(sizeof(BFloat16));
 }
 
-inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
-                               void* packed) {
+inline void pack_amx_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
+                            void* packed) {
   const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
   const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
   const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
   const BFloat16* values = static_cast<const BFloat16*>(weight.values);
   for (int64_t block = first; block < last; ++block) {
-    BFloat16* to = static_cast<BFloat16*>(packed) + block * matrix_block_values(inputs);
+    BFloat16* to = static_cast<BFloat16*>(packed) + block * amx_block_values(inputs);
     float largest = 0;
     for (int64_t c = 0; c < inputs; c += kChannelStep, to += 9 * 2 * kTileValues) {
       const int64_t width = inputs - c < kChannelStep ? inputs - c : kChannelStep;
@@ -76,7 +76,7 @@ inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t fir
       for (int64_t i = 0; i < height; ++i) {
         for (int64_t j = 0; j < width; ++j) {
           const BFloat16* from = values + (k + i) * output_stride + (c + j) * input_stride;
-          BFloat16* element = to + matrix_weight_at(0, j, i);
+          BFloat16* element = to + amx_weight_at(0, j, i);
           for (int64_t tap = 0; tap < 9; ++tap) {
             const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
             element[(for_dgrad ? 8 - tap : tap) * 2 * kTileValues] = from[at];
@@ -94,9 +94,9 @@ inline void pack_matrix_weight(const Weight& weight, bool for_dgrad, int64_t fir
 
 // A tile's patch, with its border. Pixels lie a cache line more than a power of two apart, or 16 of
 // them would share a few sets of L1.
-struct MatrixPatch {
+struct AmxPatch {
   int64_t steps, stride, pitch, image_pixels;  // values of a pixel; pixels of a row, of an image
-  MatrixPatch(int64_t channels, int64_t rows, int64_t columns)
+  AmxPatch(int64_t channels, int64_t rows, int64_t columns)
       : steps(channel_steps(channels)),
         stride(steps * kChannelStep + kChannelStep),
         pitch(columns + 2),
@@ -107,20 +107,20 @@ struct MatrixPatch {
   }
 };
 
-inline int64_t matrix_sums(int64_t rows, int64_t pitch) {
+inline int64_t amx_sums(int64_t rows, int64_t pitch) {
   return round_up(rows * pitch, kPixelGroup) * kOutputBlock;
 }
 
-inline int64_t matrix_convolve_workspace(const Convolution& convolution) {
+inline int64_t amx_convolve_workspace(const Convolution& convolution) {
   const Tiling& tiling = convolution.tiling;
-  const MatrixPatch layout(convolution.source.channels, tiling.rows, tiling.columns);
+  const AmxPatch layout(convolution.source.channels, tiling.rows, tiling.columns);
   return Arena::bytes<BFloat16>(layout.values(tiling.images)) +
-         Arena::bytes<float>(matrix_sums(tiling.rows, layout.pitch));
+         Arena::bytes<float>(amx_sums(tiling.rows, layout.pitch));
 }
 
 // sums[32 pixels][32 k] of one group of pixels and one block of outputs.
-inline void multiply_group(const BFloat16* pixels, const MatrixPatch& layout,
-                           const BFloat16* weight, float* sums) {
+inline void multiply_group(const BFloat16* pixels, const AmxPatch& layout, const BFloat16* weight,
+                           float* sums) {
   const int64_t bytes = layout.stride * int64_t(sizeof(BFloat16));
   _tile_zero(0);
   _tile_zero(1);
@@ -148,10 +148,10 @@ inline void multiply_group(const BFloat16* pixels, const MatrixPatch& layout,
   _tile_stored(3, sums + kTileRows * kOutputBlock + 16, kStride);
 }
 
-// Matrix tiles read denormal numbers as zeros, and write zeros in place of such sums. Whether that
+// AMX tiles read denormal numbers as zeros, and write zeros in place of such sums. Whether that
 // may have mattered: all of the tile's sums are no larger than `bound`, though its map isn't zero.
-inline bool may_lack_denormals(const Tile& tile, const float* sums, int64_t pitch, float bound,
-                               const BFloat16* pixels, const MatrixPatch& layout) {
+inline bool denormals_may_matter(const Tile& tile, const float* sums, int64_t pitch, float bound,
+                                 const BFloat16* pixels, const AmxPatch& layout) {
   for (int64_t row = 0; row < tile.rows; ++row) {
     for (int64_t column = 0; column < tile.columns; ++column) {
       const float* const sum = sums + (row * pitch + column) * kOutputBlock;
@@ -168,27 +168,26 @@ inline bool may_lack_denormals(const Tile& tile, const float* sums, int64_t pitc
   return false;
 }
 
-inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
-                            void* workspace) {
+inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
+                         void* workspace) {
   const Source& source = convolution.source;
   const Tiling& tiling = convolution.tiling;
   const int64_t outputs = convolution.destination.channels;
   const float* bias = static_cast<const float*>(convolution.packed_bias);
-  const int64_t most =
-      MatrixPatch(source.channels, tiling.rows, tiling.columns).values(tiling.images);
+  const int64_t most = AmxPatch(source.channels, tiling.rows, tiling.columns).values(tiling.images);
 
   Arena arena{static_cast<char*>(workspace)};
   BFloat16* values = arena.take<BFloat16>(most);
-  float* sums = arena.take<float>(matrix_sums(tiling.rows, tiling.columns + 2));
+  float* sums = arena.take<float>(amx_sums(tiling.rows, tiling.columns + 2));
 
   const TileShape shape;
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const Tile tile = tile_at(tiling, index, source.images, source.height, source.width);
-    const MatrixPatch layout(source.channels, tile.rows, tile.columns);
+    const AmxPatch layout(source.channels, tile.rows, tile.columns);
     read_patch<BFloat16>(source, tile, Patch(tile, 1, 0, source.channels, layout.stride), values);
     const BFloat16* weight = static_cast<const BFloat16*>(convolution.packed_weight);
     for (int64_t k = 0; k < outputs;
-         k += kOutputBlock, weight += matrix_block_values(source.channels)) {
+         k += kOutputBlock, weight += amx_block_values(source.channels)) {
       Tile one = tile;
       one.images = 1;
       for (int64_t image = 0; image < tile.images; ++image) {
@@ -199,19 +198,19 @@ inline void matrix_convolve(const Convolution& convolution, int64_t first_tile, 
         one.image = tile.image + image;
         const int64_t count = outputs - k < kOutputBlock ? outputs - k : kOutputBlock;
         float largest;
-        __builtin_memcpy(&largest, weight + matrix_tiles_values(source.channels), sizeof(largest));
+        __builtin_memcpy(&largest, weight + amx_tiles_values(source.channels), sizeof(largest));
         if (largest > 0 &&
-            may_lack_denormals(one, sums, layout.pitch, kSmallSum * (largest > 1 ? largest : 1),
-                               pixels, layout)) {
-          convolution.directly[index] = 1;
+            denormals_may_matter(one, sums, layout.pitch, kSmallSum * (largest > 1 ? largest : 1),
+                                 pixels, layout)) {
+          convolution.needs_direct[index] = 1;
         }
-        leave_out_what_is_outside(
+        exclude_padding_taps(
             source, one, sums, kOutputBlock, layout.pitch, count,
             [=](int64_t, int64_t row, int64_t column, int64_t tap, int64_t output) {
               const BFloat16* pixel = pixels + (row * layout.pitch + column) * layout.stride;
               float sum = 0;
               for (int64_t c = 0; c < source.channels; ++c) {
-                sum += to_real(pixel[c]) * to_real(weight[matrix_weight_at(tap, c, output)]);
+                sum += to_real(pixel[c]) * to_real(weight[amx_weight_at(tap, c, output)]);
               }
               return sum;
             });

@@ -46,9 +46,9 @@ inline Vector sum_of_lanes(Vector vector) {
 
 // Adds the products of a stretch of terms to the sums of kRows outputs × kPixels pixels.
 template <class Value, class Real, int64_t kRows, int64_t kPixels>
-inline void add_dots(const Value* weight, int64_t weight_stride, const Real* patches,
-                     int64_t patch_stride, int64_t terms, typename Shape<Real>::Vector* sums,
-                     int64_t sums_stride) {
+inline void add_dot_products(const Value* weight, int64_t weight_stride, const Real* patches,
+                             int64_t patch_stride, int64_t terms,
+                             typename Shape<Real>::Vector* sums, int64_t sums_stride) {
   using S = Shape<Real>;
   typename S::Vector sum[kRows][kPixels];
   for (int64_t i = 0; i < kRows; ++i) {
@@ -95,9 +95,9 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
       for (int64_t t = 0; t < terms; t += kStretch) {
         const int64_t stretch = terms - t < kStretch ? terms - t : kStretch;
         const auto add = [&](int64_t pixel, auto some) {
-          add_dots<Value, Real, rows.count, some.count>(from + t, weight.output_stride,
-                                                        patch + pixel * stride + t, stride, stretch,
-                                                        sums + pixel, kFewPixels);
+          add_dot_products<Value, Real, rows.count, some.count>(from + t, weight.output_stride,
+                                                                patch + pixel * stride + t, stride,
+                                                                stretch, sums + pixel, kFewPixels);
         };
         int64_t pixel = 0;
         for (; pixel + kPixels <= pixels; pixel += kPixels) add(pixel, Vectors<kPixels>{});
@@ -112,7 +112,7 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
     int64_t row = 0;
     for (; row + kRows <= outputs; row += kRows) add_rows(row, Vectors<kRows>{});
     for (; row < outputs; ++row) add_rows(row, Vectors<1>{});
-    leave_out_what_is_outside(
+    exclude_padding_taps(
         source, tile, results, S::kLanes, source.width, outputs,
         [=](int64_t image, int64_t row, int64_t column, int64_t tap, int64_t output) {
           const int64_t pixel =

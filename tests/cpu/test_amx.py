@@ -1,4 +1,4 @@
-"""bfloat16 on the processor's matrix tiles: equal to fp64, at every shape that cuts a tile."""
+"""bfloat16 on the processor's AMX tiles: equal to fp64, at every shape that cuts a tile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.poison import poisoned_memory
 from vgg_fast import _bindings, cpu
 
 pytestmark = pytest.mark.skipif(
-    _bindings.cpu_instruction_set() != "amx", reason="needs matrix tiles (AMX) in force"
+    _bindings.cpu_instruction_set() != "amx", reason="needs AMX in force"
 )
 
 OPERATORS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool")
@@ -40,8 +40,8 @@ SHAPES = [
 
 
 @pytest.fixture(autouse=True)
-def on_matrix_tiles():
-    with cpu.use("matrix"):
+def on_amx():
+    with cpu.use("amx"):
         yield
 
 
@@ -93,7 +93,7 @@ def test_auto_takes_them_for_bfloat16_alone() -> None:
             for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
         }
     assert plans == {
-        torch.bfloat16: "matrix",
+        torch.bfloat16: "amx",
         torch.float16: "winograd4",
         torch.float32: "winograd4",
         torch.float64: "direct",

@@ -1,0 +1,45 @@
+// The frame of a convolution that packs its weight: pack, or take the kept copy, then share the
+// pieces of work out among the threads.
+
+#pragma once
+
+#include "cpu/isa/kernels.h"
+#include "cpu/memory/kept_weights.h"
+#include "cpu/memory/workspace.h"
+#include "cpu/plan/threads.h"
+
+namespace vgg_fast::cpu {
+
+struct PackedSize {
+  int64_t blocks = 0;  // of output channels, which threads pack independently
+  int64_t bytes = 0;   // of all
+};
+
+// `kernel` is any of the kernel tables with pack_weight, convolve_workspace and convolve. Where
+// there is a mask, one byte a piece, only the pieces that it marks are computed.
+template <class Kernel>
+void convolve_pieces(const Kernel& kernel, Convolution task, const WeightForm& form,
+                     const PackedSize& packed_size, int64_t pieces,
+                     const uint8_t* piece_mask = nullptr) {
+  const auto packed_weight = transformed_weight(form, packed_size.bytes, [&](char* packed) {
+    parallel(packed_size.blocks, [&](int64_t first, int64_t last) {
+      kernel.pack_weight(form.weight, form.for_dgrad, first, last, packed);
+    });
+  });
+  task.packed_weight = packed_weight.get();
+  const int64_t threads = threads_for(pieces);
+  const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
+  Workspace workspace(threads * workspace_bytes);
+  parallel_ranges(pieces, threads, [&](int64_t thread, int64_t first, int64_t last) {
+    void* const memory = workspace.at(thread * workspace_bytes);
+    if (piece_mask == nullptr) {
+      kernel.convolve(task, first, last, memory);
+      return;
+    }
+    for (int64_t piece = first; piece < last; ++piece) {
+      if (piece_mask[piece]) kernel.convolve(task, piece, piece + 1, memory);
+    }
+  });
+}
+
+}  // namespace vgg_fast::cpu
