@@ -1,4 +1,5 @@
-// The launchers of csrc/cuda/common/kernels.h and the arithmetic of window.cuh, as C functions for ctypes.
+// The launchers of csrc/cuda/common/kernels.h and the arithmetic of window.cuh, as C functions for
+// ctypes.
 
 #include "cuda_emulation_sm80.h"
 // The emulation has to come first.
@@ -33,8 +34,8 @@ template <Epilogue kEpilogue>
 void backward(const Convolution& problem, const Upstream& upstream, void* grad_input,
               void* grad_weight, const int64_t* strides, void* grad_bias, void* workspace) {
   const int64_t to[4] = {strides[0], strides[1], strides[2], strides[3]};
-  if (grad_input != nullptr) first_layer_dgrad<kEpilogue>(problem, upstream, grad_input, nullptr);
-  first_layer_wgrad<kEpilogue>(problem, upstream, grad_weight, to, grad_bias, workspace, nullptr);
+  if (grad_input != nullptr) few_channels_dgrad<kEpilogue>(problem, upstream, grad_input, nullptr);
+  few_channels_wgrad<kEpilogue>(problem, upstream, grad_weight, to, grad_bias, workspace, nullptr);
 }
 
 }  // namespace
@@ -58,15 +59,15 @@ void emulate_conv3x3(int epilogue, int storage, const int64_t* shape, const void
                      uint8_t* argmax) {
   const Convolution problem =
       convolution(storage, shape, input, input_strides, weight, weight_strides);
-  const auto run = epilogue == 0   ? first_layer_fprop<Epilogue::kLinear>
-                   : epilogue == 1 ? first_layer_fprop<Epilogue::kRelu>
-                                   : first_layer_fprop<Epilogue::kReluPool>;
+  const auto run = epilogue == 0   ? few_channels_fprop<Epilogue::kLinear>
+                   : epilogue == 1 ? few_channels_fprop<Epilogue::kRelu>
+                                   : few_channels_fprop<Epilogue::kReluPool>;
   run(problem, bias, output, argmax, nullptr);
 }
 
 int64_t emulate_workspace(const int64_t* shape) {
   const int64_t none[4] = {};
-  return first_layer_wgrad_workspace(convolution(0, shape, nullptr, none, nullptr, none));
+  return few_channels_wgrad_workspace(convolution(0, shape, nullptr, none, nullptr, none));
 }
 
 void emulate_conv3x3_backward(int epilogue, int storage, const int64_t* shape, const void* input,

@@ -2,8 +2,8 @@
 
 #include "cuda_emulation_sm80.h"
 // The emulation has to come first.
+#include "cuda/sm80/expand_gradient.cu"
 #include "cuda/sm80/igemm_fprop.cuh"
-#include "cuda/sm80/igemm_gradient.cu"
 #include "cuda/sm80/igemm_wgrad.cuh"
 #include "cuda_emulated_problem.h"
 

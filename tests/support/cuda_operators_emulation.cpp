@@ -10,10 +10,10 @@
 #include "cuda/ops/conv3x3.cu"
 #include "cuda/ops/conv3x3_relu.cu"
 #include "cuda/ops/conv3x3_relu_pool.cu"
-#include "cuda/sm90/hopper_wgrad.cuh"
-#include "cuda/sm80/igemm_fprop.cuh"
-#include "cuda/sm80/igemm_gradient.cu"
 #include "cuda/ops/max_pool2x2.cu"
+#include "cuda/sm80/expand_gradient.cu"
+#include "cuda/sm80/igemm_fprop.cuh"
+#include "cuda/sm90/hopper_wgrad.cuh"
 
 // An H100 to all appearances, unless a test says otherwise.
 static int capability = 9;
@@ -58,5 +58,5 @@ static AOTITorchError emulated_stream(int32_t, void** stream) {
 #define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
   _STABLE_TORCH_LIBRARY_IMPL(vgg_fast_emulated, CPU, m, C10_UID)
 
-#include "cuda/ops/operators.cpp"
 #include "cuda/common/settings.cpp"
+#include "cuda/ops/operators.cpp"

@@ -58,21 +58,21 @@ cudaError_t max_pool2x2_backward(const Pooling& pooling, const View& grad_output
 
 // C is 1 or 3. bias may be null, argmax too; output is dense and channels_last.
 template <Epilogue kEpilogue>
-cudaError_t first_layer_fprop(const Convolution& problem, const void* bias, void* output,
-                              uint8_t* argmax, cudaStream_t stream);
+cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, void* output,
+                               uint8_t* argmax, cudaStream_t stream);
 
 // grad_input is dense and channels_last.
 template <Epilogue kEpilogue>
-cudaError_t first_layer_dgrad(const Convolution& problem, const Upstream& upstream,
-                              void* grad_input, cudaStream_t stream);
+cudaError_t few_channels_dgrad(const Convolution& problem, const Upstream& upstream,
+                               void* grad_input, cudaStream_t stream);
 
 // grad_weight has `weight_strides`; either gradient may be null. The workspace holds
-// first_layer_wgrad_workspace(problem) elements of fp32, or of fp64 for fp64.
+// few_channels_wgrad_workspace(problem) elements of fp32, or of fp64 for fp64.
 template <Epilogue kEpilogue>
-cudaError_t first_layer_wgrad(const Convolution& problem, const Upstream& upstream,
-                              void* grad_weight, const int64_t (&weight_strides)[4],
-                              void* grad_bias, void* workspace, cudaStream_t stream);
-int64_t first_layer_wgrad_workspace(const Convolution& problem);
+cudaError_t few_channels_wgrad(const Convolution& problem, const Upstream& upstream,
+                               void* grad_weight, const int64_t (&weight_strides)[4],
+                               void* grad_bias, void* workspace, cudaStream_t stream);
+int64_t few_channels_wgrad_workspace(const Convolution& problem);
 
 // ------------------------------------------------------------------------------------------------
 // Any number of channels. T is the element type that DenseConvolution's storage names; of fp32 also

@@ -1,10 +1,17 @@
-// One way to launch a kernel, so that tests/support/cuda_emulation.h can put a CPU in the GPU's place.
+// One way to launch a kernel, so that tests/support/cuda_emulation.h can put a CPU in the GPU's
+// place.
 
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
+
 namespace vgg_fast::cuda {
+
+// Of an H100: grids that are chosen at compile time are multiples of it. Partial sums depend on it,
+// so it is a constant, and results don't change with the GPU.
+inline constexpr int64_t kMultiprocessors = 132;
 
 #if defined(__CUDACC__)
 template <typename... Parameters, typename... Arguments>

@@ -99,7 +99,9 @@ inline Convolution convolution_of(const char* op, const Tensor& input, const Ten
 }
 
 // Images of 1 or 3 channels have kernels of their own, which read any layout.
-inline bool is_first_layer(const Tensor& input) { return input.size(1) == 1 || input.size(1) == 3; }
+inline bool has_few_channels(const Tensor& input) {
+  return input.size(1) == 1 || input.size(1) == 3;
+}
 
 // `input` and `weight` are channels_last.
 inline DenseConvolution dense_convolution_of(const char* op, const Tensor& input,

@@ -3,23 +3,23 @@
 //   forward:   output = convolution + bias
 //   backward:  g = grad_output as it is
 //
-// The kernels are in first_layer_fprop.cuh and first_layer_backward.cuh; their epilogue is chosen
+// The kernels are in few_channels_fprop.cuh and few_channels_backward.cuh; their epilogue is chosen
 // here.
 
-#include "cuda/few_channels/first_layer_backward.cuh"
-#include "cuda/few_channels/first_layer_fprop.cuh"
+#include "cuda/few_channels/few_channels_backward.cuh"
+#include "cuda/few_channels/few_channels_fprop.cuh"
 
 namespace vgg_fast::cuda {
 
-template cudaError_t first_layer_fprop<Epilogue::kLinear>(const Convolution&, const void*, void*,
-                                                          uint8_t*, cudaStream_t);
-template cudaError_t first_layer_dgrad<Epilogue::kLinear>(const Convolution&, const Upstream&,
-                                                          void*, cudaStream_t);
-template cudaError_t first_layer_wgrad<Epilogue::kLinear>(const Convolution&, const Upstream&,
-                                                          void*, const int64_t (&)[4], void*, void*,
-                                                          cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kLinear>(const Convolution&, const void*, void*,
+                                                           uint8_t*, cudaStream_t);
+template cudaError_t few_channels_dgrad<Epilogue::kLinear>(const Convolution&, const Upstream&,
+                                                           void*, cudaStream_t);
+template cudaError_t few_channels_wgrad<Epilogue::kLinear>(const Convolution&, const Upstream&,
+                                                           void*, const int64_t (&)[4], void*,
+                                                           void*, cudaStream_t);
 
-int64_t first_layer_wgrad_workspace(const Convolution& problem) {
+int64_t few_channels_wgrad_workspace(const Convolution& problem) {
   return int64_t{problem.channels} * kWgradSums * problem.outputs * wgrad_slices(problem);
 }
 

@@ -72,9 +72,9 @@ template <Epilogue kEpilogue>
 cudaError_t fprop(const char* op, const Tensor& input, const Tensor& weight, const void* bias,
                   void* output, uint8_t* argmax) {
   const cudaStream_t stream = current_stream(input);
-  if (is_first_layer(input))
-    return first_layer_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
-                                        stream);
+  if (has_few_channels(input))
+    return few_channels_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
+                                         stream);
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
   return with_arithmetic(input, [&](auto element) {
@@ -131,20 +131,20 @@ void weight_strides_of(const Tensor& weight, int64_t (&strides)[4]) {
 }
 
 template <Epilogue kEpilogue>
-void first_layer_backward(const char* op, const Upstream& upstream, const Tensor& input,
-                          const Tensor& weight, const Wanted& wanted) {
+void few_channels_backward(const char* op, const Upstream& upstream, const Tensor& input,
+                           const Tensor& weight, const Wanted& wanted) {
   const Convolution problem = convolution_of(op, input, weight);
   const cudaStream_t stream = current_stream(input);
   if (wanted.input && problem.n != 0)
     require_launched(
-        op, first_layer_dgrad<kEpilogue>(problem, upstream, wanted.grad_input.data_ptr(), stream));
+        op, few_channels_dgrad<kEpilogue>(problem, upstream, wanted.grad_input.data_ptr(), stream));
   if (!wanted.weight && !wanted.bias) return;
   const Tensor workspace =
-      empty_1d(input, first_layer_wgrad_workspace(problem), accumulator_of(input));
+      empty_1d(input, few_channels_wgrad_workspace(problem), accumulator_of(input));
   int64_t strides[4] = {};
   if (wanted.weight) weight_strides_of(wanted.grad_weight, strides);
   require_launched(
-      op, first_layer_wgrad<kEpilogue>(
+      op, few_channels_wgrad<kEpilogue>(
               problem, upstream, wanted.weight ? wanted.grad_weight.data_ptr() : nullptr, strides,
               wanted.bias_pointer(), workspace.data_ptr(), stream));
 }
@@ -250,8 +250,8 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
     upstream.argmax = static_cast<const uint8_t*>(positions->data_ptr());
   }
   Wanted wanted(input, weight, need_input, need_weight, need_bias);
-  if (is_first_layer(input))
-    first_layer_backward<kEpilogue>(op, upstream, input, weight, wanted);
+  if (has_few_channels(input))
+    few_channels_backward<kEpilogue>(op, upstream, input, weight, wanted);
   else
     general_backward<kEpilogue>(op, upstream, input, weight, wanted);
   return {wanted.grad_input, wanted.grad_weight, wanted.grad_bias};

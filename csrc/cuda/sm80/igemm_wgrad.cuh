@@ -14,8 +14,9 @@
 namespace vgg_fast::cuda {
 
 inline constexpr int kWgradColumnWarps = 2;
-inline constexpr int64_t kWgradBlocks = 132 * 2;  // slices make about so many, if there is work
-inline constexpr int64_t kMostPixels = 8192;      // of a slice of fp32: sums stay within 5e-6
+// Slices make about so many, if there is work.
+inline constexpr int64_t kWgradBlocks = kMultiprocessors * 2;
+inline constexpr int64_t kMostPixels = 8192;  // of a slice of fp32: sums stay within 5e-6
 inline constexpr int64_t kWgradMostSlices = 1024;
 
 template <typename T>

@@ -1,5 +1,6 @@
 // The instructions of the tensor cores that CUDA C++ has no name for: sm_80 and newer.
-// tests/support/cuda_emulation_sm80.h has each as a plain function, by the layouts of the PTX manual.
+// tests/support/cuda_emulation_sm80.h has each as a plain function, by the layouts of the PTX
+// manual.
 
 #pragma once
 

@@ -1,6 +1,6 @@
 // Hopper's own instructions (sm_90a): barriers that count bytes, boxes through the tensor memory
-// accelerator, and products of a warpgroup (wgmma). tests/support/cuda_emulation_sm90.h has each as a plain
-// function. And how a tile is described to wgmma, for the host that tests it too.
+// accelerator, and products of a warpgroup (wgmma). tests/support/cuda_emulation_sm90.h has each as
+// a plain function. And how a tile is described to wgmma, for the host that tests it too.
 
 #pragma once
 

@@ -8,12 +8,12 @@
 
 #pragma once
 
-#include "cuda/few_channels/first_layer_backward.cuh"
+#include "cuda/few_channels/few_channels_backward.cuh"
 #include "cuda/sm80/pipeline.cuh"
 
 namespace vgg_fast::cuda {
 
-inline constexpr int64_t kExpandBlocks = 132 * 2;  // and so partial sums of the bias
+inline constexpr int64_t kExpandBlocks = kMultiprocessors * 2;  // and so partial sums of the bias
 
 // At the four pixels of a patch, kVector<T> channels from k; `masked` is the sum over the patch.
 template <Epilogue kEpilogue, typename T>

@@ -1,7 +1,7 @@
 // The gradient that a backward pass of any number of channels starts from, and the rotated weight:
-// igemm_gradient.cuh for each dtype and epilogue.
+// expand_gradient.cuh for each dtype and epilogue.
 
-#include "cuda/sm80/igemm_gradient.cuh"
+#include "cuda/sm80/expand_gradient.cuh"
 
 namespace vgg_fast::cuda {
 

@@ -18,7 +18,7 @@
 namespace vgg_fast::cuda {
 
 template <typename T>
-struct FirstLayer {
+struct FewChannels {
   int64_t n;
   int32_t channels, outputs, height, width;
   Strided<const T> input, weight;
@@ -35,10 +35,10 @@ constexpr int blocks_at_once(int steps) { return steps == 1 ? 3 : 2; }
 inline constexpr int kProductWarps = kProductThreads / 32;
 inline constexpr int kWarpWindows = 8;
 // A warp stores some hundred windows of a large batch for once reading its weights.
-inline constexpr int64_t kProductBlocks = 132 * 12;
+inline constexpr int64_t kProductBlocks = kMultiprocessors * 12;
 
 // How many times 16 the reduction is.
-constexpr int first_layer_steps(int32_t channels) { return channels == 1 ? 1 : 2; }
+constexpr int few_channels_steps(int32_t channels) { return channels == 1 ? 1 : 2; }
 
 // Operand j of the four that a lane has of a step: its place in the reduction.
 VGG_HOST_DEVICE int place_of_operand(int lane, int step, int j) {
@@ -61,7 +61,7 @@ __device__ __forceinline__ uint32_t pair_of(T first, T second) {
 template <typename T, int kSteps>
 class WindowOperands {
  public:
-  __device__ __forceinline__ explicit WindowOperands(const FirstLayer<T>& layer) : layer_(layer) {
+  __device__ __forceinline__ explicit WindowOperands(const FewChannels<T>& layer) : layer_(layer) {
     const int taps = 9 * layer.channels;
 #pragma unroll
     for (int i = 0; i < 4 * kSteps; ++i) {
@@ -95,14 +95,14 @@ class WindowOperands {
  private:
   static constexpr uint32_t kOne = 1u << 31;
 
-  const FirstLayer<T>& layer_;
+  const FewChannels<T>& layer_;
   int64_t offsets_[4 * kSteps];
   uint32_t wanted_[4 * kSteps];  // the tap's bit of the window's surroundings, or kOne
 };
 
 // What stands against place `place` of the reduction.
 template <typename T>
-__device__ __forceinline__ T weight_at(const FirstLayer<T>& layer, int32_t k, int place) {
+__device__ __forceinline__ T weight_at(const FewChannels<T>& layer, int32_t k, int place) {
   const int taps = 9 * layer.channels, tap = place % 9;
   if (k >= layer.outputs || place > taps) return T(0.0f);
   if (place < taps) return *layer.weight.at(k, place / 9, tap / 3, tap % 3);
@@ -111,7 +111,7 @@ __device__ __forceinline__ T weight_at(const FirstLayer<T>& layer, int32_t k, in
 
 // sums[dy][block][2 * dx + i] is channel channel_of_column(block, 2 * (lane % 4) + i), from k on.
 template <Epilogue kEpilogue, bool kArgmax, typename T>
-__device__ __forceinline__ void store_window(const FirstLayer<T>& layer, const Cursor& at,
+__device__ __forceinline__ void store_window(const FewChannels<T>& layer, const Cursor& at,
                                              int32_t k, const float (&sums)[2][kBlocks][4]) {
   if (at.n >= layer.n) return;
 #pragma unroll
@@ -155,7 +155,7 @@ __device__ __forceinline__ void store_window(const FirstLayer<T>& layer, const C
 
 template <Epilogue kEpilogue, bool kArgmax, typename T, int kSteps>
 __global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps))
-    first_layer_product_kernel(FirstLayer<T> layer) {
+    few_channels_product_kernel(FewChannels<T> layer) {
   const int lane = threadIdx.x % 32;
   const int32_t k = blockIdx.y * kStrip;
   uint32_t columns[kSteps][kBlocks][2];
@@ -197,23 +197,24 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps))
 // ------------------------------------------------------------------------------------------------
 
 template <Epilogue kEpilogue, bool kArgmax, typename T>
-cudaError_t launch_first_layer_product(const FirstLayer<T>& layer, int64_t windows,
-                                       cudaStream_t stream) {
+cudaError_t launch_few_channels_product(const FewChannels<T>& layer, int64_t windows,
+                                        cudaStream_t stream) {
   const dim3 grid(grid_for(windows, kProductWarps * kWarpWindows, kProductBlocks),
                   static_cast<unsigned>(ceiling(layer.outputs, kStrip)));
-  const auto kernel = first_layer_steps(layer.channels) == 1
-                          ? first_layer_product_kernel<kEpilogue, kArgmax, T, 1>
-                          : first_layer_product_kernel<kEpilogue, kArgmax, T, 2>;
+  const auto kernel = few_channels_steps(layer.channels) == 1
+                          ? few_channels_product_kernel<kEpilogue, kArgmax, T, 1>
+                          : few_channels_product_kernel<kEpilogue, kArgmax, T, 2>;
   return launch(kernel, grid, kProductThreads, stream, layer);
 }
 
 // bf16 and fp16; `windows` cover the maps.
 template <Epilogue kEpilogue, typename T>
-cudaError_t first_layer_product(const FirstLayer<T>& layer, int64_t windows, cudaStream_t stream) {
+cudaError_t few_channels_product(const FewChannels<T>& layer, int64_t windows,
+                                 cudaStream_t stream) {
   if constexpr (kEpilogue == Epilogue::kReluPool)
     if (layer.argmax != nullptr)
-      return launch_first_layer_product<kEpilogue, true>(layer, windows, stream);
-  return launch_first_layer_product<kEpilogue, false>(layer, windows, stream);
+      return launch_few_channels_product<kEpilogue, true>(layer, windows, stream);
+  return launch_few_channels_product<kEpilogue, false>(layer, windows, stream);
 }
 
 }  // namespace vgg_fast::cuda

@@ -1,5 +1,5 @@
 // The first layer's convolution (C = 1 or 3), forward, with its epilogue in registers; in bf16 and
-// fp16 it is first_layer_product.cuh's.
+// fp16 it is few_channels_product.cuh's.
 //
 //   output[n, k, y, x] = epilogue(bias[k] + sum over c, r, s of
 //                                 weight[k, c, r, s] * input[n, c, y + r - 1, x + s - 1])
@@ -11,7 +11,7 @@
 
 #pragma once
 
-#include "cuda/few_channels/first_layer_product.cuh"
+#include "cuda/few_channels/few_channels_product.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -19,7 +19,7 @@ inline constexpr int kFpropThreads = 256;
 inline constexpr int kFpropChannels = 64;  // output channels whose weights a block holds
 inline constexpr int kMaxInputChannels = 3;
 // Enough blocks to fill 132 multiprocessors four times over, few enough to amortise the weights.
-inline constexpr int64_t kFpropBlocks = 132 * 8 * 4;
+inline constexpr int64_t kFpropBlocks = kMultiprocessors * 8 * 4;
 
 // The 4x4 pixels around the patch at rows 2y, 2y + 1 and columns 2x, 2x + 1; zero outside the
 // image.
@@ -40,7 +40,7 @@ __device__ __forceinline__ void load_surroundings(const Strided<const T>& input,
 }
 
 template <typename T>
-__device__ __forceinline__ void load_weights(const FirstLayer<T>& problem, int32_t first,
+__device__ __forceinline__ void load_weights(const FewChannels<T>& problem, int32_t first,
                                              Accumulator<T> (*weights)[kFpropChannels],
                                              Accumulator<T>* bias) {
   for (int i = threadIdx.x; i < problem.channels * 9 * kFpropChannels; i += kFpropThreads) {
@@ -56,7 +56,7 @@ __device__ __forceinline__ void load_weights(const FirstLayer<T>& problem, int32
 }
 
 template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ void store_patch(const FirstLayer<T>& problem, const Cursor& at,
+__device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const Cursor& at,
                                             int32_t k,
                                             const Accumulator<T> (&sums)[4][kVector<T>]) {
   constexpr int V = kVector<T>;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void store_patch(const FirstLayer<T>& problem, const 
 
 template <Epilogue kEpilogue, typename T>
 __global__ void __launch_bounds__(kFpropThreads, 2)
-    first_layer_fprop_kernel(FirstLayer<T> problem) {
+    few_channels_fprop_kernel(FewChannels<T> problem) {
   using Acc = Accumulator<T>;
   constexpr int V = kVector<T>;
   alignas(16) __shared__ Acc weights[kMaxInputChannels * 9][kFpropChannels];
@@ -139,15 +139,15 @@ __global__ void __launch_bounds__(kFpropThreads, 2)
 // ------------------------------------------------------------------------------------------------
 
 template <Epilogue kEpilogue>
-cudaError_t first_layer_fprop(const Convolution& problem, const void* bias, void* output,
-                              uint8_t* argmax, cudaStream_t stream) {
+cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, void* output,
+                               uint8_t* argmax, cudaStream_t stream) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   const int64_t patches = problem.n *
                           (kPool ? problem.height / 2 : covering_patches(problem.height)) *
                           (kPool ? problem.width / 2 : covering_patches(problem.width));
   return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
-    const FirstLayer<T> layer{
+    const FewChannels<T> layer{
         problem.n,
         problem.channels,
         problem.outputs,
@@ -160,12 +160,12 @@ cudaError_t first_layer_fprop(const Convolution& problem, const void* bias, void
         argmax,
         problem.outputs % kVector<T> == 0};
     if constexpr (sizeof(T) == 2) {
-      return first_layer_product<kEpilogue>(layer, patches, stream);
+      return few_channels_product<kEpilogue>(layer, patches, stream);
     } else {
       const int chunks = (problem.outputs + kFpropChannels - 1) / kFpropChannels;
       const int vectors = (std::min(problem.outputs, kFpropChannels) + kVector<T> - 1) / kVector<T>;
       const dim3 grid(grid_for(patches * vectors, kFpropThreads, kFpropBlocks), chunks);
-      return launch(first_layer_fprop_kernel<kEpilogue, T>, grid, kFpropThreads, stream, layer);
+      return launch(few_channels_fprop_kernel<kEpilogue, T>, grid, kFpropThreads, stream, layer);
     }
   });
 }

@@ -10,7 +10,7 @@
 
 #pragma once
 
-#include "cuda/few_channels/first_layer_fprop.cuh"
+#include "cuda/few_channels/few_channels_fprop.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -21,7 +21,7 @@ inline constexpr int kWgradChannels = 2 * kWarp;  // each lane holds 2 * 9 sums 
 inline constexpr int kWgradSums = 10;             // 9 taps and the bias
 inline constexpr int64_t kMaxSlices = 1024;       // blocks, and so partial sums, of one (k, c)
 inline constexpr int64_t kPatchesPerWarp = 16;    // fewer would not pay for the reduction
-inline constexpr int64_t kDgradBlocks = 132 * 8 * 4;
+inline constexpr int64_t kDgradBlocks = kMultiprocessors * 8 * 4;
 
 template <typename T>
 struct Gradient {
@@ -102,8 +102,8 @@ __device__ __forceinline__ Acc add_over_warp(Acc sum) {
 
 template <Epilogue kEpilogue, typename T>
 __global__ void __launch_bounds__(kBackwardThreads, 2)
-    first_layer_dgrad_kernel(Gradient<T> gradient, Strided<const T> weight, int64_t n,
-                             int32_t channels, T* __restrict__ grad_input) {
+    few_channels_dgrad_kernel(Gradient<T> gradient, Strided<const T> weight, int64_t n,
+                              int32_t channels, T* __restrict__ grad_input) {
   using Acc = Accumulator<T>;
   const int lane = threadIdx.x % kWarp;
   const Extents extents{covering_patches(gradient.height), covering_patches(gradient.width),
@@ -166,9 +166,9 @@ __device__ __forceinline__ void store_partial(Acc first, Acc second, int32_t cha
 // that blocks which read the same gradient run together and share it through L2.
 template <Epilogue kEpilogue, typename T>
 __global__ void __launch_bounds__(kBackwardThreads, 2)
-    first_layer_wgrad_kernel(Gradient<T> gradient, Strided<const T> input, int64_t n,
-                             int32_t channels, bool need_weight, bool aligned,
-                             Accumulator<T>* __restrict__ workspace) {
+    few_channels_wgrad_kernel(Gradient<T> gradient, Strided<const T> input, int64_t n,
+                              int32_t channels, bool need_weight, bool aligned,
+                              Accumulator<T>* __restrict__ workspace) {
   using Acc = Accumulator<T>;
   __shared__ Acc shared[kWarps][kWgradChannels];
   const int32_t slices = gridDim.x / channels;
@@ -210,9 +210,9 @@ __global__ void __launch_bounds__(kBackwardThreads, 2)
 // One warp = one element of grad_weight or grad_bias: the sum of its slices.
 template <typename T>
 __global__ void __launch_bounds__(kBackwardThreads)
-    first_layer_wgrad_reduce_kernel(const Accumulator<T>* __restrict__ workspace, int32_t channels,
-                                    int32_t outputs, int32_t slices, Strided<T> grad_weight,
-                                    T* __restrict__ grad_bias) {
+    few_channels_wgrad_reduce_kernel(const Accumulator<T>* __restrict__ workspace, int32_t channels,
+                                     int32_t outputs, int32_t slices, Strided<T> grad_weight,
+                                     T* __restrict__ grad_bias) {
   const int64_t item = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (item >= int64_t{channels} * kWgradSums * outputs) return;
   const int lane = threadIdx.x % kWarp;
@@ -252,13 +252,13 @@ Gradient<T> gradient_of(const Convolution& problem, const Upstream& upstream) {
 }
 
 template <Epilogue kEpilogue>
-cudaError_t first_layer_dgrad(const Convolution& problem, const Upstream& upstream,
-                              void* grad_input, cudaStream_t stream) {
+cudaError_t few_channels_dgrad(const Convolution& problem, const Upstream& upstream,
+                               void* grad_input, cudaStream_t stream) {
   const unsigned grid = grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
   return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
     return launch(
-        first_layer_dgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
+        few_channels_dgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
         gradient_of<T>(problem, upstream),
         Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
         problem.n, problem.channels, static_cast<T*>(grad_input));
@@ -266,9 +266,9 @@ cudaError_t first_layer_dgrad(const Convolution& problem, const Upstream& upstre
 }
 
 template <Epilogue kEpilogue>
-cudaError_t first_layer_wgrad(const Convolution& problem, const Upstream& upstream,
-                              void* grad_weight, const int64_t (&weight_strides)[4],
-                              void* grad_bias, void* workspace, cudaStream_t stream) {
+cudaError_t few_channels_wgrad(const Convolution& problem, const Upstream& upstream,
+                               void* grad_weight, const int64_t (&weight_strides)[4],
+                               void* grad_bias, void* workspace, cudaStream_t stream) {
   const int32_t slices = wgrad_slices(problem);
   const dim3 grid(slices * problem.channels,
                   (problem.outputs + kWgradChannels - 1) / kWgradChannels);
@@ -279,12 +279,12 @@ cudaError_t first_layer_wgrad(const Convolution& problem, const Upstream& upstre
     const bool aligned = problem.outputs % 2 == 0 && is_aligned(upstream.grad_output) &&
                          is_aligned(upstream.output) && is_aligned(upstream.argmax);
     const cudaError_t error =
-        launch(first_layer_wgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
+        launch(few_channels_wgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
                gradient_of<T>(problem, upstream),
                Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
                problem.n, problem.channels, grad_weight != nullptr, aligned, partial);
     if (error != cudaSuccess) return error;
-    return launch(first_layer_wgrad_reduce_kernel<T>, grid_for(items, kWarps), kBackwardThreads,
+    return launch(few_channels_wgrad_reduce_kernel<T>, grid_for(items, kWarps), kBackwardThreads,
                   stream, partial, problem.channels, problem.outputs, slices,
                   Strided<T>(static_cast<T*>(grad_weight), weight_strides),
                   static_cast<T*>(grad_bias));
