@@ -36,6 +36,31 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "
       "-> Tensor");
 
+  // The CUDA C++ kernels with what vgg_fast/dispatch/route.py decides, ahead of the public
+  // operator's arguments: whether fp32 is multiplied as TF32, and whether Hopper's own kernels run.
+  m.def(
+      "_cuda_conv3x3(bool allow_tf32, bool sm90, Tensor input, Tensor weight, Tensor? bias=None) "
+      "-> Tensor");
+  m.def(
+      "_cuda_conv3x3_backward(bool allow_tf32, bool sm90, Tensor grad_output, Tensor input, "
+      "Tensor weight, bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  m.def(
+      "_cuda_conv3x3_relu(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
+      "Tensor? bias=None) -> Tensor");
+  m.def(
+      "_cuda_conv3x3_relu_backward(bool allow_tf32, bool sm90, Tensor grad_output, Tensor input, "
+      "Tensor weight, Tensor output, bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  m.def(
+      "_cuda_conv3x3_relu_pool(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
+      "Tensor? bias=None, bool return_argmax=True) -> (Tensor output, Tensor argmax)");
+  m.def(
+      "_cuda_conv3x3_relu_pool_backward(bool allow_tf32, bool sm90, Tensor grad_output, "
+      "Tensor input, Tensor weight, Tensor output, Tensor argmax, bool need_input, "
+      "bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+
   // How the CPU kernels work: vgg_fast/cpu.py says what the numbers mean.
   m.def("cpu_settings() -> (int algorithm, int workspace, int weight_cache)");
   m.def("set_cpu_settings(int algorithm, int workspace, int weight_cache) -> ()");

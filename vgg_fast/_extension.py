@@ -23,7 +23,6 @@ OLDEST_TORCH = (2, 11)
 OPERATORS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2")
 
 _library: ctypes.CDLL | None = None
-_cuda_library: ctypes.PyDLL | None = None
 _cuda_problem = "it isn't loaded yet"
 
 
@@ -64,25 +63,16 @@ def cuda_library_problem() -> str:
     return _cuda_problem
 
 
-def set_cuda(tf32: bool, hopper: bool) -> None:
-    """How the CUDA C++ kernels that this thread calls next compute.
+def has_sm90_kernels() -> bool:
+    """Whether the CUDA C++ kernels are there, and built with Hopper's own instructions."""
+    if _cuda_problem:
+        return False
+    from vgg_fast import _bindings
 
-    Args:
-        tf32: fp32 is multiplied as TF32.
-        hopper: Hopper's own kernels run where they are built and serve, unless VGG_FAST_GPU says
-            otherwise.
-    """
-    if _cuda_library is not None:
-        _cuda_library.vgg_fast_set_cuda(tf32, hopper)
-
-
-def has_hopper_kernels() -> bool:
-    """Whether the CUDA C++ kernels were built with Hopper's own instructions."""
-    return _cuda_library is not None and bool(_cuda_library.vgg_fast_hopper_is_built())
+    return "9.0a" in _bindings.build_facts()["cuda_architectures"]
 
 
 def _load_cuda() -> str:
-    global _cuda_library
     if not CUDA_LIBRARY.is_file():
         return f"{CUDA_LIBRARY.name} isn't built; VGG_FAST_CUDA=1 {_command()} builds it"
     try:
@@ -91,8 +81,6 @@ def _load_cuda() -> str:
         # Whatever happens here, CPU tensors have their kernels, and CUDA tensors have Triton's.
         reason = str(error).splitlines()[0]
         return f"{CUDA_LIBRARY.name} is built, but doesn't load: {reason}"
-    # PyDLL keeps Python's lock: the call is shorter than giving it away.
-    _cuda_library = ctypes.PyDLL(str(CUDA_LIBRARY))
     return ""
 
 

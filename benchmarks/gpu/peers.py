@@ -21,6 +21,7 @@ from benchmarks.gpu.clock import Call
 from benchmarks.peers.base import Unavailable
 from seed_layers import SeedLayer
 from vgg_fast import backends, functional
+from vgg_fast.dispatch import environment
 from vgg_fast.models import VGG, vgg_block
 
 COMPILE = "compile"
@@ -197,10 +198,11 @@ def compiled(module: nn.Module) -> Any:
 
 @contextlib.contextmanager
 def _cpp_kernels(names: str) -> Iterator[None]:
-    """VGG_FAST_GPU for a while, which every call reads; a CUDA graph keeps what it was made of."""
+    """VGG_FAST_GPU for a while; a CUDA graph keeps the kernels that it was made of."""
     before = os.environ.get("VGG_FAST_GPU")
     if names:
         os.environ["VGG_FAST_GPU"] = names
+    environment.gpu_kernels.cache_clear()
     try:
         yield
     finally:
@@ -208,6 +210,7 @@ def _cpp_kernels(names: str) -> Iterator[None]:
             os.environ["VGG_FAST_GPU"] = before
         elif names:
             del os.environ["VGG_FAST_GPU"]
+        environment.gpu_kernels.cache_clear()
 
 
 def _arguments(

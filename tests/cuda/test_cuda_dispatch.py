@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.support.cases import CONVOLUTIONS, OPERATORS
-from vgg_fast import _extension, backends
-from vgg_fast.dispatch import choices
+from vgg_fast import backends
+from vgg_fast.dispatch import choices, environment, policy
 from vgg_fast.dispatch import route as registry
 
 
@@ -60,7 +60,7 @@ def test_a_row_may_choose_hoppers_own_kernels(monkeypatch) -> None:
     monkeypatch.setattr(choices, "order", lambda name, args: rows)
     name, arguments = calls("conv3x3", 64, 64)[0]
     assert chosen(name, "CUDA", arguments) == "triton"  # they aren't built
-    monkeypatch.setitem(registry._hopper, name, kernel)
+    monkeypatch.setitem(registry._sm90, name, kernel)
     assert registry.kernel_for(name, "CUDA", *arguments) == (choices.HOPPER, kernel)
 
 
@@ -73,16 +73,65 @@ def precision(request):
     setting.fp32_precision = before
 
 
-def test_torchs_switch_reaches_them_with_every_call(monkeypatch, precision: str) -> None:
-    told = []
-    monkeypatch.setattr(_extension, "set_cuda", lambda *given: told.append(given))
+@pytest.fixture
+def gpu_kernels(monkeypatch):
+    """Sets ``VGG_FAST_GPU``, which is read once, and the GPU's compute capability."""
+
+    def force(name: str, capability: tuple[int, int] = (9, 0)) -> None:
+        monkeypatch.setenv("VGG_FAST_GPU", name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        environment.gpu_kernels.cache_clear()
+        policy.has_sm90.cache_clear()
+
+    yield force
+    environment.gpu_kernels.cache_clear()
+    policy.has_sm90.cache_clear()
+
+
+@pytest.fixture
+def called_with(monkeypatch):
+    """What a call of a convolution's kernel hands to the library, ahead of its tensors."""
     monkeypatch.setattr(torch.library, "get_kernel", lambda op, key: SimpleNamespace(
-        call_boxed=lambda keyset, *given: given))  # fmt: skip
-    for hopper in (False, True):
-        native = registry._boxed_kernel("conv3x3", "CUDA", hopper)
+        call_boxed=lambda keyset, *given: (op, *given[:2])))  # fmt: skip
+
+    def call(sm90: bool, dtype: torch.dtype) -> tuple[str, bool, bool]:
+        return registry._cuda_convolution("conv3x3", sm90)(torch.empty(1, dtype=dtype))
+
+    return call
+
+
+def test_torchs_switch_reaches_them_with_every_call(
+    called_with, gpu_kernels, precision: str
+) -> None:
+    gpu_kernels("")
+    for sm90 in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
-            native(torch.empty(1, dtype=dtype))
-            assert told.pop() == (precision == "tf32" and dtype == torch.float32, hopper)
+            tf32 = precision == "tf32" and dtype == torch.float32
+            assert called_with(sm90, dtype) == ("vgg_fast::_cuda_conv3x3", tf32, sm90)
+
+
+@pytest.mark.parametrize(
+    ("preferred", "forced", "capability", "expected"),
+    [
+        (False, "", (9, 0), False),
+        (True, "", (9, 0), True),
+        (True, "", (8, 0), False),  # the table prefers them, and doesn't insist
+        (True, "sm_80", (9, 0), False),
+        (False, "sm_90a", (9, 0), True),
+        (False, "sm_90a", (8, 0), True),  # refused by the operator
+    ],
+)
+def test_hoppers_kernels_run_where_they_are_chosen(
+    called_with, gpu_kernels, preferred: bool, forced: str, capability, expected: bool
+) -> None:
+    gpu_kernels(forced, capability)
+    assert called_with(preferred, torch.bfloat16)[2] == expected
+
+
+def test_kernels_that_do_not_exist_are_refused_in_one_sentence(called_with, gpu_kernels) -> None:
+    gpu_kernels("sm_42")
+    with pytest.raises(ValueError, match="VGG_FAST_GPU=sm_42 names no kernels; set it to sm_80 or"):
+        called_with(False, torch.bfloat16)
 
 
 def test_every_pooling_is_theirs() -> None:

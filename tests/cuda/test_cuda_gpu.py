@@ -30,6 +30,7 @@ from tests.support.operators import (
 from tests.support.poison import poisoned_memory
 from tests.support.seed import gradients_of, images, seed_network
 from vgg_fast import backends
+from vgg_fast.dispatch import environment
 from vgg_fast.models import VGG, vgg11
 
 pytestmark = pytest.mark.gpu
@@ -67,8 +68,10 @@ def backend(request, monkeypatch):
     if name == "cpp":
         skip_if_not_built(kernels)
         monkeypatch.setenv("VGG_FAST_GPU", kernels)
+    environment.gpu_kernels.cache_clear()
     with backends.use(name):
         yield name
+    environment.gpu_kernels.cache_clear()
 
 
 def on(device: torch.device | str, values: Arguments | Results):
@@ -181,8 +184,10 @@ def test_tf32_follows_torchs_switch(backend: str) -> None:
 def test_a_name_of_no_kernels_is_refused_in_one_sentence(monkeypatch) -> None:
     skip_if_not_built("sm_80")
     monkeypatch.setenv("VGG_FAST_GPU", "sm_42")
-    with backends.use("cpp"), pytest.raises(RuntimeError, match="VGG_FAST_GPU=sm_42 names no"):
+    environment.gpu_kernels.cache_clear()
+    with backends.use("cpp"), pytest.raises(ValueError, match="VGG_FAST_GPU=sm_42 names no"):
         OPS.conv3x3(*(torch.ones(s, device=GPU).bfloat16() for s in ((1, 8, 4, 4), (8, 8, 3, 3))))
+    environment.gpu_kernels.cache_clear()
 
 
 # --------------------------------------------------------------------------- the dispatcher's rules

@@ -6,8 +6,8 @@ They are registered for CPU tensors in a namespace of their own, with the schema
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -50,7 +50,8 @@ def library(tmp_path_factory) -> Iterator[ctypes.CDLL]:
         "-DVGG_FAST_HOPPER", "-DTORCH_TARGET_VERSION=0x020b000000000000", *includes, *links,
     )  # fmt: skip
     schemas = torch.library.Library("vgg_fast_emulated", "DEF")
-    for name in OPERATORS:
+    private = [f"_cuda_{name}" for name in CONVOLUTIONS]
+    for name in (*OPERATORS, *private):
         for operator in (name, f"{name}_backward"):
             schema = str(getattr(torch.ops.vgg_fast, operator).default._schema)
             schemas.define(schema.removeprefix("vgg_fast::"))
@@ -61,9 +62,21 @@ def library(tmp_path_factory) -> Iterator[ctypes.CDLL]:
 
 @pytest.fixture(params=["sm_80", "sm_90a"])
 def kernels(request, library, monkeypatch) -> str:
-    monkeypatch.setenv("VGG_FAST_GPU", request.param)
-    monkeypatch.setattr(operators, "OPS", torch.ops.vgg_fast_emulated)
+    monkeypatch.setattr(operators, "OPS", Emulated(sm90=request.param == "sm_90a"))
     return request.param
+
+
+class Emulated:
+    """The emulated operators as public ones, with these kernels."""
+
+    def __init__(self, sm90: bool, allow_tf32: bool = False):
+        self.given = (allow_tf32, sm90)
+
+    def __getattr__(self, name: str) -> Callable:
+        ops = torch.ops.vgg_fast_emulated
+        if name.startswith("max_pool2x2"):
+            return getattr(ops, name)
+        return functools.partial(getattr(ops, f"_cuda_{name}"), *self.given)
 
 
 def run(op: str, arguments: Arguments, needs: tuple[bool, bool, bool] = ALL) -> Results:
@@ -111,7 +124,7 @@ def test_only_the_gradients_asked_for(kernels: str, op: str, needs) -> None:
 
 def test_no_bias_and_no_argmax(kernels: str) -> None:
     given = random_arguments("conv3x3_relu_pool", Shape(1, 8, 8, 4, 4), torch.float16)
-    ops = torch.ops.vgg_fast_emulated
+    ops = operators.OPS
     output, argmax = ops.conv3x3_relu_pool(given.input, given.weight, None, False)
     expected = ops.conv3x3_relu_pool(given.input, given.weight, torch.zeros(8).half(), True)[0]
     assert torch.equal(output, expected) and argmax.numel() == 0
@@ -127,87 +140,38 @@ def test_pooling(kernels: str) -> None:
 # ---------------------------------------------------------------------------- which kernels are run
 
 
-@pytest.fixture
-def settings(library, monkeypatch):
-    """What Python says before each call; what a program without Python gets comes back after it."""
-    monkeypatch.delenv("VGG_FAST_GPU", raising=False)
-    yield library.vgg_fast_set_cuda
-    library.vgg_fast_set_cuda(0, 0)
-
-
-def fp32_error() -> float:
+def fp32_error(op: Callable) -> float:
     given = random_arguments("conv3x3", Shape(2, 40, 40, 8, 8), torch.float32)
-    found = torch.ops.vgg_fast_emulated.conv3x3(given.input, given.weight, None)
+    found = op(given.input, given.weight, None)
     exact = torch.nn.functional.conv2d(given.input.double(), given.weight.double(), padding=1)
     return relative_error(found, exact)
 
 
-def test_fp32_is_tf32_where_it_is_allowed_and_exact_in_a_program_without_python(settings) -> None:
-    assert fp32_error() <= 2e-6
-    settings(1, 0)
-    assert 1e-5 <= fp32_error() <= 5e-4
-    found = []
-    other = threading.Thread(target=lambda: found.append(fp32_error()))
-    other.start()
-    other.join()
-    assert found[0] <= 2e-6, "a thread has settings of its own"
-    settings(0, 0)
-    assert fp32_error() <= 2e-6
+def test_fp32_is_tf32_where_it_is_allowed_and_exact_in_a_program_without_python(library) -> None:
+    assert fp32_error(torch.ops.vgg_fast_emulated.conv3x3) <= 2e-6
+    assert fp32_error(Emulated(sm90=False).conv3x3) <= 2e-6
+    assert 1e-5 <= fp32_error(Emulated(sm90=False, allow_tf32=True).conv3x3) <= 5e-4
 
 
-@pytest.mark.parametrize(
-    ("hopper", "name", "capability", "expected"),
-    [
-        (0, None, 9, False),
-        (1, None, 9, True),
-        (1, None, 8, False),  # the settings wish, and don't insist
-        (1, "sm_80", 9, False),
-        (0, "sm_90a", 9, True),
-    ],
-)
-def test_hoppers_kernels_run_where_they_are_chosen(
-    settings, library, monkeypatch, hopper: int, name: str | None, capability: int, expected: bool
-) -> None:
-    settings(0, hopper)
-    if name is not None:
-        monkeypatch.setenv("VGG_FAST_GPU", name)
-    library.set_capability(capability)
+def convolve(op: Callable) -> None:
+    op(torch.ones(1, 8, 4, 4).bfloat16(), torch.ones(8, 8, 3, 3).bfloat16(), None)
+
+
+def test_hoppers_kernels_run_where_they_are_asked_for(library) -> None:
     before = library.boxes_made()
-    try:
-        convolve()
-    finally:
-        library.set_capability(9)
-    assert (library.boxes_made() > before) == expected
+    convolve(torch.ops.vgg_fast_emulated.conv3x3)
+    convolve(Emulated(sm90=False).conv3x3)
+    assert library.boxes_made() == before
+    convolve(Emulated(sm90=True).conv3x3)
+    assert library.boxes_made() > before
 
 
-def convolve() -> None:
-    given = (torch.ones(size).bfloat16() for size in ((1, 8, 4, 4), (8, 8, 3, 3)))
-    torch.ops.vgg_fast_emulated.conv3x3(*given, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "capability", "sentence"),
-    [
-        ("sm_42", 9, "VGG_FAST_GPU=sm_42 names no kernels; set it to sm_80 or sm_90a"),
-        ("sm_90a", 8, "VGG_FAST_GPU=sm_90a, but this GPU's compute capability is 8.0; unset"),
-    ],
-)
-def test_what_cannot_run_is_refused_in_one_sentence(
-    library, monkeypatch, name: str, capability: int, sentence: str
-) -> None:
-    monkeypatch.setenv("VGG_FAST_GPU", name)
-    library.set_capability(capability)
-    try:
-        with pytest.raises(RuntimeError, match=sentence):
-            convolve()
-    finally:
-        library.set_capability(9)
-
-
-def test_the_plain_kernels_run_unless_others_are_asked_for(library, monkeypatch) -> None:
-    monkeypatch.delenv("VGG_FAST_GPU", raising=False)
+def test_hoppers_kernels_are_refused_elsewhere_in_one_sentence(library) -> None:
     library.set_capability(8)
     try:
-        convolve()
+        convolve(torch.ops.vgg_fast_emulated.conv3x3)
+        sentence = "conv3x3: Hopper's kernels need compute capability 9.0, but this GPU's is 8.0"
+        with pytest.raises(RuntimeError, match=sentence):
+            convolve(Emulated(sm90=True).conv3x3)
     finally:
         library.set_capability(9)

@@ -3,9 +3,9 @@
 
 #include "cuda_emulation_sm80.h"
 // The emulation has to come first.
-#include "cuda/ops/conv3x3.cu"
-#include "cuda/ops/conv3x3_relu.cu"
-#include "cuda/ops/conv3x3_relu_pool.cu"
+#include "cuda/few_channels/few_channels_linear.cu"
+#include "cuda/few_channels/few_channels_relu.cu"
+#include "cuda/few_channels/few_channels_relu_pool.cu"
 #include "cuda/ops/max_pool2x2.cu"
 
 using namespace vgg_fast::cuda;

@@ -1,5 +1,5 @@
 // The CUDA operators whole, registered for CPU tensors under the namespace vgg_fast_emulated: the
-// checks, outputs and workspaces of operators.cpp, over the emulation's kernels.
+// checks, outputs and workspaces of csrc/cuda/ops, over the emulation's kernels.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -7,9 +7,9 @@
 
 #include "cuda_emulation_sm90.h"
 // The emulation has to come before the kernels.
-#include "cuda/ops/conv3x3.cu"
-#include "cuda/ops/conv3x3_relu.cu"
-#include "cuda/ops/conv3x3_relu_pool.cu"
+#include "cuda/few_channels/few_channels_linear.cu"
+#include "cuda/few_channels/few_channels_relu.cu"
+#include "cuda/few_channels/few_channels_relu_pool.cu"
 #include "cuda/ops/max_pool2x2.cu"
 #include "cuda/sm80/expand_gradient.cu"
 #include "cuda/sm80/igemm_fprop.cuh"
@@ -58,5 +58,7 @@ static AOTITorchError emulated_stream(int32_t, void** stream) {
 #define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
   _STABLE_TORCH_LIBRARY_IMPL(vgg_fast_emulated, CPU, m, C10_UID)
 
-#include "cuda/common/settings.cpp"
-#include "cuda/ops/operators.cpp"
+#include "cuda/ops/conv3x3.cpp"
+#include "cuda/ops/conv3x3_relu.cpp"
+#include "cuda/ops/conv3x3_relu_pool.cpp"
+#include "cuda/ops/max_pool2x2.cpp"

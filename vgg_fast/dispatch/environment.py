@@ -8,6 +8,7 @@ theirs themselves, and so do the build, CUDA and Triton; they are listed all the
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -73,6 +74,21 @@ def autotune_seconds() -> float:
             f"VGG_FAST_AUTOTUNE={text!r} is no number: give the seconds that a process may spend "
             "on tuning, 0 for none"
         ) from None
+
+
+@functools.cache
+def gpu_kernels() -> str:
+    """The CUDA C++ kernels that ``VGG_FAST_GPU`` names; empty if it isn't set. Read once.
+
+    Raises:
+        ValueError: it names no kernels.
+    """
+    name = _text("VGG_FAST_GPU")
+    if name not in ("", "sm_80", "sm_90a"):
+        raise ValueError(
+            f"VGG_FAST_GPU={name} names no kernels; set it to sm_80 or sm_90a, or unset it"
+        )
+    return name
 
 
 def cache_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ def arithmetic(dtype: torch.dtype) -> str:
 def is_first_layer(channels: int, arithmetic: str) -> bool:
     """Whether Triton's kernels for few input channels serve; they don't compute fp64."""
     return channels <= FEW_CHANNELS and arithmetic != "float64"
+
+
+@functools.cache
+def has_sm90(index: int | None) -> bool:
+    """Whether Hopper's own instructions run on this GPU, the current one if ``index`` is None."""
+    return torch.cuda.get_device_capability(index) == (9, 0)
 
 
 def family_of(capability: tuple[int, int]) -> str:

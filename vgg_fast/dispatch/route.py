@@ -7,6 +7,7 @@ written in Python stands in front and picks one.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vgg_fast import _extension
-from vgg_fast.dispatch import choices, state
+from vgg_fast.dispatch import choices, environment, policy, state
 from vgg_fast.dispatch.policy import precision
 
 
@@ -32,7 +33,7 @@ _library = torch.library.Library("vgg_fast", "IMPL")
 _operators: dict[str, PythonHalf] = {}
 # (operator, dispatch key) -> the C++ kernel; for CUDA with Hopper's own instructions too
 _native: dict[tuple[str, str], Callable | None] = {}
-_hopper: dict[str, Callable] = {}
+_sm90: dict[str, Callable] = {}
 # (operator, dispatch key) pairs whose calls pass through Python
 _routed: set[tuple[str, str]] = set()
 
@@ -97,8 +98,8 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
     if key == "CPU" and native is not None:
         return "cpp", native
     for row in choices.order(name, args) if key == "CUDA" else ():
-        if row.backend == choices.HOPPER and name in _hopper:
-            return choices.HOPPER, _hopper[name]
+        if row.backend == choices.HOPPER and name in _sm90:
+            return choices.HOPPER, _sm90[name]
         if row.backend == "cpp" and native is not None:
             return "cpp", native
         if row.backend == "triton":
@@ -113,8 +114,8 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
 def _route_through_python(name: str, key: str) -> None:
     # Looked up now: afterwards the dispatcher would find what is registered here.
     native = _native_kernel(name, key)
-    if native is not None and key == "CUDA" and _extension.has_hopper_kernels():
-        _hopper[name] = _boxed_kernel(name, key, hopper=True)
+    if native is not None and _is_cuda_convolution(name, key) and _extension.has_sm90_kernels():
+        _sm90[name] = _cuda_convolution(name, sm90=True)
 
     check = _operators[name].check
 
@@ -136,19 +137,39 @@ def _native_kernel(name: str, key: str) -> Callable | None:
     """The C++ kernel, or None where none is built."""
     if (name, key) not in _native:
         built = torch._C._dispatch_has_kernel_for_dispatch_key(f"vgg_fast::{name}", key)
-        _native[name, key] = _boxed_kernel(name, key) if built else None
+        if not built:
+            _native[name, key] = None
+        elif _is_cuda_convolution(name, key):
+            _native[name, key] = _cuda_convolution(name, sm90=False)
+        else:
+            _native[name, key] = functools.partial(*_boxed(name, key))
     return _native[name, key]
 
 
-def _boxed_kernel(name: str, key: str, hopper: bool = False) -> Callable:
+def _boxed(name: str, key: str) -> tuple[Callable, torch._C.DispatchKeySet]:
     kernel = torch.library.get_kernel(f"vgg_fast::{name}", key)
-    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-    if key != "CUDA":
-        return lambda *args: kernel.call_boxed(keyset, *args)
+    return kernel.call_boxed, torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+
+def _is_cuda_convolution(name: str, key: str) -> bool:
+    return key == "CUDA" and not name.startswith("max_pool2x2")
+
+
+def _cuda_convolution(name: str, sm90: bool) -> Callable:
+    """The CUDA C++ kernel, told how to multiply; with Hopper's own kernels if ``sm90``.
+
+    Raises:
+        RuntimeError: ``VGG_FAST_GPU`` asks for kernels that can't run; once it is called.
+    """
+    call_boxed, keyset = _boxed(f"_cuda_{name}", "CUDA")
 
     def call(*args: Any) -> Any:
-        _extension.set_cuda(precision(args[0].dtype) == "tf32", hopper)
-        return kernel.call_boxed(keyset, *args)
+        forced = environment.gpu_kernels()
+        # The table only prefers them. Forced, they have to run: the operator refuses what can't.
+        wanted = forced == "sm_90a" or (
+            sm90 and not forced and policy.has_sm90(args[0].device.index)
+        )
+        return call_boxed(keyset, precision(args[0].dtype) == "tf32", wanted, *args)
 
     return call
 

@@ -1,4 +1,4 @@
-// The interface between the operators (operators.cpp, which know tensors) and the kernels (*.cu,
+// The interface between the operators (ops/*.cpp, which know tensors) and the kernels (*.cu,
 // which know pointers). Every function enqueues on `stream`, waits for nothing, and returns what
 // cudaGetLastError() said of the launch.
 

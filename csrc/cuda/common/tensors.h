@@ -17,7 +17,6 @@
 
 #include "checks.h"
 #include "cuda/common/kernels.h"
-#include "cuda/common/settings.h"
 #include "cuda/sm80/tf32.cuh"
 
 namespace vgg_fast::cuda {
@@ -115,10 +114,10 @@ inline DenseConvolution dense_convolution_of(const char* op, const Tensor& input
 
 // Returns what `body` returns of a value of the type that the tensor's elements are multiplied in.
 template <typename Body>
-auto with_arithmetic(const Tensor& tensor, const Body& body) {
+auto with_arithmetic(const Tensor& tensor, bool allow_tf32, const Body& body) {
   switch (storage_of(tensor)) {
     case Storage::kFloat32:
-      return settings().tf32 ? body(Tf32{}) : body(float{});
+      return allow_tf32 ? body(Tf32{}) : body(float{});
     case Storage::kBFloat16:
       return body(__nv_bfloat16{});
     case Storage::kFloat16:

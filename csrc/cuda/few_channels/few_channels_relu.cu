@@ -1,10 +1,10 @@
-// vgg_fast::conv3x3_relu and its backward for the first layer:
+// The kernels of conv3x3_relu and its backward for 1 or 3 input channels:
 //
 //   forward:   output = relu(convolution + bias)
 //   backward:  g = grad_output where output > 0, else 0
 //
-// The kernels are in few_channels_fprop.cuh and few_channels_backward.cuh; their epilogue is chosen
-// here.
+// They are templates in few_channels_fprop.cuh and few_channels_backward.cuh; the epilogue is
+// chosen here.
 
 #include "cuda/few_channels/few_channels_backward.cuh"
 #include "cuda/few_channels/few_channels_fprop.cuh"

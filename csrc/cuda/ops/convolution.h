@@ -1,8 +1,10 @@
-// The CUDA operators: checks, outputs and workspace from PyTorch's allocator, the current stream
-// and a device guard, through the stable ABI only. The arithmetic is in the kernels behind
-// kernels.h.
+// The frame of the CUDA convolutions, which each operator's file instantiates: checks, outputs and
+// workspace from PyTorch's allocator, the current stream and a device guard, through the stable ABI
+// only. The arithmetic is in the kernels behind kernels.h.
 //
 // Nothing here waits for the GPU, and every allocation and launch may be captured in a graph.
+
+#pragma once
 
 #include <torch/csrc/stable/library.h>
 
@@ -13,82 +15,34 @@
 #include "cuda/common/tensors.h"
 
 namespace vgg_fast::cuda {
-namespace {
 
 using torch::stable::accelerator::DeviceGuard;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
-Pooling pooling_of(const char* op, const Tensor& tensor, int64_t height, int64_t width) {
-  return {storage_of(tensor), tensor.size(0), extent(op, "channel count", tensor.size(1)),
-          extent(op, "height", height), extent(op, "width", width)};
-}
-
-std::tuple<Tensor, Tensor> max_pool2x2_op(const Tensor& input, bool return_argmax) {
-  constexpr const char* op = "max_pool2x2";
-  check_input(op, input);
-  check_poolable(op, input);
-  const Pooling pooling = pooling_of(op, input, input.size(2), input.size(3));
-  const DeviceGuard guard(input.get_device_index());
-  const Tensor source = readable(input);
-  const int64_t height = pooling.height / 2, width = pooling.width / 2;
-  Tensor output = empty_channels_last(input, pooling.channels, height, width, input.scalar_type());
-  Tensor argmax =
-      return_argmax ? empty_channels_last(input, pooling.channels, height, width, ScalarType::Byte)
-                    : nothing(input, ScalarType::Byte);
-  if (output.numel() != 0)
-    require_launched(op,
-                     max_pool2x2(pooling, view_of(source), output.data_ptr(),
-                                 return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr,
-                                 current_stream(input)));
-  return {output, argmax};
-}
-
-Tensor max_pool2x2_backward_op(const Tensor& grad_output, const Tensor& argmax, int64_t height,
-                               int64_t width) {
-  constexpr const char* op = "max_pool2x2_backward";
-  check_input(op, grad_output);
-  require(sizes_of(argmax) == sizes_of(grad_output) && same_device(argmax, grad_output) &&
-              grad_output.size(2) == height / 2 && grad_output.size(3) == width / 2,
-          "vgg_fast::", op, ": grad_output ", shape_of(grad_output), " on ", device_of(grad_output),
-          " and argmax ", shape_of(argmax), " on ", device_of(argmax),
-          " don't belong to an input of ", height, "x", width);
-  check_argmax(op, argmax);
-  const Pooling pooling = pooling_of(op, grad_output, height, width);
-  const DeviceGuard guard(grad_output.get_device_index());
-  const Tensor gradient = readable(grad_output);
-  const Tensor positions = channels_last(argmax);
-  Tensor grad_input =
-      empty_channels_last(grad_output, pooling.channels, height, width, grad_output.scalar_type());
-  if (grad_input.numel() != 0)
-    require_launched(op, max_pool2x2_backward(pooling, view_of(gradient),
-                                              static_cast<const uint8_t*>(positions.data_ptr()),
-                                              grad_input.data_ptr(), current_stream(grad_output)));
-  return grad_input;
-}
-
-// ------------------------------------------------------------------------------------------------
-
 template <Epilogue kEpilogue>
-cudaError_t fprop(const char* op, const Tensor& input, const Tensor& weight, const void* bias,
-                  void* output, uint8_t* argmax) {
+cudaError_t fprop(const char* op, const Options& options, const Tensor& input, const Tensor& weight,
+                  const void* bias, void* output, uint8_t* argmax) {
   const cudaStream_t stream = current_stream(input);
   if (has_few_channels(input))
     return few_channels_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
                                          stream);
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
-  return with_arithmetic(input, [&](auto element) {
-    return fprop_product<kEpilogue, decltype(element)>(op, problem, bias, output, argmax, stream);
+  return with_arithmetic(input, options.allow_tf32, [&](auto element) {
+    return fprop_product<kEpilogue, decltype(element)>(options, problem, bias, output, argmax,
+                                                       stream);
   });
 }
 
 template <Epilogue kEpilogue>
-std::tuple<Tensor, Tensor> convolve(const char* op, const Tensor& input, const Tensor& weight,
-                                    const std::optional<Tensor>& bias, bool return_argmax) {
+std::tuple<Tensor, Tensor> convolve(const char* op, const Options& options, const Tensor& input,
+                                    const Tensor& weight, const std::optional<Tensor>& bias,
+                                    bool return_argmax) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   check_convolution(op, input, weight, bias);
   if (kPool) check_poolable(op, input);
   const DeviceGuard guard(input.get_device_index());
+  check_options(op, options);
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) dense_bias = torch::stable::contiguous(*bias);
   const int64_t height = kPool ? input.size(2) / 2 : input.size(2);
@@ -100,8 +54,8 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Tensor& input, const T
   if (output.numel() != 0)
     require_launched(
         op, fprop<kEpilogue>(
-                op, input, weight, dense_bias.has_value() ? dense_bias->data_ptr() : nullptr,
-                output.data_ptr(),
+                op, options, input, weight,
+                dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, output.data_ptr(),
                 kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr));
   return {output, argmax};
 }
@@ -126,7 +80,7 @@ struct Wanted {
   void* bias_pointer() const { return bias ? grad_bias.data_ptr() : nullptr; }
 };
 
-void weight_strides_of(const Tensor& weight, int64_t (&strides)[4]) {
+inline void weight_strides_of(const Tensor& weight, int64_t (&strides)[4]) {
   for (int64_t dim = 0; dim < 4; ++dim) strides[dim] = weight.stride(dim);
 }
 
@@ -150,8 +104,8 @@ void few_channels_backward(const char* op, const Upstream& upstream, const Tenso
 }
 
 // The data gradient: a convolution of the gradient with the rotated weight.
-void dgrad(const char* op, const void* gradient, const Tensor& input, const Tensor& weight,
-           const Tensor& grad_input) {
+inline void dgrad(const char* op, const Options& options, const void* gradient, const Tensor& input,
+                  const Tensor& weight, const Tensor& grad_input) {
   const Convolution problem = convolution_of(op, input, weight);
   const Tensor rotated = empty_1d(weight, weight.numel(), weight.scalar_type());
   const cudaStream_t stream = current_stream(input);
@@ -160,14 +114,14 @@ void dgrad(const char* op, const void* gradient, const Tensor& input, const Tens
                                 problem.outputs, problem.channels,
                                 problem.height,  problem.width,
                                 gradient,        rotated.data_ptr()};
-  require_launched(op, with_arithmetic(input, [&](auto element) {
+  require_launched(op, with_arithmetic(input, options.allow_tf32, [&](auto element) {
                      return fprop_product<Epilogue::kLinear, decltype(element)>(
-                         op, turned, nullptr, grad_input.data_ptr(), nullptr, stream);
+                         options, turned, nullptr, grad_input.data_ptr(), nullptr, stream);
                    }));
 }
 
-void wgrad(const char* op, const void* gradient, const Tensor& input, const Tensor& weight,
-           const Tensor& grad_weight) {
+inline void wgrad(const char* op, const Options& options, const void* gradient, const Tensor& input,
+                  const Tensor& weight, const Tensor& grad_weight) {
   const Tensor dense_input = channels_last(input);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, weight);
   int64_t strides[4];
@@ -177,8 +131,8 @@ void wgrad(const char* op, const void* gradient, const Tensor& input, const Tens
     workspace = empty_1d(input, elements, accumulator_of(input));
     return workspace.data_ptr();
   };
-  require_launched(op, with_arithmetic(input, [&](auto element) {
-                     return wgrad_product<decltype(element)>(op, problem, gradient,
+  require_launched(op, with_arithmetic(input, options.allow_tf32, [&](auto element) {
+                     return wgrad_product<decltype(element)>(options, problem, gradient,
                                                              grad_weight.data_ptr(), strides,
                                                              allocate, current_stream(input));
                    }));
@@ -186,8 +140,8 @@ void wgrad(const char* op, const void* gradient, const Tensor& input, const Tens
 
 // `upstream.grad_output` is the gradient itself where no ReLU and no pool follow.
 template <Epilogue kEpilogue>
-void general_backward(const char* op, const Upstream& upstream, const Tensor& input,
-                      const Tensor& weight, Wanted& wanted) {
+void general_backward(const char* op, const Options& options, const Upstream& upstream,
+                      const Tensor& input, const Tensor& weight, Wanted& wanted) {
   constexpr bool kExpand = kEpilogue != Epilogue::kLinear;
   if (input.size(0) == 0) {  // sums over no images
     if (wanted.weight) torch::stable::zero_(wanted.grad_weight);
@@ -210,13 +164,14 @@ void general_backward(const char* op, const Upstream& upstream, const Tensor& in
                                      workspace.data_ptr(), current_stream(input)));
   }
   const void* of_output = kExpand ? gradient : upstream.grad_output;
-  if (wanted.input) dgrad(op, of_output, input, weight, wanted.grad_input);
-  if (wanted.weight) wgrad(op, of_output, input, weight, wanted.grad_weight);
+  if (wanted.input) dgrad(op, options, of_output, input, weight, wanted.grad_input);
+  if (wanted.weight) wgrad(op, options, of_output, input, weight, wanted.grad_weight);
 }
 
 template <Epilogue kEpilogue>
-Gradients convolve_backward(const char* op, const Tensor& grad_output, const Tensor& input,
-                            const Tensor& weight, const std::optional<Tensor>& output,
+Gradients convolve_backward(const char* op, const Options& options, const Tensor& grad_output,
+                            const Tensor& input, const Tensor& weight,
+                            const std::optional<Tensor>& output,
                             const std::optional<Tensor>& argmax, bool need_input, bool need_weight,
                             bool need_bias) {
   check_convolution(op, input, weight, std::nullopt);
@@ -238,6 +193,7 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
   }
 
   const DeviceGuard guard(input.get_device_index());
+  check_options(op, options);
   const Tensor gradient = channels_last(grad_output);
   std::optional<Tensor> mask, positions;
   Upstream upstream{gradient.data_ptr(), nullptr, nullptr};
@@ -253,60 +209,8 @@ Gradients convolve_backward(const char* op, const Tensor& grad_output, const Ten
   if (has_few_channels(input))
     few_channels_backward<kEpilogue>(op, upstream, input, weight, wanted);
   else
-    general_backward<kEpilogue>(op, upstream, input, weight, wanted);
+    general_backward<kEpilogue>(op, options, upstream, input, weight, wanted);
   return {wanted.grad_input, wanted.grad_weight, wanted.grad_bias};
 }
 
-Tensor conv3x3_op(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
-  return std::get<0>(convolve<Epilogue::kLinear>("conv3x3", input, weight, bias, false));
-}
-
-Gradients conv3x3_backward_op(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                              bool need_input, bool need_weight, bool need_bias) {
-  return convolve_backward<Epilogue::kLinear>("conv3x3_backward", grad_output, input, weight,
-                                              std::nullopt, std::nullopt, need_input, need_weight,
-                                              need_bias);
-}
-
-Tensor conv3x3_relu_op(const Tensor& input, const Tensor& weight,
-                       const std::optional<Tensor>& bias) {
-  return std::get<0>(convolve<Epilogue::kRelu>("conv3x3_relu", input, weight, bias, false));
-}
-
-Gradients conv3x3_relu_backward_op(const Tensor& grad_output, const Tensor& input,
-                                   const Tensor& weight, const Tensor& output, bool need_input,
-                                   bool need_weight, bool need_bias) {
-  return convolve_backward<Epilogue::kRelu>("conv3x3_relu_backward", grad_output, input, weight,
-                                            output, std::nullopt, need_input, need_weight,
-                                            need_bias);
-}
-
-std::tuple<Tensor, Tensor> conv3x3_relu_pool_op(const Tensor& input, const Tensor& weight,
-                                                const std::optional<Tensor>& bias,
-                                                bool return_argmax) {
-  return convolve<Epilogue::kReluPool>("conv3x3_relu_pool", input, weight, bias, return_argmax);
-}
-
-Gradients conv3x3_relu_pool_backward_op(const Tensor& grad_output, const Tensor& input,
-                                        const Tensor& weight, const Tensor& output,
-                                        const Tensor& argmax, bool need_input, bool need_weight,
-                                        bool need_bias) {
-  return convolve_backward<Epilogue::kReluPool>("conv3x3_relu_pool_backward", grad_output, input,
-                                                weight, output, argmax, need_input, need_weight,
-                                                need_bias);
-}
-
-}  // namespace
 }  // namespace vgg_fast::cuda
-
-STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CUDA, m) {
-  using namespace vgg_fast::cuda;
-  m.impl("conv3x3", TORCH_BOX(&conv3x3_op));
-  m.impl("conv3x3_backward", TORCH_BOX(&conv3x3_backward_op));
-  m.impl("conv3x3_relu", TORCH_BOX(&conv3x3_relu_op));
-  m.impl("conv3x3_relu_backward", TORCH_BOX(&conv3x3_relu_backward_op));
-  m.impl("conv3x3_relu_pool", TORCH_BOX(&conv3x3_relu_pool_op));
-  m.impl("conv3x3_relu_pool_backward", TORCH_BOX(&conv3x3_relu_pool_backward_op));
-  m.impl("max_pool2x2", TORCH_BOX(&max_pool2x2_op));
-  m.impl("max_pool2x2_backward", TORCH_BOX(&max_pool2x2_backward_op));
-}
