@@ -87,6 +87,8 @@ def operators_cpu() -> Extension:
 
 def operators_cuda(architectures: str) -> Extension:
     stable = [INCLUDE, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA"]
+    generated = setup_cuda.write_instances(ROOT / "build" / "instances")
+    instances = [str(path.relative_to(ROOT)) for path in generated]
     stable += ["-DVGG_FAST_HOPPER"] * ("9.0a" in architectures)
     includes = system(*include_paths(), str(TOOLKIT / "include"))
     # Linked statically, the CUDA runtime needn't be of the minor version that torch brings.
@@ -94,7 +96,7 @@ def operators_cuda(architectures: str) -> Extension:
     runtime = [str(static), "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
     return Extension(
         "vgg_fast._C_cuda",
-        sources("cuda/**/*.cu", "cuda/**/*.cpp"),
+        [*sources("cuda/**/*.cu", "cuda/**/*.cpp"), *instances],
         depends=HEADERS,
         language="c++",
         py_limited_api=True,

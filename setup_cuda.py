@@ -132,3 +132,57 @@ def _output(command: list) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return run.stdout + run.stderr
+
+
+# ----------------------------------------------------------------------------------- instantiations
+
+ELEMENTS = {
+    "bf16": "__nv_bfloat16",
+    "fp16": "__half",
+    "fp32": "float",
+    "fp64": "double",
+    "tf32": "Tf32",
+}
+EPILOGUES = ("kLinear", "kRelu", "kReluPool")
+# Kernel: the folder of its template, and the elements that it multiplies.
+FPROPS = {"igemm_fprop": ("sm80", tuple(ELEMENTS)), "hopper_fprop": ("sm90", ("bf16", "fp16"))}
+WGRADS = {"igemm_wgrad": ("sm80", tuple(ELEMENTS)), "hopper_wgrad": ("sm90", ("bf16", "fp16"))}
+
+
+def instances() -> dict[str, str]:
+    """File names and texts of the kernels' instantiations: one for each element type, which
+    compilers work on side by side."""
+    files = {}
+    for kernel, (folder, elements) in FPROPS.items():
+        for element in elements:
+            types = [f"<Epilogue::{epilogue}, {ELEMENTS[element]}>" for epilogue in EPILOGUES]
+            arguments = "(const DenseConvolution&, const void*, void*, uint8_t*, cudaStream_t)"
+            lines = [f"template cudaError_t {kernel}{type}{arguments};" for type in types]
+            files[f"{kernel}_{element}.cu"] = _instance(f"{folder}/{kernel}.cuh", lines)
+    for kernel, (folder, elements) in WGRADS.items():
+        for element in elements:
+            type = f"<{ELEMENTS[element]}>"
+            arguments = "const void*, void*, const int64_t (&)[4], void*, cudaStream_t"
+            lines = [
+                f"template cudaError_t {kernel}{type}(const DenseConvolution&, {arguments});",
+                f"template int64_t {kernel}_workspace{type}(const DenseConvolution&);",
+            ]
+            files[f"{kernel}_{element}.cu"] = _instance(f"{folder}/{kernel}.cuh", lines)
+    return files
+
+
+def write_instances(folder: Path) -> list[Path]:
+    """Write :func:`instances` into ``folder``; a file that is as it should be stays untouched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in instances().items():
+        if not (folder / name).is_file() or (folder / name).read_text() != text:
+            (folder / name).write_text(text)
+    return [folder / name for name in instances()]
+
+
+def _instance(template: str, lines: list[str]) -> str:
+    body = "\n".join(lines)
+    return (
+        f'#include "cuda/{template}"\n\nnamespace vgg_fast::cuda {{\n\n{body}\n\n'
+        "}  // namespace vgg_fast::cuda\n"
+    )

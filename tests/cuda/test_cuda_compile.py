@@ -18,12 +18,14 @@ import pytest
 import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
+import setup_cuda
 import vgg_fast
 from tests.support.cuda_toolkit import build_once, cuobjdump, toolkit
 
 CSRC = Path(__file__).parents[2] / "csrc"
 FOLDERS = {path.name: path for path in (CSRC / "cuda").glob("*/*.cu")}
-SOURCES = sorted(FOLDERS)
+INSTANCES = setup_cuda.instances()
+SOURCES = sorted([*FOLDERS, *INSTANCES])
 ARCHITECTURES = ("80", "90a")
 
 pytestmark = pytest.mark.skipif(toolkit() is None, reason="no CUDA compiler (nvcc) was found")
@@ -48,7 +50,12 @@ def compile_source(source: str, to: Path) -> None:
     command += ["-Xptxas=-v", f"-Xcompiler={host}", "--threads=2"]
     for architecture in ARCHITECTURES:
         command.append(f"-gencode=arch=compute_{architecture},code=sm_{architecture}")
-    command += [f"-I{CSRC}", "-c", str(FOLDERS[source]), "-o", str(to)]
+    if source in INSTANCES:
+        path = to.with_name(source)
+        path.write_text(INSTANCES[source])
+    else:
+        path = FOLDERS[source]
+    command += [f"-I{CSRC}", "-c", str(path), "-o", str(to)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     report_of(source, to.parent).write_text(run.stderr)
