@@ -71,7 +71,7 @@ test: $(INSTALLED)  ## install, and run the tests
 fuzz: $(INSTALLED)  ## the operators on 10,000 random cases on every instruction set (10 minutes each)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz -n $(WORKERS) --maxprocesses=8 $(ARGS)
 
-# A library of its own, beside a copy of the package; what torch itself leaks isn't ours to mend.
+# A separate library, next to a copy of the package; torch's own leaks are ignored.
 SANITIZED := build/sanitized
 SANITIZE_TESTS := $(wildcard tests/ops/test_conv3x3*.py) $(addprefix tests/ops/test_, \
   max_pool2x2.py outputs.py random_cases.py torch_samples.py bad_input.py) \

@@ -66,7 +66,7 @@ HEADERS = sources("**/*.h", "**/*.inl", "**/*.cuh")
 
 
 def system(*folders: str) -> list[str]:
-    """Include ``folders`` as system headers: their warnings aren't ours to mend."""
+    """Include ``folders`` as system headers: their warnings aren't ours to fix."""
     return [flag for folder in folders for flag in ("-isystem", str(folder))]
 
 

@@ -14,7 +14,7 @@ from vgg_fast.train.config import TrainingError
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in its place.
+    """Let ``write`` fill a temporary file next to ``path``, then put it in its place.
 
     Whatever goes wrong, ``path`` holds either what it held before or all of the new contents.
 

@@ -2,7 +2,7 @@
 
 out[i] = Σ_split workspace[split, i]
 
-One launch sums both: beside a small layer's arithmetic a launch is long.
+One launch sums both: next to a small layer's arithmetic a launch is long.
 """
 
 from __future__ import annotations
