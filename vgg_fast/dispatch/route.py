@@ -142,7 +142,8 @@ def _native_kernel(name: str, key: str) -> Callable | None:
         elif _is_cuda_convolution(name, key):
             _native[name, key] = _cuda_convolution(name, sm90=False)
         else:
-            _native[name, key] = functools.partial(*_boxed(name, key))
+            call_boxed, keyset = _boxed(name, key)
+            _native[name, key] = functools.partial(call_boxed, keyset)
     return _native[name, key]
 
 
