@@ -4,6 +4,7 @@ tests without a GPU."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,11 @@ import torch
 pytest.register_assert_rewrite(
     "tests.support.operators", "tests.support.convolution_checks", "tests.support.numerics"
 )
+
+
+# A shell starts a background job with Ctrl-C ignored, and every child inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import vgg_fast.ops  # noqa: F401  (registers torch.ops.vgg_fast)
 from tests.support.cases import (
     DIRECT_CHANNELS,
     ENOUGH_FOR_A_MEAN,
