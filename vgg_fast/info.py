@@ -41,8 +41,9 @@ def collect() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    packages = ("vgg_fast", "torch", "torchvision", "triton", "numpy")
+    packages = ("torch", "torchvision", "triton", "numpy")
     return {
+        "vgg_fast": _version("vgg_fast") or "unknown",  # a source tree that isn't installed
         **{name: _version(name) for name in packages},
         "torch": torch.__version__,
         "cuda of torch": torch.version.cuda,
