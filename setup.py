@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build backend leaves this folder out
 import setup_cuda  # noqa: E402
 
+OLDEST_TORCH = "2.11"  # the operators are built on its stable ABI
 TOOLKIT = setup_cuda.find_toolkit()
 if TOOLKIT is not None:
     os.environ["CUDA_HOME"] = str(TOOLKIT)
@@ -38,10 +39,11 @@ try:
 except ImportError as error:
     raise SystemExit(
         f"vgg_fast: {error.name} is missing, and the build needs it. Install what the build needs "
-        "(pip install 'torch>=2.11' 'setuptools>=77' ninja pybind11), or drop --no-build-isolation"
+        f"(pip install 'torch>={OLDEST_TORCH}' 'setuptools>=77' ninja pybind11)"
+        ", or drop --no-build-isolation"
     ) from error
 
-TORCH_TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11, the oldest supported
+TORCH_TARGET = "0x{:02x}{:02x}{:012x}".format(*map(int, OLDEST_TORCH.split(".")), 0)
 WERROR = os.environ.get("VGG_FAST_WERROR") == "1"
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-Werror"] * WERROR
@@ -115,7 +117,7 @@ def bindings(architectures: str) -> Extension:
         "COMPILER": compiler(),
         "FLAGS": " ".join(CXX_FLAGS),
         "TORCH": torch.__version__,
-        "TORCH_TARGET": "2.11",
+        "TORCH_TARGET": OLDEST_TORCH,
         "CUDA": ".".join(map(str, setup_cuda.compiler_version(TOOLKIT))) if architectures else "",
         "CUDA_ARCHITECTURES": architectures,
     }

@@ -76,7 +76,7 @@ py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, i
   problem.outputs = outputs;
   problem.height = height;
   problem.width = width;
-  problem.storage = cpu::Storage(storage);
+  problem.storage = vgg_fast::Storage(storage);
   problem.threads = threads;
   problem.for_dgrad = for_dgrad;
   problem.set_instruction_set(cpu::instruction_set());

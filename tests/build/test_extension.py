@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from vgg_fast import _extension
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(_extension.__file__).parent
 BINDINGS = next(PACKAGE.glob("_bindings*.so"))
 
@@ -78,6 +80,20 @@ def test_an_old_torch_is_refused_before_anything_loads(monkeypatch):
 def test_a_newer_torch_passes(monkeypatch, version):
     monkeypatch.setattr(torch, "__version__", version)
     _extension._check_torch()
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("setup.py", r'OLDEST_TORCH = "([\d.]+)"'),
+        ("pyproject.toml", r'"torch>=([\d.]+)"'),
+        ("Makefile", r'"torch>=([\d.]+)"'),
+    ],
+)
+def test_the_oldest_torch_is_the_same_wherever_it_is_named(file, pattern):
+    named = re.findall(pattern, (ROOT / file).read_text())
+    assert named
+    assert set(named) == {".".join(map(str, _extension.OLDEST_TORCH))}
 
 
 def test_a_broken_cuda_library_leaves_cpu_tensors_their_kernels(copied):

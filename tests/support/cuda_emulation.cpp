@@ -8,6 +8,7 @@
 #include "cuda/few_channels/few_channels_relu_pool.cu"
 #include "cuda/ops/max_pool2x2.cu"
 
+using namespace vgg_fast;
 using namespace vgg_fast::cuda;
 
 namespace {

@@ -5,6 +5,7 @@
 #include "cuda/sm90/hopper_wgrad.cuh"
 #include "cuda_emulated_problem.h"
 
+using namespace vgg_fast;
 using namespace vgg_fast::cuda;
 
 namespace {

@@ -5,8 +5,10 @@
 #include "cuda/sm80/expand_gradient.cu"
 #include "cuda/sm80/igemm_fprop.cuh"
 #include "cuda/sm80/igemm_wgrad.cuh"
+#include "cuda/sm80/rotate_weight.cu"
 #include "cuda_emulated_problem.h"
 
+using namespace vgg_fast;
 using namespace vgg_fast::cuda;
 
 namespace {

@@ -9,10 +9,9 @@
 #include <cstdint>
 
 #include "cpu/isa/instruction_set.h"
+#include "kinds.h"
 
 namespace vgg_fast::cpu {
-
-enum class Storage { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
 inline int64_t stored_size(Storage storage) {
   switch (storage) {
@@ -32,9 +31,6 @@ inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 
 // pooling and ReLU.
 enum class Prologue { kNone, kReluGradient, kPoolReluGradient };
 
-// What is done to a convolution's sums, after the bias, before they are written.
-enum class Epilogue { kNone, kRelu, kReluPool };
-
 // What a convolution reads: a map, or the gradient of the operator's output.
 struct Source {
   Prologue prologue = Prologue::kNone;
@@ -47,7 +43,7 @@ struct Source {
 
 // What a convolution writes.
 struct Destination {
-  Epilogue epilogue = Epilogue::kNone;
+  Epilogue epilogue = Epilogue::kLinear;
   Storage storage = Storage::kFloat32;
   void* values = nullptr;
   uint8_t* argmax = nullptr;  // kReluPool: may be null if no gradient will be asked for

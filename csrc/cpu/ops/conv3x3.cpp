@@ -10,7 +10,7 @@ namespace {
 Tensor conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
   constexpr const char* op = "conv3x3";
   check_convolution(op, input, weight, bias);
-  return convolution_forward(op, input, weight, bias, Epilogue::kNone);
+  return convolution_forward(op, input, weight, bias, Epilogue::kLinear);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, const Tensor& input,

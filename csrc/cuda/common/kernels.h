@@ -8,12 +8,9 @@
 
 #include <cstdint>
 
+#include "kinds.h"
+
 namespace vgg_fast::cuda {
-
-enum class Storage { kFloat32, kBFloat16, kFloat16, kFloat64 };
-
-// What follows the convolution and its bias.
-enum class Epilogue { kLinear, kRelu, kReluPool };
 
 // A tensor with four dimensions in any memory layout; strides in elements.
 struct View {

@@ -1,10 +1,6 @@
-// What the matrix products of a backward pass start from:
-//
-//   expand_gradient   gradient[n, y, x, k] at the convolution's output, from grad_output: the
-//                     ReLU's mask and the un-pooling applied; and grad_bias[k], its sum, in the
-//                     same read. Bound by its bytes; both products read the result.
-//   rotate_weight     rotated[c, tap, k] = weight[k, c, 8 - tap], which makes the data gradient a
-//                     convolution
+// What the matrix products of a backward pass start from: gradient[n, y, x, k] at the convolution's
+// output, which is grad_output with the ReLU's mask and the un-pooling applied; and grad_bias[k],
+// its sum, in the same read. Bound by its bytes; both products read the result.
 
 #pragma once
 
@@ -115,24 +111,6 @@ __global__ void __launch_bounds__(kGemmThreads)
     sum += partial[int64_t{k} * slices + slice];
   sum = add_over_warp(sum);
   if (lane == 0) grad_bias[k] = narrow<T>(sum);
-}
-
-// A block turns 32 x 32 weights of one tap in shared memory: reads run along c, writes along k.
-template <typename T>
-__global__ void __launch_bounds__(kGemmThreads)
-    rotate_weight_kernel(Strided<const T> weight, int32_t channels, int32_t outputs,
-                         T* __restrict__ rotated) {
-  constexpr int kSide = 32;
-  __shared__ T tile[kSide][kSide + 1];
-  const int column = threadIdx.x % kSide, tap = blockIdx.z;
-  const int32_t first_c = blockIdx.x * kSide, first_k = blockIdx.y * kSide;
-  for (int row = threadIdx.x / kSide; row < kSide; row += kGemmThreads / kSide)
-    if (first_k + row < outputs && first_c + column < channels)
-      tile[row][column] = *weight.at(first_k + row, first_c + column, (8 - tap) / 3, (8 - tap) % 3);
-  __syncthreads();
-  for (int row = threadIdx.x / kSide; row < kSide; row += kGemmThreads / kSide)
-    if (first_c + row < channels && first_k + column < outputs)
-      rotated[(int64_t{first_c + row} * 9 + tap) * outputs + first_k + column] = tile[column][row];
 }
 
 // ------------------------------------------------------------------------------------------------
