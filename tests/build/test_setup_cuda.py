@@ -17,6 +17,7 @@ case "$1" in
   --dryrun) echo '#$ _HERE_={folder}/bin'; echo '#$ TOP={folder}/bin/..' ;;
 esac
 """
+CSRC = Path(__file__).parents[2] / "csrc"
 A100, H100, B200 = (8, 0), (9, 0), (10, 0)
 
 
@@ -177,3 +178,10 @@ def test_an_obstacle(tmp_path, monkeypatch, make, torch_cuda, obstacle) -> None:
 
 def test_another_minor_version_is_no_obstacle(toolkit) -> None:
     assert decide(toolkit, "13.9", lambda: {A100}).build
+
+
+def test_no_two_sources_compile_into_one_object() -> None:
+    """An object is called as its source, without the suffix."""
+    sources = [path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".cu")]
+    objects = [path.with_suffix(".o") for path in sources]
+    assert len(set(objects)) == len(objects) > 30

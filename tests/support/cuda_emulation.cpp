@@ -6,7 +6,7 @@
 #include "cuda/few_channels/few_channels_linear.cu"
 #include "cuda/few_channels/few_channels_relu.cu"
 #include "cuda/few_channels/few_channels_relu_pool.cu"
-#include "cuda/ops/max_pool2x2.cu"
+#include "cuda/ops/max_pool2x2_kernels.cu"
 
 using namespace vgg_fast;
 using namespace vgg_fast::cuda;

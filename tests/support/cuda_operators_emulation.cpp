@@ -10,7 +10,7 @@
 #include "cuda/few_channels/few_channels_linear.cu"
 #include "cuda/few_channels/few_channels_relu.cu"
 #include "cuda/few_channels/few_channels_relu_pool.cu"
-#include "cuda/ops/max_pool2x2.cu"
+#include "cuda/ops/max_pool2x2_kernels.cu"
 #include "cuda/sm80/expand_gradient.cu"
 #include "cuda/sm80/igemm_fprop.cuh"
 #include "cuda/sm80/rotate_weight.cu"

@@ -1,4 +1,4 @@
-// max_pool2x2 for CUDA tensors; its kernels are in max_pool2x2.cu.
+// max_pool2x2 for CUDA tensors; its kernels are in max_pool2x2_kernels.cu.
 
 #include <torch/csrc/stable/library.h>
 
