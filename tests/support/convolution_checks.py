@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 from seed_layers import SEED_LAYERS
 from tests.support.cases import DTYPES, LAYOUTS, TOLERANCES, Shape
+from tests.support.numerics import relative_error
 from tests.support.operators import (
     ALL,
     OPS,
@@ -33,7 +34,6 @@ from tests.support.operators import (
     is_channels_last,
     output_shape,
     random_arguments,
-    relative_l2,
     saved_for_backward,
 )
 from tests.support.poison import poisoned_memory
@@ -236,7 +236,7 @@ class ConvolutionChecks:
         expected = exact_weight_gradient(arguments.input, gradient)
         assert_specials_are(found[1], expected)
         finite = expected.isfinite()
-        error = relative_l2(found[1][finite], expected[finite])
+        error = relative_error(found[1][finite], expected[finite])
         assert error <= TOLERANCES[dtype].weight_gradient
 
     # Not FIRST: assert_close's absolute tolerance is for values near 1.

@@ -17,6 +17,7 @@ from tests.support.cases import (
     TOLERANCES,
     Shape,
 )
+from tests.support.numerics import relative_error
 
 OPS = torch.ops.vgg_fast
 ALL = (True, True, True)
@@ -396,7 +397,7 @@ def assert_near(
     assert worst <= 1, f"{name}: an element misses by {worst:.2f} times what it may"
     if mean and found.numel() >= ENOUGH_FOR_A_MEAN:
         bound = tolerance.weight_gradient if weight_gradient else tolerance.forward
-        relative = relative_l2(found, wanted)
+        relative = relative_error(found, wanted)
         assert relative <= bound, f"{name}: relative L2 error {relative:.2e} > {bound:.0e}"
 
 
@@ -405,12 +406,6 @@ def assert_specials_are(actual: Tensor, expected: Tensor, name: str = "result") 
     for which in (torch.isnan, torch.isposinf, torch.isneginf):
         same = torch.equal(which(actual), which(expected))
         assert same, f"{name}: {which.__name__} isn't as in fp64"
-
-
-def relative_l2(actual: Tensor, expected: Tensor) -> float:
-    """‖actual − expected‖ / ‖expected‖ in fp64, and 0 where both are."""
-    error = float((actual.double() - expected).norm())
-    return error / float(expected.norm()) if error else 0.0
 
 
 def assert_same(actual: Results, expected: Results) -> None:
