@@ -157,6 +157,17 @@ inline void check_argmax(const char* op, const Tensor& argmax) {
           dtype_of(argmax));
 }
 
+// `grad_output` and `argmax` have the shape of a pooled height × width map, and lie on one device.
+inline void check_pooled(const char* op, const Tensor& grad_output, const Tensor& argmax,
+                         int64_t height, int64_t width) {
+  require(sizes_of(argmax) == sizes_of(grad_output) && same_device(argmax, grad_output) &&
+              grad_output.size(2) == height / 2 && grad_output.size(3) == width / 2,
+          "vgg_fast::", op, ": grad_output ", shape_of(grad_output), " on ", device_of(grad_output),
+          " and argmax ", shape_of(argmax), " on ", device_of(argmax),
+          " don't belong to an input of ", height, "x", width);
+  check_argmax(op, argmax);
+}
+
 // ---------------------------------------------------------------------------------------------
 
 // A copy of a tensor whose elements don't lie at multiples of their size, as in a file's bytes that

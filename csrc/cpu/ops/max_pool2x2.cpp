@@ -45,12 +45,7 @@ Tensor max_pool2x2_backward(const Tensor& grad_output, const Tensor& argmax, int
                             int64_t width) {
   constexpr const char* op = "max_pool2x2_backward";
   check_input(op, grad_output);
-  require(sizes_of(argmax) == sizes_of(grad_output) && same_device(argmax, grad_output) &&
-              grad_output.size(2) == height / 2 && grad_output.size(3) == width / 2,
-          "vgg_fast::", op, ": grad_output ", shape_of(grad_output), " on ", device_of(grad_output),
-          " and argmax ", shape_of(argmax), " on ", device_of(argmax),
-          " don't belong to an input of ", height, "x", width);
-  check_argmax(op, argmax);
+  check_pooled(op, grad_output, argmax, height, width);
   return with_oom_context(op, grad_output, [&] {
     const Tensor grad = readable(grad_output), positions = channels_last(argmax);
     const Tensor grad_input = new_output(grad_output, grad_output.size(1), height, width);
