@@ -39,7 +39,7 @@ from tests.support.operators import (
     forward_backward,
 )
 
-# A limit of the workspace that the settings leave is said once in a process, wherever it is.
+# A process warns once about a workspace that is too small, in whichever case it meets it first.
 pytestmark = pytest.mark.filterwarnings("ignore:vgg_fast. a layer runs the direct algorithm")
 
 

@@ -32,10 +32,10 @@ void warn_workspace_cap_once(const Plan& plan) {
   static std::atomic<bool> warned = false;
   if (plan.refused_workspace == 0 || warned.exchange(true)) return;
   std::ostringstream message;
-  message << "vgg_fast: a layer runs the direct algorithm, which is slower, because Winograd needs "
-          << divide_up(plan.refused_workspace, 1 << 20) << " MiB of workspace and "
-          << "VGG_FAST_WORKSPACE or vgg_fast.cpu.set() leaves " << (settings().workspace >> 20)
-          << " MiB; this is said once";
+  message << "vgg_fast: a layer runs the direct algorithm, which is slower, because the faster "
+          << "one needs " << divide_up(plan.refused_workspace, 1 << 20)
+          << " MiB of workspace, but VGG_FAST_WORKSPACE or vgg_fast.cpu.set() allows only "
+          << (settings().workspace >> 20) << " MiB; this warning appears only once";
   aoti_torch_warn("convolve", "vgg_fast", 0, message.str().c_str());
 }
 
