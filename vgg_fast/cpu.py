@@ -209,11 +209,10 @@ def kept_weights() -> int:
 
 
 def release_workspaces() -> int:
-    """Give memory that the kernels keep for their next call, transformed weights too, back to the
-    system.
+    """Free the memory that the kernels keep for their next call, transformed weights included.
 
     Returns:
-        the number of bytes.
+        The number of bytes freed.
     """
     return int(torch.ops.vgg_fast.release_cpu_workspaces())
 
@@ -230,10 +229,13 @@ def plan(
     """What the kernels would do for a convolution of this shape, under the settings in force.
 
     Args:
-        images, in_channels, height, width: N, C, H and W of the input.
+        images: N.
+        in_channels: C.
+        height: H, of input and output alike.
+        width: W, likewise.
         out_channels: K.
         dtype: of the tensors.
-        threads: None: as many as torch uses.
+        threads: how many share the work; None: as many as torch uses.
 
     Returns:
         for "forward", "input gradient" and "weight gradient": the "algorithm", into how many
