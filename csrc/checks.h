@@ -170,8 +170,8 @@ inline void check_pooled(const char* op, const Tensor& grad_output, const Tensor
 
 // ---------------------------------------------------------------------------------------------
 
-// A copy of a tensor whose elements don't lie at multiples of their size, as in a file's bytes that
-// were read in one piece: C++ may not read them where they are.
+// The tensor, or a copy if its elements don't lie at multiples of their size, as they may in the
+// bytes of a file: C++ can't read such elements in place.
 inline Tensor aligned(const Tensor& tensor) {
   const bool misaligned = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % tensor.element_size();
   return misaligned ? torch::stable::clone(tensor) : tensor;

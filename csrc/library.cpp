@@ -70,14 +70,14 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("release_cpu_workspaces() -> int");
 }
 
-// For vgg_fast/layers.py, through ctypes: a layer's finalizer may run anywhere, in the midst of a
-// tracer's work too, and must not pass through the dispatcher. Nor through Python's own interface:
-// C++ programs load this library too, and have no Python (examples/cpp).
+// For vgg_fast/layers.py, through ctypes: a layer's finalizer may run anywhere, even in the middle
+// of a tracer's work, and must not pass through the dispatcher. Nor may this use Python's C API:
+// C++ programs without Python load this library too (examples/cpp).
 extern "C" __attribute__((visibility("default"))) void vgg_fast_forget_weight(const void* address) {
   vgg_fast::cpu::forget_weight(address);
 }
 
-// For tests/cpu/test_fingerprint.py, which compares millions.
+// For tests/cpu/test_fingerprint.py, which compares millions of fingerprints.
 extern "C" __attribute__((visibility("default"))) uint64_t vgg_fast_fingerprint(const char* from,
                                                                                 int64_t bytes) {
   return vgg_fast::cpu::fingerprint(from, bytes);

@@ -378,8 +378,8 @@ def test_a_cap_that_suffices_is_not_reported():
     "variable, value, sentence",
     [
         ("VGG_FAST_ALGORITHM", "fft", "VGG_FAST_ALGORITHM=fft names no algorithm"),
-        ("VGG_FAST_WORKSPACE", "1GB", "VGG_FAST_WORKSPACE=1GB is no number of MiB"),
-        ("VGG_FAST_WEIGHT_CACHE", "-1", "VGG_FAST_WEIGHT_CACHE=-1 is no number of MiB"),
+        ("VGG_FAST_WORKSPACE", "1GB", "VGG_FAST_WORKSPACE=1GB isn't a number of MiB"),
+        ("VGG_FAST_WEIGHT_CACHE", "-1", "VGG_FAST_WEIGHT_CACHE=-1 isn't a number of MiB"),
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(variable, value, sentence):

@@ -14,7 +14,8 @@
 constexpr int64_t kTileRows = 16, kTileValues = 512;  // a tile of bfloat16: 16 × 32
 constexpr int64_t kPixelGroup = 32, kOutputBlock = 32, kChannelStep = 32;
 
-// Loads the tiles' shape for this thread, and clears it: a thread without it has less to save.
+// Loads the tiles' shape for this thread, and clears it in the end: a thread without one has less
+// state to save.
 class TileShape {
  public:
   TileShape() {
@@ -40,15 +41,15 @@ inline int64_t channel_steps(int64_t channels) { return divide_up(channels, kCha
 
 // ---------------------------------------------------------------------------------------------
 
-// packed[block of 32 k][step of 32 c][tap][half of the block] is a tile of B. What the weight lacks
-// is zero. For dgrad, it is rotated by 180°, its inputs and outputs exchanged. Behind a block's
-// tiles comes a cache line with its largest magnitude, a float.
+// packed[block of 32 k][step of 32 c][tap][half of the block] is a tile of B. What lies beyond the
+// weight's channels is zero. For dgrad it is rotated by 180°, with inputs and outputs exchanged.
+// After a block's tiles comes a cache line with its largest magnitude, a float.
 inline int64_t amx_tiles_values(int64_t inputs) {
   return channel_steps(inputs) * 9 * 2 * kTileValues;
 }
 inline int64_t amx_block_values(int64_t inputs) { return amx_tiles_values(inputs) + 32; }
 
-// Of one tap, input and output of a block.
+// Where a block has the value of one tap, input and output.
 inline int64_t amx_weight_at(int64_t tap, int64_t c, int64_t k) {
   const int64_t step = c / kChannelStep, j = c % kChannelStep;
   return ((step * 9 + tap) * 2 + k / 16) * kTileValues + j / 2 * 32 + k % 16 * 2 + j % 2;
@@ -92,8 +93,8 @@ inline void pack_amx_weight(const Weight& weight, bool for_dgrad, int64_t first,
 
 // ---------------------------------------------------------------------------------------------
 
-// A tile's patch, with its border. Pixels lie a cache line more than a power of two apart, or 16 of
-// them would share a few sets of L1.
+// A tile's patch, with its border. Pixels lie a power of two and one cache line apart: without that
+// line, 16 of them would share a few sets of L1.
 struct AmxPatch {
   int64_t steps, stride, pitch, image_pixels;  // values of a pixel; pixels of a row, of an image
   AmxPatch(int64_t channels, int64_t rows, int64_t columns)
@@ -101,7 +102,7 @@ struct AmxPatch {
         stride(steps * kChannelStep + kChannelStep),
         pitch(columns + 2),
         image_pixels((rows + 2) * pitch) {}
-  // The last group reads past the patch, but for nothing that is kept.
+  // The last group reads past the patch, but what it computes from there isn't kept.
   int64_t values(int64_t images) const {
     return (images * image_pixels + kPixelGroup + 2 * pitch + 2) * stride;
   }
@@ -148,8 +149,9 @@ inline void multiply_group(const BFloat16* pixels, const AmxPatch& layout, const
   _tile_stored(3, sums + kTileRows * kOutputBlock + 16, kStride);
 }
 
-// AMX tiles read denormal numbers as zeros, and write zeros in place of such sums. Whether that
-// may have mattered: all of the tile's sums are no larger than `bound`, though its map isn't zero.
+// AMX tiles read denormal numbers as zeros, and write zeros in place of such sums. Returns whether
+// that may have mattered, which is where none of the tile's sums is larger than `bound` though its
+// map isn't zero.
 inline bool denormals_may_matter(const Tile& tile, const float* sums, int64_t pitch, float bound,
                                  const BFloat16* pixels, const AmxPatch& layout) {
   for (int64_t row = 0; row < tile.rows; ++row) {

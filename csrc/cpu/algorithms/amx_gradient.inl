@@ -4,8 +4,8 @@
 //
 // A tile of the map is packed once for all channels: the gradient transposed, the input in pairs of
 // pixels. A tap to the right or left pairs other pixels, so the input is packed twice, with pairs
-// that begin at even and at odd pixels; a tap above or below is a number of pairs away, because
-// rows have an even pitch. Between the rows the gradient is zero, and the input must not be
+// that begin at even and at odd pixels; a tap above or below is a whole number of pairs away,
+// because rows have an even pitch. Between the rows the gradient is zero, and the input must not be
 // infinite there: the direct kernel computes again what isn't finite.
 //
 // All threads work on one chunk of packed tiles: first on its tiles, then on the blocks of sums, so
@@ -41,7 +41,7 @@ inline AmxGradientSizes amx_gradient_sizes(const WeightGradient& task) {
   return sizes;
 }
 
-// A patch of pixels to pack, with zeros from its end to what the last pairs read.
+// A patch of pixels to pack, followed by zeros as far as the last pairs read.
 inline int64_t amx_gradient_patch(const AmxGradient& layout, int64_t channel_blocks) {
   return layout.images * (2 * layout.image_pairs + 2) * channel_blocks * kOutputBlock;
 }
@@ -90,7 +90,7 @@ inline void transpose(const __m512i (&rows)[16], __m512i* to) {
   }
 }
 
-// Reads one image of a tile, rows `pitch` apart; what is past its last row is zero.
+// Reads one image of a tile, rows `pitch` apart; what lies past its last row reads as zero.
 inline void read_image(const Source& source, const Tile& tile, int64_t border, int64_t stride,
                        int64_t pitch, int64_t pixels, BFloat16* to) {
   Patch patch(tile, border, 0, source.channels, stride);
@@ -184,7 +184,8 @@ inline void multiply_block(const AmxGradient& layout, int64_t tiles, bool accumu
     _tile_zero(2);
     _tile_zero(3);
   }
-  // The tap's first pixel is r · pitch + s away: so many pairs, of the even or the odd ones.
+  // The tap's first pixel is r · pitch + s away, which is half as many pairs: even ones, or odd
+  // ones where s is odd.
   const int64_t r = tap / 3, s = tap % 3;
   const int64_t shift = s % 2 * 2 * layout.inputs * layout.pairs() + r * layout.pitch / 2 + s / 2;
   for (int64_t tile = 0; tile < tiles; ++tile) {

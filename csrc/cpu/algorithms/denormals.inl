@@ -1,9 +1,10 @@
-// Numbers below 2⁻¹²⁶. On Intel's processors a multiply-add that reads or makes one takes a hundred
-// times as long, so transformed tiles and weights hold zeros in their place. That changes a sum by
-// less than it rounds, unless the sum is as small: the processor's own flags tell where that may
-// be, and such results are computed again by the direct kernel.
+// Denormal numbers are those below 2⁻¹²⁶. On Intel's processors a multiply-add that reads or makes
+// one takes a hundred times as long, so transformed tiles and weights hold zeros in their place.
+// That changes a sum by less than its rounding does, unless the sum is as small itself: the
+// processor's flags tell where that may be the case, and the direct kernel computes such results
+// again.
 
-// While it lives, this thread makes no denormal numbers, but zeros.
+// While an object of this class lives, its thread makes zeros instead of denormal numbers.
 class FlushedDenormals {
  public:
 #if defined(__SSE__)
@@ -12,8 +13,8 @@ class FlushedDenormals {
 
   void forget() { __builtin_ia32_ldmxcsr((before_ | kFlushResults) & ~(kFound | kFlushOperands)); }
 
-  // Whether a denormal number was read or made since the last forget(). From then on, until the
-  // next, it is read as a zero too: one tile full of them has cost its time already.
+  // Whether a denormal number was read or made since the last forget(). Once one was, they are also
+  // read as zeros until the next forget(): one tile full of them has cost enough time already.
   bool found() {
     const unsigned now = __builtin_ia32_stmxcsr();
     if ((now & kFound) == 0) return false;

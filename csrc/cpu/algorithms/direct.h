@@ -1,4 +1,4 @@
-// The direct algorithm: an implicit matrix product, at every shape and in every storage.
+// The direct algorithm: an implicit matrix product, for every shape and storage.
 
 #pragma once
 

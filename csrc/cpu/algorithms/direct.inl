@@ -84,9 +84,9 @@ int64_t convolve_bytes(const Convolution& convolution) {
          Arena::bytes<int64_t>(pixels);
 }
 
-// Terms that are summed up before their sum is added to the others': of 4,608 in one row, as many
-// as 512 channels have, the rounding is three times as large. And so much of the weight, 64 KB at
-// most, stays in L2 for all pixels of a tile.
+// Terms that are summed up before their sum is added to the others': with 4,608 in one row, as many
+// as 512 channels have, the rounding error is three times as large. Besides, that much of the
+// weight, 64 KB at most, stays in L2 for all pixels of a tile.
 constexpr int64_t kDirectTerms = 256;
 
 template <class Value, class Real>
@@ -142,8 +142,8 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
   }
 }
 
-// packed[block][m][k]: dgrad convolves the gradient with the weight rotated by 180°, its inputs and
-// outputs exchanged.
+// packed[block][m][k]: dgrad convolves the gradient with the weight rotated by 180°, with inputs
+// and outputs exchanged.
 template <class Value, class Real>
 void pack_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
   using S = Shape<Real>;
@@ -190,8 +190,8 @@ int64_t weight_gradient_bytes(const WeightGradient& task) {
          Arena::bytes<int64_t>(pixels + S::kPixels);
 }
 
-// What the multiplications below do, without the pixels whose tap lies outside the map: a tap at a
-// time, and scalars. block[pixel][k] is the gradient, `width` values a pixel.
+// Does what the multiplications below do, but without the pixels whose tap lies outside the map:
+// one tap at a time, in scalars. block[pixel][k] is the gradient, `width` values a pixel.
 template <class Real>
 void add_without_padding(const Source& input, const Tile& tile, const Real* values,
                          const int64_t* taps, const int64_t* offsets, const Real* block,

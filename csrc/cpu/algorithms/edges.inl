@@ -1,8 +1,8 @@
-// What lies outside a map counts as zero, and a zero times what isn't finite is a NaN, though no
-// tap reaches out there. The kernels multiply all the same, and where a sum at the map's edge isn't
-// finite, it is taken again here without the taps that lie outside.
+// What lies outside a map counts as zero, but zero times an infinity or a NaN is a NaN, which a sum
+// over the map's own pixels wouldn't have. The kernels multiply all the same; where a sum at the
+// map's edge isn't finite, it is computed again here without the taps that lie outside.
 
-// f(image, row, column) of each pixel of a tile that lies at the map's edge.
+// Calls f(image, row, column) for each pixel of a tile that lies at the map's edge.
 template <class F>
 inline void at_edges(const Source& source, const Tile& tile, const F& f) {
   const bool left = tile.column == 0, right = tile.column + tile.columns == source.width;
@@ -19,10 +19,10 @@ inline void at_edges(const Source& source, const Tile& tile, const F& f) {
   }
 }
 
-// Of a tile's sums for `count` output channels, `stride` Reals a pixel and `pitch` pixels a row.
-// dot(image, row, column, tap, k) is what the patch's pixel adds to output k through a tap, over
-// all input channels. It captures by value: what a reference led to would have to lie in memory
-// while the callers multiply.
+// Corrects a tile's sums for `count` output channels, `stride` Reals a pixel and `pitch` pixels a
+// row. dot(image, row, column, tap, k) is what the patch's pixel adds to output k through a tap,
+// over all input channels. It must capture by value: captured by reference, its variables would
+// have to stay in memory while the callers multiply.
 template <class Real, class Dot>
 void exclude_padding_taps(const Source& source, const Tile& tile, Real* sums, int64_t stride,
                           int64_t pitch, int64_t count, const Dot& dot) {
@@ -30,7 +30,7 @@ void exclude_padding_taps(const Source& source, const Tile& tile, Real* sums, in
   const auto sums_of = [&](int64_t image, int64_t row, int64_t column) {
     return sums + ((image * tile.rows + row) * pitch + column) * stride;
   };
-  typename S::Vector check{};  // what lies behind `count`, up to a whole vector, is computed too
+  typename S::Vector check{};  // lanes beyond `count` are computed too
   at_edges(source, tile, [&](int64_t image, int64_t row, int64_t column) {
     const Real* const sum = sums_of(image, row, column);
     for (int64_t k = 0; k < count; k += S::kLanes) check += load<Real>(sum + k) * 0;
@@ -56,8 +56,7 @@ void exclude_padding_taps(const Source& source, const Tile& tile, Real* sums, in
   });
 }
 
-// The gradient of a weight, through one tap: whether the pixel that the tap reads from (y, x) lies
-// on the map.
+// For a weight's gradient: whether the pixel that the tap reads for (y, x) lies on the map.
 inline bool reaches(const Source& source, int64_t tap, int64_t y, int64_t x) {
   y += tap / 3 - 1;
   x += tap % 3 - 1;

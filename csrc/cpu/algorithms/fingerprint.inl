@@ -1,4 +1,4 @@
-// A 64-bit fingerprint of some bytes, by which a weight is known to have changed.
+// A 64-bit fingerprint of some bytes, which shows that a weight has changed.
 //
 // Blocks of 1 KiB are hashed by NH (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC: fast and
 // secure message authentication", CRYPTO '99), twice, with different keys:
@@ -8,8 +8,9 @@
 // Two different blocks have the same NH for one key in 2³², whatever their difference: a changed
 // word moves the sum by its change times its partner plus key, a random number. So flipped signs
 // don't cancel, and words that change places meet other keys. The blocks' sums then go through
-// bijections, one after another. The keys are fixed, hence equal bytes give equal fingerprints in
-// every process and on every instruction set; they keep out accidents, not attackers.
+// bijections, one after another. The keys are fixed, so equal bytes give equal fingerprints in
+// every process and on every instruction set; that protects against accidents, not against
+// attackers.
 
 constexpr int64_t kHashedBytes = 1024;
 constexpr int64_t kHashedWords = kHashedBytes / 8;  // each a pair m[2i], m[2i + 1]
@@ -40,10 +41,10 @@ constexpr HashKeys kHashKeys = make_hash_keys();
 typedef uint64_t HashVector __attribute__((vector_size(Isa::kBytes)));
 typedef uint32_t HashHalves __attribute__((vector_size(Isa::kBytes)));
 
-// hash[2] becomes that of what was hashed so far, followed by this block.
+// Turns hash[2], the hash of everything so far, into the hash of that followed by this block.
 inline void hash_block(const char* from, uint64_t* hash) {
   constexpr int64_t kLanes = Isa::kBytes / int64_t(sizeof(uint64_t));
-  HashVector sums[2][2] = {};  // each addition to one would wait for the last
+  HashVector sums[2][2] = {};  // with one each, every addition would wait for the last
   for (int64_t i = 0; i < kHashedWords; i += 2 * kLanes) {
 #pragma GCC unroll 2
     for (int64_t part = 0; part < 2; ++part) {

@@ -1,9 +1,9 @@
-// The direct algorithm for so few pixels that the bytes of the weight decide: dot products with the
-// weight where it lies. A packed one would be read after the weight itself, to which it is
-// compared.
+// The direct algorithm for so few pixels that reading the weight takes most of the time: dot
+// products with the weight in place. A kept copy would be read in addition to the weight, with
+// which it must be compared.
 //
-//   sums[pixel][k] = Σ_t patches[pixel][t] · weight[k][t]     t: the 9·C terms as the weight has
-//   them
+//   sums[pixel][k] = Σ_t patches[pixel][t] · weight[k][t]     t: the 9·C terms in the
+//                                                             weight's order
 
 // Writes the patches of the pixels [first, last), counted over all images: their terms, and zeros
 // up to whole vectors.
@@ -30,7 +30,7 @@ void gather_patches(const Convolution& convolution, const Weight& weight, int64_
   }
 }
 
-// All lanes' sum, in each lane: neighbours first.
+// The sum of all lanes, in each lane; neighbours are added first.
 template <int distance = 1, class Vector>
 inline Vector sum_of_lanes(Vector vector) {
   constexpr int n = kLanesOf<Vector>;
@@ -72,13 +72,13 @@ inline void add_dot_products(const Value* weight, int64_t weight_stride, const R
   }
 }
 
-// The blocks [first, last) of Shape::kLanes output channels.
+// Computes the blocks [first, last) of Shape::kLanes output channels.
 template <class Value, class Real>
 void multiply_patches(const Convolution& convolution, const Weight& weight, const void* patches,
                       int64_t first, int64_t last) {
   using S = Shape<Real>;
   constexpr int64_t kRows = S::kVectors, kPixels = 4;  // as many sums as there are registers for
-  constexpr int64_t kStretch = 512;  // terms of kRows outputs and all pixels, that stay in L1
+  constexpr int64_t kStretch = 512;  // terms; those of kRows outputs and all pixels stay in L1
   const Source& source = convolution.source;
   const Tile tile{0, 0, 0, source.images, source.height, source.width};
   const int64_t pixels = tile.images * tile.rows * tile.columns;

@@ -18,7 +18,7 @@ struct Gradients {
   Tensor weight, bias;  // without elements where they weren't asked for
 };
 
-// Zeroed partial sums of the bias's gradient, Real[rows][padded(K)], which are added up in the end:
+// Zeroed partial sums of the bias's gradient, Real[rows][padded(K)], which are added up at the end:
 // shorter sums round less.
 class BiasSums {
  public:
@@ -41,8 +41,9 @@ Tensor new_bias_gradient(const Tensor& weight);
 // The largest of magnitudes, or one that isn't finite if there is any.
 float largest_or_not_finite(const std::vector<float>& magnitudes);
 
-// Shares store(first, last) out over [0, count); each call returns the largest magnitude that it
-// wrote, NaN where one isn't finite. Returns the largest of all, or what isn't finite.
+// Shares out store(first, last) over [0, count); each call returns the largest magnitude that it
+// wrote, or NaN if one isn't finite. Returns the largest of all, or what isn't finite if there is
+// any.
 template <class Store>
 float store_in_parallel(int64_t count, const Store& store) {
   std::vector<float> largest(count);  // of the range that begins there

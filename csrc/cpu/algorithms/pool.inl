@@ -4,7 +4,7 @@
 // A vector of such a row holds pixels of one channel, and its even and odd lanes are neighbours;
 // the results, n channels × n pixels, are transposed in registers.
 
-// n stored values; 16-bit ones by their bits.
+// n stored values; 16-bit ones as their bits.
 template <class Value, int64_t n>
 struct Lanes {
   typedef Value Vector __attribute__((vector_size(n * sizeof(Value))));
@@ -24,7 +24,7 @@ struct Count {
   static constexpr int64_t value = n;
 };
 
-// f(Count<n>{}) for whole vectors, or fewer lanes (but no fewer than 4) if these hold `count`.
+// Calls f(Count<n>{}) for a whole vector, or for fewer lanes (but at least 4) if they hold `count`.
 template <class Value, int64_t n = Isa::kBytes / int64_t(sizeof(Value)), class F>
 inline void with_lanes(int64_t count, const F& f) {
   if constexpr (n > 4) {
@@ -60,8 +60,8 @@ constexpr int16_t kNan = 0x7fff;
 constexpr int16_t infinity(BFloat16) { return 0x7f80; }
 constexpr int16_t infinity(Float16) { return 0x7c00; }
 
-// What values are compared by; of 16-bit ones integers in their order: both zeros are 0, and each
-// NaN is kNan.
+// What values are compared by. For 16-bit values these are integers in the same order: both zeros
+// are 0, and every NaN is kNan.
 template <class Value, class Vector>
 inline Vector rank_of(Vector values) {
   if constexpr (sizeof(Value) == 2) {
@@ -99,7 +99,7 @@ struct Winners {
   Bytes bytes() const { return __builtin_convertvector(positions, Bytes); }
 };
 
-// One window whose channels are dense: those from c on, n at a time, and the last of them by fewer.
+// One window whose channels are dense: those from c on, n at a time, and fewer at the end.
 template <class Value, int64_t n = Isa::kBytes / int64_t(sizeof(Value))>
 inline void pool_window(const Value* upper, const Value* lower, int64_t column_stride,
                         int64_t channels, int64_t c, Value* to, uint8_t* argmax) {
@@ -119,8 +119,8 @@ inline void pool_window(const Value* upper, const Value* lower, int64_t column_s
   }
 }
 
-// The windows of one channel that n pixels of two rows begin at `upper` and `lower` make. Vectors
-// may reach beyond the row, as far as the map goes.
+// The windows that n pixels of one channel make in two rows, which begin at `upper` and `lower`.
+// Vectors may reach beyond the row, as far as the map extends.
 template <class Value, int64_t n>
 inline Winners<Value, n> pool_pixels(const Value* upper, const Value* lower, const Value* end) {
   const auto read = [&](const Value* from) {
@@ -194,8 +194,8 @@ void max_pool(const Pooling& pooling, const void* input, int64_t first_row, int6
 
 // ---------------------------------------------------------------------------------------------
 
-// One of a window's pixels: the gradient of the channels that it won, and zero. n channels at a
-// time, from c on, and the last of them by fewer.
+// One of a window's pixels: the gradient in the channels that it won, and zero in the others. From
+// c on, n channels at a time, and fewer at the end.
 template <int position, class Value, int64_t n = Isa::kBytes / int64_t(sizeof(Value))>
 inline void unpool_pixel(const Value* gradient, const uint8_t* argmax, int64_t channels, int64_t c,
                          Value* to) {
@@ -212,8 +212,8 @@ inline void unpool_pixel(const Value* gradient, const uint8_t* argmax, int64_t c
 }
 
 // The upper (y = 0) or lower row of neighbouring windows, whose gradients are `stride` elements
-// apart. Of the argmax, and of what is written, a pixel has `all` channels. Four streams of stores
-// at a time, the pixels of a window, would be slower by half.
+// apart. A pixel of the argmax, and of what is written, has `all` channels. Storing the four pixels
+// of a window together, in four streams, would take half as long again.
 template <int y, class Value>
 inline void unpool_pixels(const Value* gradient, int64_t stride, const uint8_t* argmax,
                           int64_t windows, int64_t channels, int64_t all, Value* to) {
@@ -226,7 +226,7 @@ inline void unpool_pixels(const Value* gradient, int64_t stride, const uint8_t* 
   }
 }
 
-// As pool_row: of a row of windows whose gradients are dense.
+// Like pool_row: a row of windows whose gradients are dense.
 template <class Value, int64_t n>
 void unpool_row(const Pooling& pooling, const Value* gradient, const Value* end,
                 const uint8_t* argmax, Value* to) {

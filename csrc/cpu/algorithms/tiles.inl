@@ -58,14 +58,15 @@ struct Patch {
   }
 };
 
-// A vector of a gradient on its way back: zero where the ReLU's output was, and where another pixel
-// of the window won.
+// A vector of a gradient on its way back: zero where the ReLU's output was zero, and where another
+// pixel of the window won.
 template <class Real, bool kPooled, class Value>
 inline typename Shape<Real>::Vector get_through(const Value* values, const Value* output,
                                                 const uint8_t* argmax, uint8_t position,
                                                 int64_t count) {
   using S = Shape<Real>;
-  // Not output <= 0: where denormal numbers are taken for zeros (denormals.inl), some are outputs.
+  // Not output <= 0, which also holds for denormal outputs where they are read as zeros
+  // (denormals.inl).
   const auto sign = get<Real>(output, count);
   auto blocked = (typename S::Integers(sign) <= 0) & (sign == sign);
   if constexpr (kPooled) {
@@ -185,7 +186,7 @@ class TilePixels {
         argmax_(source.argmax),
         first_row_(row),
         first_column_(column) {
-    // Of the pooled map, where negative pixels have negative windows.
+    // In the pooled map, where negative pixels lie in negative windows.
     constexpr int kShift = kPooled ? 1 : 0;
     const int64_t height = source.height >> kShift, width = source.width >> kShift;
     for (int64_t i = 0; i < kSide; ++i) {
@@ -214,7 +215,7 @@ class TilePixels {
     int64_t offset, inside;  // in values; a mask
   };
 
-  // Without a branch: which pixels lie outside is different for every other tile.
+  // Without a branch: which pixels lie outside varies too much from tile to tile to predict.
   template <class T>
   static inline const T* at_or_zeros(const T* base, int64_t at, int64_t inside) {
     const uintptr_t zeros = reinterpret_cast<uintptr_t>(kZeros);

@@ -11,8 +11,8 @@
 // convolution.cpp has the direct kernel compute them again. So are tiles whose outputs are as small
 // as denormal numbers, which are kept out of V and U (denormals.inl).
 
-// Rows of different positions lie a power of two apart, and would share one set of the L1 cache,
-// but for a cache line more.
+// Rows of different positions would lie a power of two apart and share one set of the L1 cache, if
+// not for an extra cache line.
 constexpr int64_t kApart = 16;
 
 template <class W>
@@ -26,7 +26,7 @@ struct WinogradWeight {
     return block_width<float>(outputs, block * Shape<float>::kBlock);
   }
   int64_t position_stride(int64_t block) const { return inputs * width(block) + kApart; }
-  // In what keeps the first two positions apart: facts about the block's values.
+  // Facts about the block's values, stored in the gap between the first two positions.
   int64_t facts_offset(int64_t block) const { return block_offset(block) + inputs * width(block); }
 };
 
@@ -72,7 +72,7 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
       float* to = packed + layout.block_offset(block) + c * width;
       for (int64_t v = 0; v < width; v += S::kLanes) {
         transform_tile<3, W::kInput, W::weight>(
-            // Some taps reach U as they are, so what is denormal goes here.
+            // Some taps reach U unchanged, so denormal ones are zeroed here.
             [&](int64_t i, int64_t j) {
               const FloatVector tap = load<float>(taps + (i * 3 + j) * S::kBlock + v);
               const auto bits = S::Integers(tap) & 0x7fffffff;
@@ -98,8 +98,8 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
 // ---------------------------------------------------------------------------------------------
 
 // sums[i][k] (+)= Σ_t rows[i · row_stride + t · kTermStride] · right[t][k] for kPixels rows and
-// kWidth vectors of columns. Meanwhile kPixels rows at `next` are fetched, as many values as there
-// are terms: the next call wants them, and they come from L2 or further.
+// kWidth vectors of columns. Meanwhile kPixels rows at `next` are prefetched, as many values as
+// there are terms: the next call needs them, and they come from L2 or further.
 template <int64_t kWidth, int64_t kTermStride, bool kAccumulate>
 inline void multiply_rows(const float* rows, int64_t row_stride, int64_t terms, const float* right,
                           float* sums, int64_t sums_stride, const float* next,
@@ -197,8 +197,8 @@ bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
       flushed |= denormals.found();
     }
   });
-  // The last rows of a micro-kernel are multiplied too, though no one reads their products. What
-  // lies there from before may be read as denormal numbers, which take a hundred times as long.
+  // The last rows of a micro-kernel are multiplied too, though nobody reads their products. Old
+  // contents could be denormal numbers, which take a hundred times as long.
   const int64_t behind = round_up(tiles, S::kPixels) - tiles;
   for (int64_t p = 0; p < layout.kPositions && behind > 0; ++p) {
     zero(inputs + p * layout.input_stride + tiles * layout.channels, behind * layout.channels);
@@ -206,14 +206,14 @@ bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
   return flushed;
 }
 
-// Terms that are summed up before their sum is added to the others': shorter sums round less, 64 at
-// 256 channels a quarter less than 128, and this much of U, 16 KB at most, stays in L1 while all
-// tiles are multiplied with it.
+// Terms that are summed up before their sum is added to the others': shorter sums round less (at
+// 256 channels, 64 terms a quarter less than 128), and that much of U, 16 KB at most, stays in L1
+// while all tiles are multiplied with it.
 constexpr int64_t kTermsAtATime = 64;
 
 // The products of one block of tiles with kTermsAtATime rows of one position's weight. Meanwhile,
-// what follows in memory is fetched: it is the weight of the next call, and the last one has come
-// from L3 or further.
+// what follows in memory is prefetched: it is the next call's weight, which comes from L3 or
+// further.
 template <int64_t kWidth, bool kAccumulate>
 void multiply_tiles(const float* left, int64_t left_stride, int64_t tiles, int64_t terms,
                     const float* right, float* to) {
@@ -311,7 +311,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
           reads_from<W::kInput>(products + t * width + v, layout.product_stride),
           [&](int64_t i, int64_t j, FloatVector vector) {
             outputs[i][j] = vector;
-            check += vector * 0.f;  // zero for what is finite only
+            check += vector * 0.f;  // zero only for what is finite
           });
       write_outputs<Value>(convolution.source, convolution.destination, tile, outputs,
                            load<float>(bias + v), first + v,

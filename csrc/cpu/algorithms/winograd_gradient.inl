@@ -88,7 +88,7 @@ bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
               read, writes_to<W::kInput>(gradients + layout.gradient_offset(k, t),
                                          layout.gradient_stride));
         } else {
-          // In transform_tile's order: the bias's gradient has the same bits, alone or not.
+          // In transform_tile's order, so that the bias's gradient has the same bits, alone or not.
           for (int64_t j = 0; j < W::kOutput; ++j) {
             for (int64_t i = 0; i < W::kOutput; ++i) read(i, j);
           }
@@ -147,7 +147,7 @@ bool winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool 
 }
 
 // Transforms the sums of the input channels [first, last) back, and stores them as a weight.
-// Returns the largest magnitude, which isn't finite if the transforms have overflown, or met an
+// Returns the largest magnitude, which isn't finite if the transforms have overflowed, or met an
 // infinity.
 template <class W, class Value>
 float winograd_store_gradient(const WeightGradient& task, const Weight& destination,
@@ -156,7 +156,7 @@ float winograd_store_gradient(const WeightGradient& task, const Weight& destinat
   const WinogradGradient<W> layout(task);
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   FloatVector largest{}, check{};
-  // Along c the stores of one output are neighbours, along a block of k the loads.
+  // Along c the stores of one output are adjacent, along a block of k the loads are.
   for (int64_t block = 0; block < destination.outputs; block += S::kBlock) {
     const int64_t end = block + block_width<float>(destination.outputs, block);
     for (int64_t c = first; c < last; ++c) {

@@ -2,8 +2,7 @@
 
 #include <cstdint>
 
-// AMX is programmed by intrinsics, which only GCC compiles under its own pragma for
-// targets.
+// AMX is programmed with intrinsics, which only GCC compiles under its target pragma.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define VGG_FAST_AMX 1
 #else

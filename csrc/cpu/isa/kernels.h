@@ -1,7 +1,7 @@
 // The interface between the operators, which know tensors, and the kernels, which know pointers.
 //
 // Each instruction set compiles the same templates (kernels.inl) into one `Kernels` table. All maps
-// are channels_last: [image][row][column][channel], dense; but for those that pooling reads.
+// are channels_last: [image][row][column][channel], and dense, except those that pooling reads.
 // Arithmetic is in fp32, or in fp64 for fp64 maps. `Real` below stands for that type.
 
 #pragma once
@@ -81,7 +81,7 @@ struct Convolution {
   Tiling tiling;                        // Winograd: 1 image × m rows × m columns
   Blocking blocking;                    // Winograd
   // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may
-  // have mattered; by Winograd also where one isn't finite. The direct kernel has to compute these
+  // have mattered; by Winograd also where one isn't finite. The direct kernel must compute these
   // tiles. AMX: one range.
   uint8_t* needs_direct = nullptr;
 };
@@ -110,8 +110,8 @@ struct Pooling {
   int64_t elements = 0;  // from the first to the last
 };
 
-// A sum no larger than this, where no factor is larger than 1, may have lost digits with denormal
-// numbers that were flushed: there are 2²⁰ terms or fewer, so one that is larger has lost less than
+// A sum no larger than this, where no factor is larger than 1, may have lost digits because
+// denormal numbers were flushed: there are at most 2²⁰ terms, so a larger sum has lost less than
 // 2⁻²⁶ of itself. Where factors are larger, the bound grows with the largest.
 constexpr float kSmallSum = 0x1p-80f;
 
@@ -161,12 +161,12 @@ struct AmxKernels {
   // Adds the products of `tiles` packed tiles to the blocks [first, last) of the sums.
   void (*multiply_gradient)(const WeightGradient&, int64_t tiles, bool accumulate, int64_t first,
                             int64_t last, const void* inputs, const void* gradients, float* sums);
-  // For the output channels [first, last). Returns as Winograd's does.
+  // For the output channels [first, last). Returns what Winograd's does.
   float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
                           int64_t first, int64_t last);
 };
 
-// A map of no more pixels, over all images, is convolved with the weight where it lies.
+// A map of at most this many pixels, over all images, is convolved with the weight in place.
 constexpr int64_t kFewPixels = 16;
 
 struct Kernels {

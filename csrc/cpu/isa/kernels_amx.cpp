@@ -8,7 +8,7 @@
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #pragma GCC target("amx-tile,amx-bf16")
 
-// GCC 12 takes the undefined operands in its own intrinsics for mistakes.
+// GCC 12 warns about the undefined operands in its own intrinsics.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>

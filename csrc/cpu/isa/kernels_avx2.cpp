@@ -15,7 +15,7 @@ struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kAvx2;
   static constexpr int64_t kBytes = vector_bytes(kSet);
   static constexpr int64_t kVectors = vectors_of_outputs(kSet);
-  // The halves of each 64-bit word, multiplied: an instruction that GCC doesn't find by itself.
+  // Multiplies the halves of each 64-bit word: an instruction that GCC doesn't choose on its own.
   template <class Words>
   static inline __m256i multiply_halves(Words words) {
     return _mm256_mul_epu32(__m256i(words), __m256i(words >> 32));

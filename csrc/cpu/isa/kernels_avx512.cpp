@@ -15,7 +15,7 @@ struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kAvx512;
   static constexpr int64_t kBytes = vector_bytes(kSet);
   static constexpr int64_t kVectors = vectors_of_outputs(kSet);
-  // The halves of each 64-bit word, multiplied: an instruction that GCC doesn't find by itself.
+  // Multiplies the halves of each 64-bit word: an instruction that GCC doesn't choose on its own.
   template <class Words>
   static inline __m512i multiply_halves(Words words) {
     return _mm512_maskz_mul_epu32(0xff, __m512i(words), __m512i(words >> 32));

@@ -13,7 +13,7 @@ struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kGeneric;
   static constexpr int64_t kBytes = vector_bytes(kSet);
   static constexpr int64_t kVectors = vectors_of_outputs(kSet);
-  // The halves of each 64-bit word, multiplied: an instruction that GCC doesn't find by itself.
+  // Multiplies the halves of each 64-bit word: an instruction that GCC doesn't choose on its own.
   template <class Words>
   static inline auto multiply_halves(Words words) {
 #if defined(__SSE2__)

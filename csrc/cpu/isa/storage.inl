@@ -47,8 +47,9 @@ inline Floats widen(BFloat16, Bits bits) {
   return floats_of<Floats>(bits << 16);
 }
 
-// The exponent's bias differs by 112. A subnormal becomes the fraction behind a 2^-14, which is
-// then taken away: no subnormal of fp32 arises, which some processors would be slow with.
+// The exponent's bias differs by 112. A subnormal becomes the fraction of a number with exponent
+// -14, from which 2^-14 is then subtracted: no fp32 subnormal arises, which some processors are
+// slow with.
 template <class Floats, class Bits>
 inline Floats widen(Float16, Bits bits) {
   const Bits magnitude = (bits & 0x7fff) << 13;
@@ -133,7 +134,7 @@ inline auto with_storage(Storage storage, F&& f) {
   }
 }
 
-// As above, for what is done in fp32 only.
+// As above, for what is only done in fp32.
 template <class F>
 inline auto with_float_storage(Storage storage, F&& f) {
   switch (storage) {

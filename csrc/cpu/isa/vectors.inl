@@ -73,8 +73,8 @@ inline void store_stored(FloatVector vector, Half* to) {
   __builtin_memcpy(to, &bits, sizeof(bits));
 }
 
-// Parts of a vector are out of line: a transform that reads 36 vectors would have 36 copies, and no
-// longer fit into the instruction cache.
+// Partial vectors are handled out of line: a transform that reads 36 vectors would have 36 copies,
+// and no longer fit into the instruction cache.
 template <class Real, class Value>
 [[gnu::noinline, gnu::cold]] typename Shape<Real>::Vector get_part(const Value* from,
                                                                    int64_t count) {
@@ -163,7 +163,8 @@ inline Vector every_second(Vector a, Vector b) {
   }(typename OrderOf<kLanesOf<Vector>>::Type{});
 }
 
-// Lanes of a and b in turns: those of their first halves (part 0), or of their second (part 1).
+// Lanes of a and b alternately: those of their first halves (part 0), or of their second halves
+// (part 1).
 template <int part, class Vector>
 inline Vector in_turns(Vector a, Vector b) {
   constexpr int n = kLanesOf<Vector>;

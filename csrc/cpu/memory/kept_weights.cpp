@@ -14,8 +14,8 @@ namespace {
 
 constexpr int64_t kPiece = 64 << 10;
 
-// From the first element in memory to the end of the last, holes and all. Strides may be zero, or
-// overlap: then that is less than the weight has elements.
+// From the first element in memory to the end of the last, gaps included. Strides may be zero, or
+// overlap: then it is less than the elements would take.
 int64_t extent_of(const Weight& weight) {
   const int64_t last = (weight.outputs - 1) * weight.output_stride +
                        (weight.inputs - 1) * weight.input_stride + 2 * weight.row_stride +
@@ -23,8 +23,8 @@ int64_t extent_of(const Weight& weight) {
   return (last + 1) * stored_size(weight.storage);
 }
 
-// A weight with holes takes longer to compare than its elements are worth, and what lies in them
-// isn't the weight's.
+// A weight with gaps takes too long to compare for its few elements, and what lies in the gaps
+// isn't part of it.
 bool has_holes(const Weight& weight) {
   return extent_of(weight) > 9 * weight.outputs * weight.inputs * stored_size(weight.storage);
 }
@@ -40,9 +40,9 @@ struct Entry {
 constexpr size_t kMostEntries = 256;
 
 struct Registry {
-  // Only ever tried: a fork()ed child may inherit it locked, by a thread that it hasn't.
+  // Only try_lock: a fork()ed child may inherit it locked by a thread that the child doesn't have.
   std::mutex mutex;
-  std::vector<Entry> entries;  // the one that was used longest ago is the first
+  std::vector<Entry> entries;  // the least recently used one first
   std::vector<const void*> frozen;
 };
 
@@ -95,8 +95,8 @@ bool look_up_frozen(const WeightForm& form, std::shared_ptr<const char>& copy) {
   return true;
 }
 
-// Notes the contents of a weight. Returns the copy that was made of the same; `unchanged` says
-// whether the contents were the same at the last call.
+// Records the contents of a weight. Returns the copy made from the same contents, if any;
+// `unchanged` says whether they were the same at the last call.
 std::shared_ptr<const char> look_up(const WeightForm& form, uint64_t contents, bool& unchanged) {
   Registry& seen = registry();
   const std::unique_lock lock(seen.mutex, std::try_to_lock);
@@ -190,8 +190,8 @@ void freeze_weight(const void* address) {
 void thaw_weight(const void* address) {
   Registry& seen = registry();
   std::unique_lock lock(seen.mutex, std::try_to_lock);
-  // Unlike the others, this may not be left out. A lock that is never given back was inherited by a
-  // fork()ed child, where nobody gets it any more, and so nobody finds a copy.
+  // Unlike the others, this must not be skipped. A lock that is never released was inherited by a
+  // fork()ed child; nobody can take it there, and so nobody finds a copy.
   for (int i = 0; !lock && i < 1000; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     (void)lock.try_lock();

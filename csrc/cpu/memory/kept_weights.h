@@ -4,8 +4,8 @@
 //
 // A copy is made when the same weight comes for the second time with the same contents, so
 // training, which changes them at each step, keeps none. Contents are compared by a 64-bit
-// fingerprint, at every call: it reads a quarter of what the convolution reads, and misses no way
-// of writing to a weight. (torch's version counter doesn't see weight.data.copy_() or a write
+// fingerprint, at every call: it reads a quarter of what the convolution reads, and notices every
+// way of writing to a weight. (torch's version counter doesn't see weight.data.copy_() or a write
 // through NumPy.)
 
 #pragma once
@@ -26,7 +26,7 @@ struct WeightForm {
   bool operator==(const WeightForm&) const = default;
 };
 
-// By which changed contents are noticed. The same for any number of threads.
+// Shows that contents have changed. The same for any number of threads.
 uint64_t fingerprint(const char* from, int64_t bytes);
 
 // The weight in this form: the kept copy if there is one with its present contents, otherwise
@@ -34,20 +34,20 @@ uint64_t fingerprint(const char* from, int64_t bytes);
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
                                                const std::function<void(char*)>& transform);
 
-// From here on the weight at this address is kept at its first call, and not compared any more,
-// until it is thawed as often as it was frozen. Its memory must live as long.
+// From here on the weight at this address is kept from its first call on, and no longer compared,
+// until it has been thawed as often as it was frozen. Its memory must live that long.
 void freeze_weight(const void* address);
 void thaw_weight(const void* address);
 int64_t frozen_weights();  // how many there are
 
-// Frees the copies of the weight at this address; its owner is going.
+// Frees the copies of the weight at this address, whose owner is being destroyed.
 void forget_weight(const void* address);
 
 // Bytes of the copies that are kept now.
 int64_t kept_weights();
 
-// Frees the copies that were used longest ago, until no more than `bytes` are left, and returns how
-// many bytes they were.
+// Frees the least recently used copies until at most `bytes` are left, and returns how many bytes
+// it freed.
 int64_t trim_kept_weights(int64_t bytes);
 
 }  // namespace vgg_fast::cpu

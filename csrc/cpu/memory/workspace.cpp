@@ -18,20 +18,20 @@ namespace {
 
 constexpr int64_t kLine = 64, kHugePage = 2 << 20;
 #if defined(__SANITIZE_ADDRESS__)
-constexpr int64_t kMostKept = 0;  // a block for each call, so that what lies past its end is found
+constexpr int64_t kMostKept = 0;  // a block for each call: an access past its end is caught
 #else
 constexpr int64_t kMostKept = int64_t{512} << 20;
 #endif
 
-// What is lent and what is kept are together no more than what was once lent at a time, and a
-// tenth: blocks that nobody wants any more don't add to a training step's peak. A forward pass uses
-// blocks in turns, and may keep this much in any case: VGG-11's at 224² and batch 16.
+// Lent and kept memory together is at most what was once lent at one time, plus a tenth: blocks
+// that nobody needs any more don't add to a training step's peak. A forward pass uses blocks in
+// turns, and may keep this much in any case: what VGG-11's needs at 224² and batch 16.
 constexpr int64_t kAlwaysKept = int64_t{144} << 20;
 
 struct Kept {
-  // Only ever tried: a fork()ed child may inherit it locked, by a thread that it hasn't.
+  // Only try_lock: a fork()ed child may inherit it locked by a thread that the child doesn't have.
   std::mutex mutex;
-  std::vector<std::unique_ptr<Memory>> blocks;  // the one that was used longest ago is the first
+  std::vector<std::unique_ptr<Memory>> blocks;  // the least recently used one first
   int64_t bytes = 0;
   std::atomic<int64_t> lent = 0, most_lent = 0;
 };
@@ -75,7 +75,7 @@ char* allocate(int64_t bytes) {
 
 Memory::Memory(int64_t bytes)
     : bytes_(round_up(std::max(bytes, kLine), kLine)), memory_(allocate(bytes_)) {
-  // The last page stays small.
+  // What doesn't fill a huge page stays on small ones.
   if (on_huge_pages(bytes_)) prefer_huge_pages(memory_, bytes_ / kHugePage * kHugePage);
 }
 
@@ -133,7 +133,7 @@ Workspace::~Workspace() {
   try {
     pool.blocks.push_back(std::move(memory_));
     pool.bytes += bytes;
-  } catch (const std::bad_alloc&) {  // no room for the list: the block is freed instead
+  } catch (const std::bad_alloc&) {  // no room for the list: the block is freed
   }
 }
 

@@ -1,4 +1,4 @@
-// Aligned blocks, and scratch memory that outlives a call. The kernel hands out new
+// Aligned blocks, and scratch memory that outlives a call. The operating system hands out new
 // memory as zeroed pages, one fault each: for a 512 → 512 layer's 37 MB that takes as long as the
 // convolution of a 14² image. So blocks are kept for the next call.
 
@@ -10,7 +10,7 @@
 
 namespace vgg_fast::cpu {
 
-// The system has no such block.
+// The system couldn't provide such a block.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(int64_t bytes) : bytes_(bytes) {}
@@ -21,11 +21,11 @@ class OutOfMemory : public std::bad_alloc {
   int64_t bytes_;
 };
 
-// Throws OutOfMemory if the system has no block of so many bytes. Before PyTorch is asked for a
-// large one: its error would come with two screens of its own frames.
+// Throws OutOfMemory if the system has no block of this many bytes. To be called before PyTorch is
+// asked for a large one: its own error would come with two screens of stack frames.
 void check_memory(int64_t bytes);
 
-// A hint to the system: fewer pages, fewer faults and misses of the address cache.
+// A hint to the system: with fewer pages there are fewer faults and TLB misses.
 void prefer_huge_pages(void* memory, int64_t bytes);
 
 // An uninitialised block, aligned to a cache line; on huge pages if it is large.
@@ -44,7 +44,7 @@ class Memory {
   char* memory_;
 };
 
-// One of the kept blocks where one fits; kept again when it goes.
+// One of the kept blocks, if one fits, else a new one; kept again when it is destroyed.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);  // throws OutOfMemory
@@ -58,7 +58,7 @@ class Workspace {
   std::unique_ptr<Memory> memory_;
 };
 
-// Gives the kept blocks back to the system, and returns how many bytes they were.
+// Gives the kept blocks back to the system, and returns how many bytes that was.
 int64_t release_workspaces();
 
 }  // namespace vgg_fast::cpu

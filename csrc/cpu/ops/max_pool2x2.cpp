@@ -18,7 +18,7 @@ Tensor readable(const Tensor& given) {
 Pooling pooling_of(const Tensor& map, int64_t height, int64_t width) {
   Pooling pooling{storage_of(map), map.size(0),   height,        width,        map.size(1),
                   map.stride(0),   map.stride(1), map.stride(2), map.stride(3)};
-  // Of a single channel that is dense both ways, a vector takes more pixels than channels.
+  // Of a single channel, which is dense both ways, a vector takes more pixels than channels.
   pooling.dense_rows = map.stride(3) == 1 && (map.stride(1) != 1 || map.size(1) == 1);
   pooling.elements = 1;
   for (int64_t i = 0; i < 4; ++i) pooling.elements += (map.size(i) - 1) * map.stride(i);

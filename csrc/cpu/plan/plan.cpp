@@ -29,7 +29,7 @@ Tiling winograd_tiling(const Problem& problem, Algorithm algorithm) {
   return tiling;
 }
 
-// Multiply-adds, with what else is done counted as such.
+// Multiply-adds, with all other work counted as so many of them.
 double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   // Vectors of outputs are multiplied, and vectors of channels transformed, however full they are.
   const double outputs = double(round_up(problem.outputs, problem.lanes));
@@ -48,9 +48,9 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   // A transform takes about as many operations for each value as these multiply-adds; the weight's
   // gradient takes more, because its transformed tiles go through L2 to all threads.
   constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 30;
-  // A convolution's weight counts as kept: reading it costs a memory-bound pass, about what 8
-  // tiles' multiplications do, but no transform. The plan may not depend on whether it is kept;
-  // equal calls give equal bits.
+  // A convolution's weight counts as kept: reading it costs a memory-bound pass, about as much as
+  // multiplying 8 tiles, but no transform. The plan must not depend on whether it is kept: equal
+  // calls give equal bits.
   const double weight = weight_gradient ? 12 : 8;
   const double channels = weight_gradient ? kGradientTransform * (inputs + outputs)
                                           : kInputTransform * inputs + kOutputTransform * outputs;
@@ -130,14 +130,14 @@ Plan amx_plan(const Problem& problem) {
   return plan;
 }
 
-// The preferred plan, or the direct one where the settings leave too little memory.
+// The preferred plan, or the direct one where the settings allow too little memory.
 Plan within_cap(const Settings& settings, const Plan& preferred, Plan direct) {
   if (settings.workspace < 0 || preferred.workspace <= settings.workspace) return preferred;
   direct.refused_workspace = preferred.workspace;
   return direct;
 }
 
-// V of a block of tiles has to fit into the caches.
+// V of a block of tiles must fit into the caches.
 constexpr int64_t kMostTiles = 108;
 constexpr int64_t kBlockBytes = 8 << 20;
 
@@ -195,13 +195,13 @@ int64_t bytes_of(const std::string& variable, int64_t otherwise) {
   const bool is_number = text.find_first_not_of("0123456789") == std::string::npos;
   if (!is_number || text.size() > 9) {
     throw std::runtime_error(variable + "=" + text +
-                             " is no number of MiB: set it to one, or unset it");
+                             " isn't a number of MiB: set it to one, or unset it");
   }
   return std::stoll(text) << 20;
 }
 
-// The settings are read and written apart: each is one word, and a thread that runs a kernel
-// meanwhile sees the old one or the new.
+// The settings are read and written separately: each is one word, and a thread that runs a kernel
+// meanwhile sees either the old one or the new.
 struct Current {
   std::atomic<Algorithm> algorithm;
   std::atomic<int64_t> workspace, weight_cache;
@@ -237,7 +237,7 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
     Plan plan = direct_plan(problem, problem.inputs);
     const int64_t pixels = problem.images * problem.height * problem.width;
     if (problem.for_dgrad || pixels > kFewPixels) return plan;
-    // Whatever the cap: packing the weight for direct tiles takes more.
+    // Whatever the cap, because packing the weight for direct tiles takes more.
     plan.gemv = true;
     plan.pieces = divide_up(problem.outputs, problem.lanes);
     plan.workspace =
@@ -267,7 +267,7 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
     Plan plan = amx_plan(problem);
     const int64_t tile_bytes = 2 * plan.tiling.pixels() *
                                (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
-    // So many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
+    // This many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
     constexpr int64_t kChunkPixels = 4096;
     plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),
                             std::min(problem.threads, plan.pieces), plan.pieces);
@@ -277,8 +277,8 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
-  // No less than is worth waking the threads for, and what stays in L2. More than 128 tiles of 512
-  // channels would spare passes over the sums, but cost 38 MB.
+  // Enough to be worth waking the threads for, yet little enough to stay in L2. More than 128 tiles
+  // of 512 channels would save passes over the sums, but cost 38 MB.
   constexpr int64_t kLeastBytes = 1 << 20;
   const int64_t both = problem.inputs + problem.outputs;
   const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);

@@ -6,7 +6,7 @@
 
 namespace vgg_fast::cpu {
 
-// kAuto, the cheapest, is a setting only: no plan has it.
+// kAuto, whichever is cheapest, is only a setting: no plan has it.
 enum class Algorithm { kAuto, kDirect, kWinograd2, kWinograd4, kAmx };
 
 // The names, in the order of the enumerators; Python takes them from here.
@@ -45,9 +45,9 @@ struct Plan {
   bool gemv = false;
   Tiling tiling;
   Blocking blocking;      // a Winograd convolution's
-  int64_t chunk = 0;      // a weight gradient's, but the direct one's: tiles
-  int64_t pieces = 0;     // of work: shared by the threads, but for chunks
-  int64_t workspace = 0;  // about, in bytes, in addition to the tensors; 0 for direct tiles
+  int64_t chunk = 0;      // a weight gradient's, except the direct one's: tiles
+  int64_t pieces = 0;     // of work: shared by the threads, except chunks
+  int64_t workspace = 0;  // approximate bytes in addition to the tensors; 0 for direct tiles
   // Workspace of the plan that exceeded the settings' cap, where this one replaces it; or 0.
   int64_t refused_workspace = 0;
 };

@@ -2,7 +2,7 @@
 // at a time. A lane holds two channels of 8 blocks of a row; lanes trade them, so that
 //
 //   pooling:   a lane gets the four pixels of a window, and a warp stores 64 bytes a window
-//   else:      a lane gets eight neighbouring channels of a pixel, and stores them at once
+//   otherwise: a lane gets eight neighbouring channels of a pixel, and stores them at once
 
 #pragma once
 
@@ -15,7 +15,7 @@ namespace vgg_fast::cuda {
 template <typename T>
 struct Output {
   GroupMap map;
-  int32_t n, height, width, outputs;  // of the map that isn't pooled
+  int32_t n, height, width, outputs;  // of the unpooled map
   const T* bias;                      // may be null
   T* output;
   uint8_t* argmax;  // may be null

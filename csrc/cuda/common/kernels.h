@@ -72,8 +72,8 @@ cudaError_t few_channels_wgrad(const Convolution& problem, const Upstream& upstr
 int64_t few_channels_wgrad_workspace(const Convolution& problem);
 
 // ------------------------------------------------------------------------------------------------
-// Any number of channels. T is the element type that DenseConvolution's storage names; of fp32 also
-// Tf32 (tf32.cuh), which is how its products are computed.
+// Any number of channels. T is the element type that DenseConvolution's storage names; for fp32 it
+// may also be Tf32 (tf32.cuh), which is how its products are computed.
 
 // bias may be null, argmax too; output is dense and channels_last. With the weight that
 // rotate_weight makes, the gradient as its input, and C and K exchanged, kLinear is the data
@@ -90,9 +90,9 @@ cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, v
 template <typename T>
 int64_t igemm_wgrad_workspace(const DenseConvolution& problem);
 
-// The same on Hopper's own instructions, in bf16 and fp16. Nothing is loaded that isn't 16 bytes:
-// the channels that are summed over (and for the weight's gradient K too) are a multiple of 8, and
-// tensors begin on 16 bytes; products.h asks for all that.
+// The same with Hopper's own instructions, in bf16 and fp16. Every load is of 16 bytes: the
+// channels that are summed over (and for the weight's gradient K too) are a multiple of 8, and
+// tensors begin on 16 bytes; products.h checks all that.
 template <Epilogue kEpilogue, typename T>
 cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, void* output,
                          uint8_t* argmax, cudaStream_t stream);

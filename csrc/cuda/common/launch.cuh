@@ -9,7 +9,7 @@
 
 namespace vgg_fast::cuda {
 
-// Of an H100: grids that are chosen at compile time are multiples of it. Partial sums depend on it,
+// An H100's: grids that are chosen at compile time are multiples of it. Partial sums depend on it,
 // so it is a constant, and results don't change with the GPU.
 inline constexpr int64_t kMultiprocessors = 132;
 

@@ -95,7 +95,7 @@ struct Strided {
   }
 };
 
-// Returns what `body` returns of a value of the element type.
+// Returns what `body` returns for a value of the element type.
 template <typename Body>
 cudaError_t with_element_type(Storage storage, const Body& body) {
   switch (storage) {

@@ -18,7 +18,7 @@ inline constexpr bool kSm90IsBuilt = false;
 // What a caller decides about a convolution.
 struct Options {
   bool allow_tf32 = false;  // fp32 is multiplied as TF32
-  bool sm90 = false;        // Hopper's own kernels run where they serve
+  bool sm90 = false;        // Hopper's own kernels run where they can
 };
 
 // major * 10 + minor of the current device.

@@ -33,7 +33,7 @@ inline void require_launched(const char* op, cudaError_t error) {
           ": CUDA didn't launch the kernel: ", cudaGetErrorString(error));
 }
 
-// check_input has let no other dtype in.
+// check_input lets no other dtype through.
 inline Storage storage_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
@@ -112,7 +112,7 @@ inline DenseConvolution dense_convolution_of(const char* op, const Tensor& input
           input.data_ptr(), weight.data_ptr()};
 }
 
-// Returns what `body` returns of a value of the type that the tensor's elements are multiplied in.
+// Returns what `body` returns for a value of the type that the tensor's elements are multiplied in.
 template <typename Body>
 auto with_arithmetic(const Tensor& tensor, bool allow_tf32, const Body& body) {
   switch (storage_of(tensor)) {

@@ -19,7 +19,7 @@ inline constexpr int kWindowsOfGroup = 4;
 
 struct GroupMap {
   int32_t shift;  // 0, 1 or 2
-  int32_t x, y;   // groups beside and below each other
+  int32_t x, y;   // groups side by side, and below each other
   int64_t groups;
 };
 
@@ -42,7 +42,7 @@ inline GroupMap group_map(int64_t n, int32_t height, int32_t width, bool pool) {
   return best;
 }
 
-// The first pixel of a group that an odometer over the map stands at.
+// The first pixel of the group at which an odometer over the map stands.
 VGG_HOST_DEVICE Pixel group_origin(const GroupMap& map, const Cursor& at) {
   return {static_cast<int32_t>(at.n) * (kWindowsOfGroup >> map.shift), at.y * 2 << map.shift,
           at.x * 2};
@@ -58,7 +58,7 @@ VGG_HOST_DEVICE Pixel pixel_of_row(const GroupMap& map, const Pixel& origin, int
   return {origin.n + (window >> map.shift), origin.y + 2 * below + row / 2 % 2, origin.x + row % 2};
 }
 
-// Bit r * 3 + s: the pixel under tap (r, s) lies inside the image. None does of a pixel outside.
+// Bit r * 3 + s: the pixel under tap (r, s) lies inside the image. For a pixel outside, none does.
 VGG_HOST_DEVICE uint32_t taps_inside(const Pixel& at, int32_t n, int32_t height, int32_t width) {
   if (at.n >= n || at.y >= height || at.x >= width) return 0;
   const uint32_t columns = (at.x > 0 ? 1u : 0u) | 2u | (at.x + 1 < width ? 4u : 0u);
@@ -75,20 +75,21 @@ template <typename T>
 inline constexpr int kLine = kLineBytes / static_cast<int>(sizeof(T));  // channels
 
 // Where a chunk lies, in bytes from the start of a tile that is aligned to 1024 bytes. Chunks of
-// eight lines are permuted so that the same chunk of each lies in other banks: the 128-byte swizzle
-// of the tensor memory accelerator.
+// eight lines are permuted so that the same chunk of each lies in different banks: the 128-byte
+// swizzle of the tensor memory accelerator.
 VGG_HOST_DEVICE int chunk_offset(int line, int chunk) {
   return line * kLineBytes + (chunk ^ (line & 7)) * kChunkBytes;
 }
 
-// A tile whose lines hold more channels than 128 bytes: column after column of such lines.
+// A tile whose lines hold more than 128 bytes of channels: column after column of such lines.
 VGG_HOST_DEVICE int chunk_offset(int lines, int line, int chunk) {
   return chunk / kChunks * lines * kLineBytes + chunk_offset(line, chunk % kChunks);
 }
 
 // ------------------------------------------------------------------------------------------------
 
-// Which element of the 16x8 result sums[i] of a lane is: PTX, "Matrix Fragments for mma.m16n8k16".
+// Which element of the 16x8 result a lane's sums[i] is: see PTX, "Matrix Fragments for
+// mma.m16n8k16".
 VGG_HOST_DEVICE int row_of_sum(int lane, int i) { return lane / 4 + i / 2 * 8; }
 VGG_HOST_DEVICE int column_of_sum(int lane, int i) { return lane % 4 * 2 + i % 2; }
 

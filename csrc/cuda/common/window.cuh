@@ -49,8 +49,8 @@ VGG_HOST_DEVICE WindowMax<Acc> window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
   return best;
 }
 
-// The same of the values' ReLUs: three fewer of them. Where none is positive all are zero, and the
-// first wins.
+// The same for the values' ReLUs, with three fewer of them to compute. Where none is positive all
+// are zero, and the first wins.
 template <typename Acc>
 VGG_HOST_DEVICE WindowMax<Acc> relu_window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
   const WindowMax<Acc> best = window_max(v00, v01, v10, v11);

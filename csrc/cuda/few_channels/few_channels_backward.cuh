@@ -19,8 +19,8 @@ inline constexpr int kBackwardThreads = 256;
 inline constexpr int kWarps = kBackwardThreads / kWarp;
 inline constexpr int kWgradChannels = 2 * kWarp;  // each lane holds 2 * 9 sums in registers
 inline constexpr int kWgradSums = 10;             // 9 taps and the bias
-inline constexpr int64_t kMaxSlices = 1024;       // blocks, and so partial sums, of one (k, c)
-inline constexpr int64_t kPatchesPerWarp = 16;    // fewer would not pay for the reduction
+inline constexpr int64_t kMaxSlices = 1024;       // blocks, and thus partial sums, of one (k, c)
+inline constexpr int64_t kPatchesPerWarp = 16;    // fewer wouldn't pay for the reduction
 inline constexpr int64_t kDgradBlocks = kMultiprocessors * 8 * 4;
 
 template <typename T>

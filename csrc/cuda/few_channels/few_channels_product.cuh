@@ -5,8 +5,9 @@
 //
 // Rows and columns are dealt out so that a lane's sums are the four pixels of one window, and two
 // runs of eight neighbouring channels: it pools without asking another lane, and stores 16 bytes at
-// a time, 64 beside each other. Lanes gather the pixels under their taps for the next windows while
-// these are stored; nothing passes through shared memory. Bound by instructions, not yet by bytes.
+// a time, 64 of them contiguous. Lanes gather the pixels under their taps for the next windows
+// while these are stored; nothing passes through shared memory. Bound by instructions, not yet by
+// bytes.
 
 #pragma once
 
@@ -34,10 +35,10 @@ inline constexpr int kProductThreads = 128;
 constexpr int blocks_at_once(int steps) { return steps == 1 ? 3 : 2; }
 inline constexpr int kProductWarps = kProductThreads / 32;
 inline constexpr int kWarpWindows = 8;
-// A warp stores some hundred windows of a large batch for once reading its weights.
+// For a large batch, a warp stores about a hundred windows for each time that it reads its weights.
 inline constexpr int64_t kProductBlocks = kMultiprocessors * 12;
 
-// How many times 16 the reduction is.
+// The length of the reduction, in sixteens.
 constexpr int few_channels_steps(int32_t channels) { return channels == 1 ? 1 : 2; }
 
 // Operand j of the four that a lane has of a step: its place in the reduction.
@@ -100,7 +101,7 @@ class WindowOperands {
   uint32_t wanted_[4 * kSteps];  // the tap's bit of the window's surroundings, or kOne
 };
 
-// What stands against place `place` of the reduction.
+// The factor at place `place` of the reduction.
 template <typename T>
 __device__ __forceinline__ T weight_at(const FewChannels<T>& layer, int32_t k, int place) {
   const int taps = 9 * layer.channels, tap = place % 9;

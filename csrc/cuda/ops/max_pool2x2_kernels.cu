@@ -29,8 +29,8 @@ __device__ __forceinline__ Vector<T, kVector<T>> read_channels(Strided<const T> 
   return vector;
 }
 
-// The four pixels of a window, row by row. One branch around all of them: inside a branch of its
-// own, a load is waited for before the next begins.
+// The four pixels of a window, row by row. One branch around all of them: if each had its own,
+// every load would be waited for before the next begins.
 template <typename T>
 __device__ __forceinline__ void read_window(Strided<const T> from, int64_t n, int32_t c, int32_t y,
                                             int32_t x, int count, bool aligned,

@@ -9,7 +9,7 @@
 
 namespace vgg_fast::cuda {
 
-inline constexpr int64_t kExpandBlocks = kMultiprocessors * 2;  // and so partial sums of the bias
+inline constexpr int64_t kExpandBlocks = kMultiprocessors * 2;  // and thus partial sums of the bias
 
 // At the four pixels of a patch, kVector<T> channels from k; `masked` is the sum over the patch.
 template <Epilogue kEpilogue, typename T>

@@ -14,7 +14,7 @@
 namespace vgg_fast::cuda {
 
 inline constexpr int kWgradColumnWarps = 2;
-// Slices make about so many, if there is work.
+// Slices make about this many, if there is enough work.
 inline constexpr int64_t kWgradBlocks = kMultiprocessors * 2;
 inline constexpr int64_t kMostPixels = 8192;  // of a slice of fp32: sums stay within 5e-6
 inline constexpr int64_t kWgradMostSlices = 1024;
@@ -114,7 +114,7 @@ class WgradLoader {
   static __device__ __forceinline__ int line(int i) {
     return static_cast<int>(threadIdx.x) / kChunks + i * kLinesAtOnce;
   }
-  // ... and for these channels: the columns of lines lie behind each other.
+  // ... and for these channels: the columns of lines lie one after another.
   static __device__ __forceinline__ int32_t channel(int i) {
     return line(i) / Tile::kPixels * kLine<T> +
            static_cast<int32_t>(threadIdx.x) % kChunks * kVector<T>;

@@ -24,7 +24,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Copies 16 bytes to shared memory while the thread goes on; zeros instead if not `inside`.
+// Copies 16 bytes to shared memory while the thread goes on; copies zeros if not `inside`.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
                "l"(from), "r"(inside ? 16 : 0)
@@ -35,7 +35,7 @@ __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
 
-// Waits for the thread's copies but for those of the last kPending commits.
+// Waits for the thread's copies, except those of the last kPending commits.
 template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");

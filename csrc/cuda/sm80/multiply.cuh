@@ -1,6 +1,6 @@
 // What a warp multiplies once a step of both tiles lies in shared memory: 16 * kGroups<T> rows by
-// 64 columns. 16-bit types and TF32 go through the tensor cores; fp32 and fp64, which are exact or
-// nothing, through fused multiply-adds. The sums lie as mma.m16n8k16 and m16n8k8 leave them.
+// 64 columns. 16-bit types and TF32 go through the tensor cores; fp32 and fp64, whose products must
+// be exact, through fused multiply-adds. The sums lie as mma.m16n8k16 and m16n8k8 leave them.
 //
 //   multiply_lines     tiles of lines: rows x reduction and columns x reduction   (fprop, dgrad)
 //   multiply_columns   tiles of lines: reduction x rows and reduction x columns   (wgrad)
@@ -99,10 +99,10 @@ __device__ __forceinline__ const T& element_of_tile(const unsigned char* tile, i
   return reinterpret_cast<const T*>(tile + chunk_offset(kLine<T>, line, channel / V))[channel % V];
 }
 
-// Operands of m16n8k8 from line to line, which no load transposes: lines `line` to `line` + 7, and
-// 8 channels for every two registers (columns), or 16 for every four (rows). The even lines stand
-// for the first half of the reduction and the odd ones for the second, so that all lanes read other
-// banks; the sum is the same.
+// Operands of m16n8k8 whose reduction runs from line to line, which no load transposes: lines
+// `line` to `line` + 7, and 8 channels for every two registers (columns), or 16 for every four
+// (rows). The even lines stand for the first half of the reduction and the odd ones for the second,
+// so that all lanes read different banks; the sum is the same.
 template <bool kRows, int kCount>
 __device__ __forceinline__ void load_transposed(uint32_t (&to)[kCount], const unsigned char* tile,
                                                 int line, int channel) {

@@ -15,8 +15,8 @@ inline constexpr int kSharedBytes = 99 * 1024;
 
 constexpr int stages_of(int stage_bytes) { return kSharedBytes / stage_bytes; }
 
-// `count` elements from `from` to a chunk of shared memory, zeros behind them. `aligned`: a chunk
-// lies on 16 bytes, and is there or isn't.
+// Copies `count` elements from `from` to a chunk of shared memory, and zeros behind them.
+// `aligned`: a chunk begins on 16 bytes, and is there whole or not at all.
 template <typename T>
 __device__ __forceinline__ void load_chunk(unsigned char* to, const T* from, int32_t count,
                                            bool aligned) {
@@ -40,7 +40,7 @@ __device__ __forceinline__ void run_pipeline(int32_t steps, const Load& load,
 #pragma unroll 1
   for (int32_t step = 0; step < steps; ++step) {
     wait_for_copies<kStages - 2>();
-    __syncthreads();  // the stage is there for all, and the one before it is free
+    __syncthreads();  // the stage is there for all threads, and the one before it is free
     if (step + kStages - 1 < steps) load(next);
     commit_copies();
     multiply(stage);

@@ -15,8 +15,8 @@ struct Tf32 {
   VGG_HOST_DEVICE explicit Tf32(float value) : value(value) {}
 };
 
-// The bits of the nearest TF32 in the upper 19; the tensor cores ignore the others. Unrounded, they
-// would cut, and a product would be too small by 7e-4 on average.
+// The bits of the nearest TF32 in the upper 19; the tensor cores ignore the others. Without
+// rounding they would truncate, and a product would be too small by 7e-4 on average.
 VGG_HOST_DEVICE uint32_t nearest_tf32(uint32_t bits) {
   constexpr uint32_t kInfinity = 0x7f800000, kHalf = 1u << 12;
   return (bits & 0x7fffffff) < kInfinity ? bits + kHalf : bits;

@@ -1,8 +1,8 @@
 // igemm_fprop.cuh's product on Hopper: 128 pixels x 64, 128 or 256 output channels a tile.
 //
 //   rows      8 groups of 16 pixels. A group under a tap is one box of the input, 64 channels x 2 x
-//             2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or behind the
-//             channels, reads zero
+//             2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or beyond the
+//             channels, reads as zero
 //   columns   the box of the weight, 64 channels x 1 tap x the tile's output channels
 
 #pragma once

@@ -42,7 +42,7 @@ struct HopperRing {
   VGG_HOST_DEVICE uint64_t* empty(int i) const { return full(kStages + i); }
 };
 
-// Where a walker round the ring stands: its stage, and the parity of its round.
+// Where a walker round the ring stands: its stage, and its round's parity.
 struct Turn {
   int stage = 0;
   uint32_t parity = 0;

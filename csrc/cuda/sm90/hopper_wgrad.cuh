@@ -3,9 +3,9 @@
 // channels: both tiles are transposed as wgmma reads them. Partial sums and their addition are
 // those of igemm_wgrad.cuh.
 //
-// A group may hang over the lower and the right edge. The gradient reads zero there, and the input
-// must too: under a tap that points back up or left its pixels lie inside, and 0 * infinity isn't
-// 0. So for such taps the last row or column is cut from the input's map.
+// A group may extend beyond the lower and the right edge. The gradient reads as zero there, and the
+// input must too: under a tap that points back up or left its pixels lie inside, and 0 * infinity
+// isn't 0. So for such taps the last row or column is cut from the input's map.
 
 #pragma once
 

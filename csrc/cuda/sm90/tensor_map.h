@@ -1,4 +1,4 @@
-// Maps for the tensor memory accelerator, and what it can't read.
+// Maps for the tensor memory accelerator, and what it can read.
 
 #pragma once
 
@@ -14,7 +14,7 @@ namespace vgg_fast::cuda {
 
 // Boxes of 128 bytes of channels of a tensor of 16-bit elements, swizzled in shared memory. Sizes,
 // strides (in elements, of all but the channels) and box run from the channels outwards. What lies
-// behind a size reads zero, also where it is shorter than what the next stride steps over.
+// beyond a size reads as zero, even where the size is shorter than what the next stride steps over.
 struct BoxMap {
   const void* data;
   uint64_t sizes[4];
@@ -23,7 +23,7 @@ struct BoxMap {
   bool is_bf16;
 };
 
-// Asks the driver, whose entry point is looked up at run time: nothing is linked to it.
+// Asks the driver, whose entry point is looked up at run time, so that nothing links to it.
 cudaError_t make_tensor_map(const BoxMap& boxes, CUtensorMap* map);
 
 // A tensor that the tensor memory accelerator reads begins, and steps, in multiples of 16 bytes.
@@ -36,7 +36,7 @@ inline bool hopper_serves_fprop(const DenseConvolution& problem) {
          is_boxable(problem.weight, problem.channels);
 }
 
-// The last row and the last column are cut off for some taps (hopper_wgrad.cuh), and a map has to
+// The last row and the last column are cut off for some taps (hopper_wgrad.cuh), and a map must
 // keep one.
 inline bool hopper_serves_wgrad(const DenseConvolution& problem, const void* gradient) {
   return is_boxable(problem.input, problem.channels) && is_boxable(gradient, problem.outputs) &&
