@@ -2,8 +2,8 @@
 #
 #   ARGS=...    is passed on:           make train ARGS="--epochs 3"    make test ARGS="-k pool"
 #   VENV=DIR    the environment to use: .venv by default
-#   VENV=       none: PYTHON as it is; nothing is installed, and the libraries are built in place.
-#               For a machine without a network whose PYTHON has torch, setuptools, ninja, pybind11
+#   VENV=       none: PYTHON is used as it is, nothing is installed, and the libraries are built in
+#               place. For a machine without a network whose PYTHON has torch, setuptools, ninja, pybind11
 #               and pytest:             make gpu VENV=
 #   PYTHON=...  the interpreter:        python3 by default
 #   WORKERS=N   processes of make test: one for each core by default, at most 8
@@ -52,14 +52,14 @@ C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 EXAMPLES := $(wildcard examples/cpp/*.cpp)
 BUILT_FROM := pyproject.toml setup.py setup_cuda.py $(C_SOURCES)
 
-help:  ## this list
+help:  ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1  \2/p' $(MAKEFILE_LIST) | awk '{printf "%s %-8s", $$1, $$2; $$1 = $$2 = ""; print}'
 
 train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
 	$(RUN) -m vgg_fast.train --fused $(ARGS)
 
-# Whether Triton interprets its kernels is settled for a whole process, so these tests have their
-# own. Left out where ARGS asks for a part of the suite.
+# Whether Triton interprets its kernels is settled for a whole process, so these tests have a
+# process of their own. Left out where ARGS asks for a part of the suite.
 INTERPRETED_TESTS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --maxprocesses=8 tests/triton/interpreted
 
 # One thread in each process: OpenMP threads of several processes wait for each other on few cores.
@@ -68,7 +68,7 @@ test: $(INSTALLED)  ## install, and run the tests
 	$(if $(strip $(ARGS)),,$(INTERPRETED_TESTS))
 
 # What make test draws a few hundred of, and kills a few times; ARGS="--cases 70000" draws more.
-fuzz: $(INSTALLED)  ## the operators on 10,000 random cases on every instruction set (10 minutes each)
+fuzz: $(INSTALLED)  ## run the operators on 10,000 random cases on every instruction set (10 minutes each)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz -n $(WORKERS) --maxprocesses=8 $(ARGS)
 
 # A separate library, next to a copy of the package; torch's own leaks are ignored.
@@ -78,7 +78,7 @@ SANITIZE_TESTS := $(wildcard tests/ops/test_conv3x3*.py) $(addprefix tests/ops/t
   $(addprefix tests/cpu/test_, cpu.py denormals.py fingerprint.py amx.py kept_weights.py \
   instruction_sets.py concurrency.py)
 RUNTIMES = $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++} -print-file-name=libstdc++.so)
-sanitize: $(INSTALLED)  ## the CPU kernels' tests under the address and undefined-behaviour sanitizers
+sanitize: $(INSTALLED)  ## run the CPU kernels' tests under the address and undefined-behaviour sanitizers
 	mkdir -p $(SANITIZED)
 	rm -rf $(addprefix $(SANITIZED)/, csrc tests vgg_fast)
 	cp -r --preserve=timestamps csrc tests vgg_fast seed_layers.py setup.py setup_cuda.py pyproject.toml README.md \
@@ -93,18 +93,18 @@ bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and r
 	$(RUN) -m benchmarks.run $(ARGS)
 	$(RUN) -m benchmarks.report
 
-smoke: $(INSTALLED) $(BENCH_TOOLS)  ## one quick pass through the benchmarks
+smoke: $(INSTALLED) $(BENCH_TOOLS)  ## run one quick pass through the benchmarks
 	OMP_NUM_THREADS=1 $(RUN) -m pytest benchmarks --benchmark-disable --quick -q $(ARGS)
 
 # For kernels that changed on purpose: make test compares with what this writes.
 counts: $(INSTALLED)  ## renew the instruction counts of the CPU kernels, with valgrind
 	$(RUN) -m benchmarks.counts --renew $(ARGS)
 
-gpu: $(INSTALLED)  ## what needs an NVIDIA GPU: its tests, tuning, figures and roofline (9 minutes)
+gpu: $(INSTALLED)  ## run what needs an NVIDIA GPU: its tests, tuning, figures and roofline (9 minutes)
 	@$(RUN) -c "$$GPU_CHECK"
 	$(RUN) -m benchmarks.gpu $(ARGS)
 
-info: $(INSTALLED)  ## what is built, and what this machine can run
+info: $(INSTALLED)  ## show what is built, and what this machine can run
 	$(RUN) -m vgg_fast.info $(ARGS)
 
 lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format, types and imports
@@ -119,9 +119,9 @@ format: $(INSTALLED) $(DEV_TOOLS)  ## fix lint and format
 	$(RUN) -m ruff format .
 	$(TOOLS)clang-format -i $(C_SOURCES) $(EXAMPLES)
 
-install: $(INSTALLED)  ## the environment and the libraries, and no more
+install: $(INSTALLED)  ## only create the environment and build the libraries
 
-clean:  ## remove the environment, and everything that was built
+clean:  ## remove the environment and everything that was built
 	rm -rf .venv build dist *.egg-info vgg_fast/*.so
 	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
@@ -131,7 +131,7 @@ build/.in-place: $(BUILT_FROM)
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "vgg_fast needs Python 3.10 or newer: name one with PYTHON=python3.12, say" >&2; exit 1; }
+	  { echo "vgg_fast needs Python 3.10 or newer: name one, for example with PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "Python's venv is missing: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -24,7 +24,7 @@ class CudaError(RuntimeError):
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to build ``_C_cuda``, why, and what TORCH_CUDA_ARCH_LIST has to be."""
+    """Whether to build ``_C_cuda``, why, and what TORCH_CUDA_ARCH_LIST must be."""
 
     build: bool
     reason: str

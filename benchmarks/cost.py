@@ -1,4 +1,4 @@
-"""What a work costs by its definition: operations, bytes that have to move, memory that it needs.
+"""What a work costs by its definition: operations, bytes that must move, memory that it needs.
 
 Counted on the plain model, on tensors without values. A convolution, its ReLU and its pooling count
 as one layer that reads its input once and writes its (pooled) output once.
@@ -44,7 +44,7 @@ class Cost:
 
 @dataclasses.dataclass
 class Layer:
-    """A convolution or a linear layer with what is fused behind it, or a pooling by itself."""
+    """A convolution or a linear layer with what is fused behind it, or a pooling alone."""
 
     images: int
     inputs: int

@@ -151,7 +151,7 @@ def _read(folder: Path) -> Counts:
 
 
 def changed(found: Counts, expected: Counts) -> list[str]:
-    """What the guard has to say: a sentence for each case that isn't within the tolerance."""
+    """What the guard finds: a sentence for each case that isn't within the tolerance."""
     said = []
     for name in sorted(found.keys() | expected.keys()):
         if name not in expected:

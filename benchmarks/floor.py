@@ -1,6 +1,6 @@
 """What the machine allows: python -m benchmarks.floor
 
-The least time of each layer of the seed network, from its operations and the bytes that it has to
+The least time of each layer of the seed network, from its operations and the bytes that it must
 move once, and what Winograd's F(4×4, 3×3) promises by its arithmetic. The report puts the table
 into docs/performance.md, with the limits that the same run measured.
 """

@@ -43,7 +43,7 @@ def checked(work: Work, names: Iterable[str]) -> tuple[dict[str, dict[str, Any]]
 def add_times(
     peers: dict[str, dict[str, Any]], calls: dict[str, Call], seconds: float, least: int = 3
 ) -> int:
-    """Time ``calls`` in turns, at least so many rounds; returns how many there were."""
+    """Time ``calls`` in turns, for at least ``least`` rounds; returns how many there were."""
     if not calls:
         return 0
     times = timing.interleaved(calls, seconds, least)

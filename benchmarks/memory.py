@@ -51,7 +51,7 @@ def peak(work: Work, peer: str) -> int:
         raise Unavailable("can't be watched: only Linux resets a process's peak memory")
     call = PEERS[peer].prepare(work)
     before = _status("VmRSS")
-    CLEAR.write_text("5")  # the peak begins anew
+    CLEAR.write_text("5")  # the peak starts over
     call.run(call.setup())
     return _status("VmHWM") - before
 

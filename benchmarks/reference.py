@@ -1,4 +1,4 @@
-"""What a :class:`Work` has to compute, in fp64 by plain PyTorch, and how far a result is from it.
+"""What a :class:`Work` must compute, in fp64 by plain PyTorch, and how far a result is from it.
 
 The results of a work, in this order:
     forward: the output.
@@ -6,7 +6,7 @@ The results of a work, in this order:
     input gradient: the output, the gradient of the input.
     training step: the loss, the gradients of the parameters.
 
-What every image gives by itself is compared for at most IMAGES of them.
+What every image gives separately is compared for at most IMAGES of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.work import Work
 # A relative L2 error beyond this means that something else was computed. A gradient that passed
 # through a ReLU or a pool is coarser: an input that is almost 0 lets it through or not, two that
 # are almost equal give it to either, and there are thousands of both in a network: in bf16 the
-# gradient of the seed network's first layers is 0.28 off, whoever computes it.
+# gradient of the seed network's first layers is 0.28 off, whichever library computes it.
 LIMITS = {
     "fp32": {"forward": 1e-4, "backward": 3e-3, "input gradient": 2e-2, "training step": 2e-2},
     "bf16": {"forward": 5e-2, "backward": 1e-1, "input gradient": 5e-1, "training step": 5e-1},
 }
-# PyTorch's fp64 convolution on a CPU unrolls its input: so many pixels at a time are affordable.
+# PyTorch's fp64 convolution on a CPU unrolls its input: this many pixels at a time are affordable.
 PIXELS_AT_A_TIME = 4 * 224 * 224
 IMAGES = 8
 

@@ -2,7 +2,7 @@
 
 ``--cases`` is how many run on each instruction set, shared out among the tests; ``--kills`` how
 often training runs are killed. ``--seed`` repeats an earlier run, ``--sets`` takes some of the
-instruction sets, and what else is given goes to pytest.
+instruction sets, and other options go to pytest.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LIBRARY = PACKAGE / "_C.abi3.so"
 CUDA_LIBRARY = PACKAGE / "_C_cuda.abi3.so"
 OLDEST_TORCH = (2, 11)
 
-# What _C has to define; each has a backward too.
+# What _C must define; each has a backward too.
 OPERATORS = ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2")
 
 _library: ctypes.CDLL | None = None

@@ -5,7 +5,7 @@
 (``reference``); elsewhere the plain-PyTorch reference.
 
 The choice holds for the whole process, as ``torch.backends`` does: a backward pass runs in threads
-of PyTorch's own, and has to reach the same kernels as the forward pass did.
+of PyTorch's own, and must reach the same kernels as the forward pass did.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def frozen(*modules: torch.nn.Module) -> Iterator[None]:
     ...     y = model(x)
 
     Raises:
-        TypeError: one of ``modules`` is no ``nn.Module``.
+        TypeError: one of ``modules`` isn't an ``nn.Module``.
         ValueError: one of them is lazy, and its weights don't exist yet.
     """
     for module in modules:

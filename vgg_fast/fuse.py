@@ -257,7 +257,7 @@ def _why_not_plain(module: nn.Module, layer_type: type[nn.Module]) -> str | None
     if "qconfig" in vars(module):
         return "has a qconfig, which fusing would lose"
     if vars(module).get("_compiled_call_impl") is not None:
-        return "was compiled by itself"
+        return "was compiled on its own"
     if type(module) is not layer_type:
         return f"is a {type(module).__name__}, not an nn.{layer_type.__name__} itself"
     if "forward" in vars(module):
@@ -265,7 +265,7 @@ def _why_not_plain(module: nn.Module, layer_type: type[nn.Module]) -> str | None
     if any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks")):
         return "has hooks, which fusing would lose"
     if any(name not in ("weight", "bias") for name in (*module._parameters, *module._buffers)):
-        return "has parameters or buffers besides weight and bias"
+        return "has parameters or buffers other than weight and bias"
     weighted = layer_type in (nn.Conv2d, nn.Linear, Linear)
     if weighted and not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "has a weight that is computed, such as by weight_norm or pruning"

@@ -262,27 +262,29 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs=5,
         metavar=("N", "C", "H", "W", "K"),
         help="only print how the CPU kernels compute a convolution of N images of C channels and "
-        "H x W pixels to K channels",
+        "H x W pixels into K channels",
     )
     parser.add_argument(
         "--gpu",
         choices=("sm_80", "sm_90"),
-        help="only print which backend and which of Triton's tiles the seed network's layers get "
-        'on a GPU of compute capability 9.0, or on another from 8.0 on. "C++, sm_90a" are the '
-        "CUDA C++ kernels with Hopper's own. VGG_FAST_BACKEND forces one: triton, cpp "
-        "(VGG_FAST_GPU says which of the two), or reference, which is cuDNN there",
+        help="only print which backend and which Triton tile each layer of the seed network gets "
+        "on a GPU: sm_90 is compute capability 9.0, sm_80 any other from 8.0 on. 'C++, sm_90a' is "
+        "the CUDA C++ kernels with Hopper's own instructions. VGG_FAST_BACKEND forces a "
+        "backend: triton, cpp (VGG_FAST_GPU says which kernels), or reference, which is cuDNN "
+        "there",
     )
     parser.add_argument(
-        "--batch", type=int, default=256, help="of the table for a GPU (%(default)s)"
+        "--batch",
+        type=int,
+        default=256,
+        help="images, for the table of a GPU (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the plan, float32 if not given, or of the table for a GPU, bfloat16 if not given",
+        help="for the plan (default: float32), or for the table of a GPU (default: bfloat16)",
     )
-    parser.add_argument(
-        "--threads", type=int, help="of the plan; as many as torch uses if not given"
-    )
+    parser.add_argument("--threads", type=int, help="for the plan (default: as many as torch uses)")
     return parser.parse_args(arguments)
 
 

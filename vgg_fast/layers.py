@@ -287,7 +287,7 @@ class Linear(nn.Linear):
                     output = _multiply(input.float(), self.weight, self.bias)
                 return output.to(torch.get_autocast_dtype("cpu"))
             if torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu"):
-                # A branch, where tracing by itself would keep one way of the two. Not under
+                # A branch, where tracing alone would keep one of the two ways. Not under
                 # autocast, whose casts are recorded of what is traced, and not of what is scripted.
                 return torch.jit.script(_multiply)(input, self.weight, self.bias)
         return _multiply(input, self.weight, self.bias)

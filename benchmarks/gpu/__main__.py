@@ -33,14 +33,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of the whole run")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each peer")
-    parser.add_argument("--milliseconds", type=float, default=8, help="of one turn")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for the whole run")
+    parser.add_argument("--rounds", type=int, default=15, help="turns that each peer takes")
+    parser.add_argument("--milliseconds", type=float, default=8, help="length of one turn")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="seed")
-    parser.add_argument("--layers", type=int, default=len(SEED_LAYERS), help="how many of them")
-    parser.add_argument("--only", action="append", choices=list(steps.STEPS), help="these steps")
+    parser.add_argument("--layers", type=int, default=len(SEED_LAYERS), help="how many layers")
+    parser.add_argument("--only", action="append", choices=[*steps.STEPS], help="only these steps")
     parser.add_argument(
-        "--device", default="cuda", help="'cpu' tries the program, measures nothing"
+        "--device", default="cuda", help="'cpu' only tries the program out, and measures nothing"
     )
     default = os.environ.get("OUT") or RESULTS
     parser.add_argument("--output", type=Path, default=Path(default), help="folder for the JSON")

@@ -68,7 +68,7 @@ def operations(layer: SeedLayer, batch: int) -> float:
 
 
 def traffic(layer: SeedLayer, batch: int, size_of_value: int = 2) -> float:
-    """Bytes that a forward pass has to move at least: input, weight, output and argmax."""
+    """The least bytes that a forward pass must move: input, weight, output and argmax."""
     pixels = batch * layer.size**2
     pool = layer.op == "conv3x3_relu_pool"
     outputs = pixels * layer.k // (4 if pool else 1)

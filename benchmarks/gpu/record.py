@@ -18,7 +18,7 @@ __all__ = ["device_name", "environment", "file_name", "merge", "read", "write"]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a reader has to know in addition to the numbers."""
+    """What a reader must know in addition to the numbers."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -58,7 +58,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
-    """Add what a step found: dictionaries entry by entry, lists at the end, all else anew."""
+    """Add what a step found: dictionaries entry by entry, lists appended, all else replaced."""
     for name, value in part.items():
         if isinstance(value, dict):
             merge(into.setdefault(name, {}), value)

@@ -13,7 +13,7 @@ COLOR = "#4c8dd6"
 
 
 def points(record: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """Each layer's name, FLOP per byte that has to be moved, and TFLOP/s."""
+    """Each layer's name, FLOP per byte that must be moved, and TFLOP/s."""
     batch = record["batch"]
     return [
         (str(layer), operations_of(layer, batch) / traffic(layer, batch), rate)
@@ -43,7 +43,7 @@ def draw(record: dict[str, Any], file: Path) -> str:
         axes.annotate(
             name, (x, rate), textcoords="offset points", xytext=(6, -4), color=INK, size=8
         )
-    axes.set_xlabel("FLOP for each byte that has to be moved", color=INK)
+    axes.set_xlabel("FLOP for each byte that must be moved", color=INK)
     axes.set_ylabel("TFLOP/s", color=INK)
     axes.set_title(f"Forward, batch {record['batch']}, {record['device']}", color=INK, fontsize=11)
     axes.legend(labelcolor=INK, framealpha=0)

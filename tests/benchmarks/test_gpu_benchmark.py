@@ -464,7 +464,7 @@ def test_what_a_stopped_step_started_is_stopped_too(tmp_path, monkeypatch) -> No
                 time.sleep(0.05)
                 continue
         return
-    pytest.fail("it goes on")
+    pytest.fail("it is still running")
 
 
 def test_the_hosts_part_is_measured_without_a_gpu() -> None:

@@ -1,4 +1,4 @@
-"""vgg_fast.cpu: each algorithm is right by itself, can be forced, and gives way where it must."""
+"""vgg_fast.cpu: each algorithm is right on its own, can be forced, and gives way where it must."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_denormal_numbers_among_others(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_centre_tap_alone(algorithm: str) -> None:
-    """It reaches the transformed weight as it is, so no underflow tells of it."""
+    """It reaches the transformed weight unchanged, so no underflow reveals it."""
     for r, s in ((0, 0), (1, 1), (2, 2), (0, 2)):
         weight = torch.zeros(1, 1, 3, 3)
         weight[0, 0, r, s] = 1e-40

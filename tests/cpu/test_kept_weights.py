@@ -313,7 +313,7 @@ def test_weights_of_any_strides(image):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 5), (4, 4), (17, 1)], ids=str)
 def test_few_pixels_need_no_copy(shape, dtype):
-    """Their weight is read where it lies, if its terms are dense, and is never out of date."""
+    """Their weight is read in place, if its terms are dense, and is never out of date."""
     image = torch.randn(1, CHANNELS, *shape).to(dtype)
     dense = (torch.randn(OUTPUTS, CHANNELS, 3, 3) / 15).to(dtype)
     views = {

@@ -228,7 +228,7 @@ def test_layers_with_something_to_lose_are_left() -> None:
     assert report.left == [
         ("0", "has layers of its own"),
         ("1", "has a qconfig, which fusing would lose"),
-        ("2", "was compiled by itself"),
+        ("2", "was compiled on its own"),
     ]
 
 

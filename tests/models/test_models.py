@@ -235,7 +235,7 @@ class Products(TorchDispatchMode):
         self.casts = 0
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        # TorchScript adds the bias by itself where the output's columns lie one behind the other.
+        # TorchScript adds the bias separately where the output's columns lie one behind the other.
         if op in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
             left = args[op is torch.ops.aten.addmm.default]
             self.left.append((tuple(left.shape), left.dtype))

@@ -1,6 +1,6 @@
 """TorchScript of the fused seed network: the same numbers, also from a file and elsewhere.
 
-TorchScript rewrites torch's own linear layers, a bias added by itself, say: whole networks are
+TorchScript rewrites torch's own linear layers, a bias added separately, say: whole networks are
 compared within the bounds of rounding, and this package's layers and functions to the bit.
 """
 

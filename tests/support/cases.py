@@ -46,7 +46,7 @@ CONV_SHAPES = (
     Shape(1, 130, 67, 4, 4),
     Shape(3, 57, 23, 2, 2),
 )
-# The pooling drops an odd last row or column, and has to have one window.
+# The pooling drops an odd last row or column, and must have one window.
 POOL_CONV_SHAPES = tuple(shape for shape in CONV_SHAPES if min(shape.h, shape.w) >= 2)
 POOL_SHAPES = (  # N, C, H, W
     (1, 1, 2, 2),

@@ -115,7 +115,7 @@ def convolution_cases(op: str) -> st.SearchStrategy[ConvolutionCase]:
 
 @dataclass(frozen=True)
 class SavedCase:
-    """A backward operator alone, with an output and an argmax that no forward pass has to give."""
+    """A backward operator alone, with an output and an argmax that no forward pass need give."""
 
     case: ConvolutionCase
     output: Drawn

@@ -185,7 +185,7 @@ def drawn_argmax() -> st.SearchStrategy[Drawn]:
 
 @dataclass
 class Placed:
-    """A tensor in memory of its own that ends with its last element, all else in it a NaN."""
+    """A tensor in memory of its own that ends with its last element, with NaN everywhere else."""
 
     drawn: Drawn
     shape: tuple[int, ...]

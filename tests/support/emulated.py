@@ -50,7 +50,7 @@ def pointer(tensor: Tensor | None):
 
 
 class Poisoned:
-    """A channels_last tensor of NaN (or 77) between two guards that nobody may write."""
+    """A channels_last tensor of NaN (or 77) between two guards that nothing may write."""
 
     GUARD = 64
 

@@ -319,7 +319,7 @@ def largest_taps(weight: Tensor) -> Tensor:
 
 
 def assert_winners_are_largest(full: Tensor, terms: Tensor, results: Results) -> None:
-    """Each argmax names a pixel that is the window's largest, but for rounding.
+    """Each argmax names a pixel that is the window's largest, except for rounding.
 
     Of infinities the first wins, and of NaNs the last.
     """

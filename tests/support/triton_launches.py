@@ -43,7 +43,7 @@ def launches(row: tiles.Row) -> Iterator[Launch]:
     seen = []
     sizes = MAPS[:1] if row.kernel.startswith("direct") else MAPS
     for call in calls(row, BATCH, tuple((size, size) for size in sizes)):
-        # A type of the same size makes the same code but for the instruction's name.
+        # A type of the same size makes the same code except for the instruction's name.
         for type in TYPES[row.arithmetic] if call.h == MAPS[0] else TYPES[row.arithmetic][:1]:
             launched = describe(call, row.tile, type)
             key = (launched.arguments.keys(), type, launched.constants)

@@ -125,7 +125,7 @@ def test_a_missing_key_and_one_of_another_type(tmp_path: Path, name: str) -> Non
         with open(tmp_path / checkpoint.NAME, "w+b") as file:
             torch.save({**state, **wrong}, file)
             checkpoint._seal(file)
-        with pytest.raises(TrainingError, match=r"is no checkpoint|has format") as raised:
+        with pytest.raises(TrainingError, match=r"isn't a checkpoint|has format") as raised:
             checkpoint.load(tmp_path)
         assert "\n" not in str(raised.value)
 
@@ -133,7 +133,7 @@ def test_a_missing_key_and_one_of_another_type(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("contents", [{"weight": torch.zeros(3)}, [1, 2], torch.zeros(2)])
 def test_a_file_of_something_else(tmp_path: Path, contents: Any) -> None:
     torch.save(contents, tmp_path / "other.pt")
-    with pytest.raises(TrainingError, match="is no checkpoint"):
+    with pytest.raises(TrainingError, match="isn't a checkpoint"):
         checkpoint.load(tmp_path / "other.pt")
 
 

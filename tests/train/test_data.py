@@ -234,10 +234,10 @@ class TestBrokenFiles:
     @pytest.mark.parametrize(
         ("contents", "words"),
         [
-            (b"", "no IDX file"),
-            (b"\0\0\x08\x01\0\0", "no IDX file"),
-            (b"\0\0\x0d\x01\0\0\0\x01\0", "no IDX file"),  # float32
-            (b"\0\0\x08\x03" + 12 * b"\0", "no IDX file"),  # three dimensions
+            (b"", "isn't an IDX file"),
+            (b"\0\0\x08\x01\0\0", "isn't an IDX file"),
+            (b"\0\0\x0d\x01\0\0\0\x01\0", "isn't an IDX file"),  # float32
+            (b"\0\0\x08\x03" + 12 * b"\0", "isn't an IDX file"),  # three dimensions
             (b"\0\0\x08\x01\0\0\0\x09\0", "has 9"),
             (b"\0\0\x08\x01\xff\xff\xff\xff\0", "broken"),
         ],

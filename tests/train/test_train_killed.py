@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment: what was saved is whole, and goes on to the same end.
+"""Runs that are killed at any moment: what was saved is whole, and leads to the same end.
 
 VGG_FAST_FUZZ_KILLS=N kills N times instead of a few.
 """

@@ -44,7 +44,7 @@ class Compiled:
 
 
 class Kernel:
-    """Writes down what is asked of it, and compiles anew each time."""
+    """Writes down what is asked of it, and compiles again each time."""
 
     arg_names = ("input", "output", "N", "floor", "WIDE", "BLOCK")
 

@@ -100,7 +100,7 @@ def test_autotune_0_tunes_nothing(measured, monkeypatch) -> None:
 
 def test_autotune_must_be_a_number(measured, monkeypatch) -> None:
     monkeypatch.setenv("VGG_FAST_AUTOTUNE", "no")
-    with pytest.raises(ValueError, match="VGG_FAST_AUTOTUNE='no' is no number"):
+    with pytest.raises(ValueError, match="VGG_FAST_AUTOTUNE='no' isn't a number"):
         tuning.choice_for(NARROW, GPU)
 
 
@@ -173,7 +173,7 @@ def test_an_unreadable_cache_is_passed_over(measured, capsys) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("{")
     tuning.choice_for(WIDE, GPU)
-    assert "can't be read, and is passed over" in capsys.readouterr().err
+    assert "can't be read, and is ignored" in capsys.readouterr().err
 
 
 def test_a_disk_that_cannot_be_written_is_no_error(measured, monkeypatch, capsys) -> None:

@@ -22,7 +22,7 @@ VARIABLES = {
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take in addition to its tensors",
     "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
     "VGG_FAST_GPU": "the CUDA C++ kernels: sm_80, or sm_90a for Hopper's own, in bf16 and fp16",
-    "VGG_FAST_AUTOTUNE": "seconds that a process tunes Triton kernels at most, 20; 0: never",
+    "VGG_FAST_AUTOTUNE": "seconds that a process may spend on tuning Triton kernels, 20; 0: none",
     "VGG_FAST_CHOICES": "a file of rows that stand before those of choices.json",
     "XDG_CACHE_HOME": "the folder of vgg_fast's cache (tuned tiles, Fashion-MNIST); ~/.cache",
     "VGG_FAST_CUDA": "build: 0 or 1, never or always build the CUDA C++ kernels",
@@ -71,7 +71,7 @@ def autotune_seconds() -> float:
         return float(text) if text else AUTOTUNE_SECONDS
     except ValueError:
         raise ValueError(
-            f"VGG_FAST_AUTOTUNE={text!r} is no number: give the seconds that a process may spend "
+            f"VGG_FAST_AUTOTUNE={text!r} isn't a number: give the seconds that a process may spend "
             "on tuning, 0 for none"
         ) from None
 

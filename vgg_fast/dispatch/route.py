@@ -166,7 +166,7 @@ def _cuda_convolution(name: str, sm90: bool) -> Callable:
 
     def call(*args: Any) -> Any:
         forced = environment.gpu_kernels()
-        # The table only prefers them. Forced, they have to run: the operator refuses what can't.
+        # The table only prefers them. Forced, they must run: the operator refuses what can't.
         wanted = forced == "sm_90a" or (
             sm90 and not forced and policy.has_sm90(args[0].device.index)
         )

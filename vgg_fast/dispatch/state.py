@@ -1,6 +1,6 @@
 """The backend in force, for the whole process. Imports nothing of vgg_fast.
 
-Of the process, not of a thread: a backward pass runs in threads of PyTorch's own, and has to reach
+Of the process, not of a thread: a backward pass runs in threads of PyTorch's own, and must reach
 the same kernels as the forward pass did.
 """
 

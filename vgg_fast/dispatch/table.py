@@ -89,7 +89,7 @@ def read(path: Path, row_type: type[AnyRow]) -> tuple[AnyRow, ...]:
 
     Raises:
         OSError: the file can't be read.
-        ValueError, KeyError, TypeError: it isn't JSON, or holds something else than such rows.
+        ValueError, KeyError, TypeError: it isn't JSON, or holds something other than such rows.
     """
     lines = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return tuple(row_type.load(line) for line in lines)

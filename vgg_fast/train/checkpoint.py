@@ -87,8 +87,8 @@ def load(path: Path) -> dict[str, Any]:
     types = KEYS if state["format"] == FORMAT else {**KEYS, **ONLY_IN_1, "data": (dict, NoneType)}
     for name, expected in types.items():
         if not isinstance(state.get(name), expected) or isinstance(state.get(name), bool):
-            what = "holds something else as" if name in state else "lacks"
-            raise TrainingError(f"{file} is no checkpoint of vgg_fast.train: it {what} {name!r}")
+            what = "has an unexpected value for" if name in state else "lacks"
+            raise TrainingError(f"{file} isn't a checkpoint of vgg_fast.train: it {what} {name!r}")
     return state
 
 
@@ -104,7 +104,7 @@ def load_model(model: torch.nn.Module, weights: dict[str, Any], path: Path) -> N
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             raise TrainingError(
-                f"the checkpoint {path} is of another architecture: its {name} is "
+                f"the checkpoint {path} is for another architecture: its {name} is "
                 f"{found.get(name, 'missing')}, and the model's is {wanted.get(name, 'missing')}; "
                 "resume without options that change the network"
             )
@@ -113,7 +113,7 @@ def load_model(model: torch.nn.Module, weights: dict[str, Any], path: Path) -> N
 
 
 def require_alike(found: Any, like: Any, name: str, path: Path) -> None:
-    """Refuse what hasn't the form of ``like``: its keys, and types; of tensors, shapes and dtypes.
+    """Refuse what differs in form from ``like``: keys and types, and shapes and dtypes of tensors.
 
     Raises:
         TrainingError: the message names the first difference.
@@ -154,7 +154,7 @@ def _seal(file: BinaryIO) -> None:
 
 def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
     broken = TrainingError(
-        f"the checkpoint {path} is broken: resume from another one, or start anew"
+        f"the checkpoint {path} is broken: resume from another one, or start over"
     )
     size = file.seek(0, 2)
     file.seek(max(0, size - SEAL_SIZE))
@@ -170,7 +170,9 @@ def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
         # What torch says ends in the advice to load without its safeguard: it isn't passed on.
         raise broken from error
     if not isinstance(state, dict) or type(state.get("format")) is not int:
-        raise TrainingError(f"{path} is no checkpoint of vgg_fast.train: it lacks what one holds")
+        raise TrainingError(
+            f"{path} isn't a checkpoint of vgg_fast.train: it lacks what every checkpoint holds"
+        )
     if not 1 <= state["format"] <= FORMAT:
         raise TrainingError(
             f"the checkpoint {path} has format {state['format']}, and this version reads 1 to "

@@ -19,7 +19,7 @@ from vgg_fast.train.presets import PRESETS, VGGOptions
 
 
 class TrainingError(RuntimeError):
-    """The run can't start or go on; the message is one sentence that says why and what to do."""
+    """The run can't start or continue; the message is one sentence that says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -90,28 +90,28 @@ class Config:
     """Passes over the training images."""
 
     steps: int | None = None
-    """Stop after so many optimizer steps, and test on as many batches: a trial run."""
+    """Stop after this many optimizer steps, and test on as many batches: a trial run."""
 
     batch_size: int = 128
-    """Images of one step."""
+    """Images in one step."""
 
     lr: float | None = None
     """The schedule's highest learning rate."""
 
     momentum: float = 0.9
-    """Of SGD, in Nesterov's form."""
+    """SGD's momentum, in Nesterov's form."""
 
     weight_decay: float = 5e-4
-    """Of SGD."""
+    """SGD's weight decay."""
 
     augment: bool = False
     """Flip and shift the training images at random."""
 
     seed: int = 0
-    """Of the initial weights, the order of the images, and dropout."""
+    """Seeds the initial weights, the order of the images, and dropout."""
 
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N. auto takes a GPU where there is one."""
+    """auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."""
 
     threads: int | None = None
     """CPU threads; torch's default if not given."""
@@ -120,19 +120,19 @@ class Config:
     """Which kernels run the fused layers."""
 
     amp: Annotated[bool | None, tyro.conf.arg(metavar="| --no-amp")] = None
-    """Automatic mixed precision. By default on a GPU only."""
+    """Automatic mixed precision; by default only on a GPU."""
 
     amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    """Of mixed precision; float16 comes with loss scaling."""
+    """The dtype of mixed precision; float16 comes with loss scaling."""
 
     compile: bool = False
     """Train through torch.compile."""
 
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
-    """Of torch.compile."""
+    """The mode of torch.compile."""
 
     channels_last: bool = True
-    """Hand the images over in channels_last."""
+    """Pass the images on in channels_last."""
 
     dataset: Literal["fashion-mnist", "synthetic"] = "fashion-mnist"
     """synthetic: invented images, to try the program without the data."""
@@ -141,24 +141,23 @@ class Config:
     """The folder with Fashion-MNIST's four IDX files; searched for if not given."""
 
     output_dir: Path | None = None
-    """Where the results go: runs/<preset>-<fused or plain> if not given, or with a number if that
-    exists. One run at a time writes into a folder."""
+    """Where the results go: runs/<preset>-<fused or plain> if not given, with a number if that
+    exists. Only one run at a time can write into a folder."""
 
     save_every: float = 5.0
-    """Minutes after which the state is saved in the middle of an epoch, too: what a killed run
-    loses at most."""
+    """Also save the state after this many minutes within an epoch: a killed run loses no more."""
 
     resume: Path | None = None
-    """A checkpoint, or the folder of a run: go on from there, with the options of that run. What
-    else is given replaces them, or is refused where the run depends on it. --steps counts for one
-    run only."""
+    """A checkpoint, or the folder of a run: continue from there, with that run's options. Other
+    options on the command line replace them, or are refused where the run depends on them. --steps
+    applies to one run only."""
 
 
 def resolved(config: Config) -> Config:
     """``config`` with every "auto" and None replaced by what the machine and the preset say.
 
     Raises:
-        TrainingError: an option is out of range, or its device isn't there.
+        TrainingError: an option is out of range, or its device doesn't exist.
     """
     device = _device(config.device)
     preset = config.preset
@@ -220,7 +219,7 @@ def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
     """Refuse a network that can't be trained before it is allocated: the system might kill us.
 
     Raises:
-        TrainingError: the device of a resolved ``config`` hasn't the memory.
+        TrainingError: the device of a resolved ``config`` doesn't have the memory.
     """
     options = model_options(config)
     size, device = options["image_size"], torch.device(config.device)
@@ -337,7 +336,7 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not 0 < value < math.inf:
             option = "--" + name.replace("_", "-")
-            raise TrainingError(f"{option} must be more than 0, and finite, but it is {value}")
+            raise TrainingError(f"{option} must be finite and more than 0, but it is {value}")
     for name, (least, most) in RANGES.items():
         value = getattr(config, name)
         if value is not None and not least <= value <= most:
@@ -348,6 +347,6 @@ def _check(config: Config) -> None:
         raise TrainingError(f"--momentum must be in [0, 1), but it is {config.momentum}")
     if not 0 <= config.weight_decay < math.inf:
         raise TrainingError(
-            f"--weight-decay can't be negative, and is finite, but it is {config.weight_decay}"
+            f"--weight-decay must be finite and not negative, but it is {config.weight_decay}"
         )
     model_options(config)

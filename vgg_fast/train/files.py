@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if cause is None:
             raise
         raise TrainingError(
-            f"{path} can't be written ({cause.strerror}), and is as it was: make room, or name "
+            f"{path} can't be written ({cause.strerror}), and is unchanged: make room, or name "
             "another folder with --output-dir"
         ) from error
     finally:

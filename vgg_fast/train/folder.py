@@ -70,12 +70,12 @@ def _held(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder / LOCK))
         except Locked as other:
             raise TrainingError(
-                f"another run (process {other.holder}) is writing into {folder}: wait for its "
-                "end, or name another folder with --output-dir"
+                f"another run (process {other.holder}) is writing into {folder}: wait until "
+                "it ends, or name another folder with --output-dir"
             ) from None
         except OSError as error:
             raise TrainingError(
-                f"the output folder {folder} can't be locked ({error.strerror}): name one of "
+                f"the output folder {folder} can't be locked ({error.strerror}): name one on "
                 "another file system with --output-dir"
             ) from error
         yield

@@ -45,11 +45,11 @@ def read(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
         with _open(path) as file:
             header = file.read(start)
             if len(header) < start or header[:4] != bytes([0, 0, 8, dimensions]):
-                raise DataError(f"{path} is no IDX file of uint8 with {dimensions} dimensions")
+                raise DataError(f"{path} isn't an IDX file of uint8 with {dimensions} dimensions")
             sizes = np.frombuffer(header, ">i4", offset=4).tolist()
             expected = start + math.prod(sizes)
             if min(sizes) < 0:
-                raise DataError(f"{path} is broken: it names the sizes {sizes}; fetch it anew")
+                raise DataError(f"{path} is broken: it claims the sizes {sizes}; fetch it again")
             if expected > memory.of_machine():
                 raise DataError(
                     f"{path} holds {memory.in_gib(expected)}, and this machine has "
@@ -57,19 +57,19 @@ def read(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
                 )
             contents = _read_at_most(file, expected + 1, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is broken ({error}): fetch it anew") from error
+        raise DataError(f"{path} is broken ({error}): fetch it again") from error
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
     if len(contents) != expected:
         has = f"more than {expected}" if len(contents) > expected else len(contents)
         raise DataError(
             f"{path} is broken: sizes {sizes} make {expected} bytes, but it has {has}; "
-            "fetch it anew"
+            "fetch it again"
         )
     if sha256 is not None and hashlib.sha256(contents).hexdigest() != sha256:
         raise DataError(
             f"{path} isn't the original file of Fashion-MNIST (its checksum differs): remove it, "
-            "and it will be fetched anew"
+            "and it will be fetched again"
         )
     values = np.frombuffer(contents, np.uint8, offset=start).reshape(sizes)
     return torch.from_numpy(values)

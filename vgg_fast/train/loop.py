@@ -156,7 +156,7 @@ class Training:
         done = self.step % len(self.batches)
         if done == 0:
             self.epoch_sums, self.epoch_seconds = Sums.on(self.device), 0.0
-        self.order.set_state(self.order_at_epoch)  # an epoch that was cut is drawn anew
+        self.order.set_state(self.order_at_epoch)  # an epoch that was cut is drawn again
         end = min(len(self.batches), done + self.last_step - self.step)
         self.model.train()
         name = f"epoch {self.step // len(self.batches) + 1}/{self.config.epochs}"
@@ -211,7 +211,7 @@ class Training:
         epoch = (self.step - 1) // len(self.batches) + 1
         if (
             self.history and self.history[-1]["epoch"] == epoch
-        ):  # it was cut by --steps, and goes on
+        ):  # it was cut by --steps, and continues
             self.history.pop()
         speed = self.epoch_sums.images / max(self.epoch_seconds, 1e-9)
         values = (
@@ -311,7 +311,7 @@ class Training:
             if self.device.type == "cuda" and "random_cuda" in state:
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise TrainingError(f"the checkpoint {path} is broken: start anew") from error
+            raise TrainingError(f"the checkpoint {path} is broken: start over") from error
 
     def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
         """Momentum, learning rate and loss scale. Whatever the options fix is theirs already."""
@@ -354,9 +354,9 @@ class Training:
                 difference = "other images"
             raise TrainingError(
                 f"the run of {path} has learnt from {difference}: name the folder of its data "
-                "with --data-root, or start anew without --resume"
+                "with --data-root, or start over without --resume"
             )
         if not 0 <= state["step"] <= planned:
             raise TrainingError(
-                f"the checkpoint {path} is broken: it stands at step {state['step']} of {planned}"
+                f"the checkpoint {path} is broken: it is at step {state['step']} of {planned}"
             )

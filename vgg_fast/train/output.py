@@ -1,4 +1,4 @@
-"""Lines for whoever reads them: a terminal, a file, or a pipe that may close."""
+"""Lines for a terminal, a file, or a pipe that may close."""
 
 from __future__ import annotations
 

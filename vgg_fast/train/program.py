@@ -48,9 +48,9 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
         what metrics.json holds under "result".
 
     Raises:
-        TrainingError, DataError: it can't start or go on; earlier files are as they were.
+        TrainingError, DataError: it can't start or continue; earlier files are unchanged.
         Interrupted: by Ctrl-C; the last state is saved.
-        OutputLost: nobody reads any more; the last state is saved.
+        OutputLost: nobody reads the output any more; the last state is saved.
     """
     if config.resume is None:
         asked_for_auto = config.preset == "auto"
@@ -74,7 +74,7 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
 def _train_in(
     folder: Path, config: Config, state: dict[str, Any] | None, asked_for_auto: bool
 ) -> dict[str, Any]:
-    """One run under resolved options; ``state`` is where it goes on."""
+    """One run under resolved options; ``state`` is where it continues."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     backends.set(config.backend)
@@ -94,8 +94,8 @@ def _train_in(
         if not _is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"{config.device} hasn't the memory for this run: lower --batch-size, --width or "
-            "--image-size"
+            f"{config.device} doesn't have enough memory for this run: lower --batch-size, "
+            "--width or --image-size"
         ) from error
 
 
@@ -125,7 +125,7 @@ def _run(training: Training, folder: Path, progress: Progressing) -> None:
             save()
             where = (
                 f"after step {training.step} of {training.last_step}; the state is saved, and "
-                f"--resume {folder} goes on from it"
+                f"--resume {folder} continues from it"
             )
             if isinstance(error, Interrupted):
                 raise Interrupted(error.number, f"interrupted {where}") from None

@@ -76,7 +76,7 @@ def resumed(config: Config, given: Collection[str], earlier: Config) -> Config:
             option = "--" + name.replace("_", "-")
             raise TrainingError(
                 f"{option} can't change from {'the preset' if was is None else was} to {is_now} in "
-                f"the middle of a run, because {reason}: leave it out, or start anew without "
+                f"the middle of a run, because {reason}: leave it out, or start over without "
                 "--resume"
             )
     now = {name: getattr(config, name) for name in given}

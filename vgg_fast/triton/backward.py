@@ -5,7 +5,7 @@
     grad_weight = wgrad(grad, input), in splits              wgrad.py
     the sums of the splits                                   reduce.py
 
-The first layer's weight gradient undoes pooling and ReLU by itself: direct.py.
+The first layer's weight gradient undoes pooling and ReLU itself: direct.py.
 """
 
 from __future__ import annotations

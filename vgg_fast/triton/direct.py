@@ -190,7 +190,7 @@ def plan(call: Call, tile: Tile) -> Plan:
     wgrad = call.kernel == "direct_wgrad"
     h, w = call.h, call.w
     if call.pool and not wgrad:
-        # An odd last row or column needs no patch of its own. In the gradient it has to be there: a
+        # An odd last row or column needs no patch of its own. In the gradient it must be there: a
         # gradient of 0 times a NaN is one.
         h, w = h // 2 * 2, w // 2 * 2
     images = min(tile.images, images_that_fit(call.h, call.w, max(call.c, call.k)))

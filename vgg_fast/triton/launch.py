@@ -15,7 +15,7 @@ from torch import Tensor
 from vgg_fast.dispatch import policy
 
 # Whether the kernels run under Triton's interpreter, which takes CPU tensors. Triton reads
-# TRITON_INTERPRET when a kernel is defined, so it has to be set before the first import.
+# TRITON_INTERPRET when a kernel is defined, so it must be set before the first import.
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 
 # The family of GPUs that interpreted kernels are laid out for: tests set it.
@@ -97,7 +97,7 @@ class Launch:
         # As the launcher of a compiled kernel takes them: in the kernel's order, without options.
         ordered = (constants[name] for name in kernel.arg_names if name in constants)
         self._behind_pointers = (*numbers, *ordered)
-        # By device. Triton compiles anew for tensors that aren't aligned: those it finds itself.
+        # By device. Triton compiles again for tensors that aren't aligned: those it finds itself.
         self._compiled: dict[int, Any] = {}
 
     def __call__(self, *tensors: Any) -> None:

@@ -40,11 +40,11 @@ class Patch(NamedTuple):
 
 @functools.cache
 def patch_for(n: int, h: int, w: int, pixels: int, images: int) -> Patch:
-    """The patch of so many pixels that wastes least of them beyond the edges of the maps.
+    """The patch of this many pixels that wastes fewest of them beyond the edges of the maps.
 
     Among equals the one that is nearest to a square, because its halo is smallest. Maps of 28² and
     14² are cut without waste by 4×4 pixels of 16 images and 2×2 of 64, say, where 16×16 pixels of
-    one image would be a quarter or more in vain. A patch takes ``images`` at most.
+    one image would waste a quarter or more. A patch takes ``images`` at most.
     """
     patches = [
         Patch(pixels // (rows * columns), rows, columns)

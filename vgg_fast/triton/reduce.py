@@ -18,7 +18,7 @@ from vgg_fast.triton.launch import Launch
 from vgg_fast.triton.window import narrow
 
 MULTIPROCESSORS = 132
-"""Of an H100. Sums are split for so many, whatever the GPU, so that their order, and with it the
+"""An H100's. Sums are split for this many, whatever the GPU, so that their order, and with it the
 result, depends on the shape alone."""
 
 ELEMENTS = 2048  # of a tile: SPLITS × BLOCK

@@ -266,7 +266,7 @@ def measured_here(device: torch.device) -> tuple[Row, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError, KeyError) as error:
-        _say(f"{cache_file(device)} can't be read, and is passed over: {error}")
+        _say(f"{cache_file(device)} can't be read, and is ignored: {error}")
         return ()
 
 
@@ -282,7 +282,7 @@ def remember(rows: list[Row], device: torch.device) -> None:
 
 
 def forget() -> None:
-    """Look everything up anew: the file of measured rows, and each call's tile."""
+    """Look everything up again: the file of measured rows, and each call's tile."""
     measured_here.cache_clear()
     _chosen.clear()
 

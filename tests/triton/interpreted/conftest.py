@@ -5,7 +5,7 @@ tests have a process of their own, which is what naming this folder alone asks f
 
     pytest tests/triton/interpreted
 
-Among other tests they are skipped; ``make test`` runs this folder by itself at the end.
+Among other tests they are skipped; ``make test`` runs this folder alone at the end.
 """
 
 from __future__ import annotations
