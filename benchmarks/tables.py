@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 
@@ -49,28 +49,39 @@ def mean_ratio(rows: list[Record], peer: str) -> float | None:
     found = [ratio(row, peer) for row in rows]
     if not found or None in found:
         return None
-    return math.exp(sum(math.log(f["median"]) for f in found if f) / len(found))
+    return statistics.geometric_mean(f["median"] for f in found if f)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(*columns: str, words: int = 1) -> Iterator[str]:
+    """A table's head: a first column without a name, then ``columns``.
+
+    The first ``words`` of all hold words, the others numbers.
+    """
+    yield f"| | {' | '.join(columns)} |"
+    yield f"|{'---|' * words}{'---:|' * (1 + len(columns) - words)}"
 
 
 def _ratio_table(record: Record) -> Iterator[str]:
     rows = record["rows"]
     peers = [p for p in OTHERS if any(p in timed(row) for row in rows)]
-    yield f"| | {' | '.join(peers)} |"
-    yield f"|---|{'---:|' * len(peers)}"
+    yield from _head(*peers)
     for row in rows:
         if not is_layer(row):
-            cells = (_ratio_cell(ratio(row, peer)) for peer in peers)
-            yield f"| {row['title']} | {' | '.join(cells)} |"
+            yield _row(row["title"], *(_ratio_cell(ratio(row, peer)) for peer in peers))
     for kind in ("forward", "backward"):
         layers = [row for row in rows if is_layer(row) and row["kind"] == kind]
         if layers:
             means = (mean_ratio(layers, peer) for peer in peers)
             cells = ("–" if mean is None else f"{mean:.2f}" for mean in means)
             title = f"The {len(layers)} layers of the seed network: {kind}, geometric mean"
-            yield f"| {title} | {' | '.join(cells)} |"
+            yield _row(title, *cells)
     for row in rows:
         if cells := _memory_cells(row, peers):
-            yield f"| {row['title']}: peak memory | {' | '.join(cells)} |"
+            yield _row(f"{row['title']}: peak memory", *cells)
 
 
 def _ratio_cell(found: dict[str, float] | None) -> str:
@@ -99,12 +110,12 @@ def _threads(record: Record) -> Iterator[str]:
 
 def _problems(record: Record) -> Iterator[str]:
     """Why peers are missing, each reason once."""
-    rows: dict[tuple[str, str], int] = {}
-    for row in record["rows"]:
-        for name, found in row["peers"].items():
-            if "problem" in found:
-                key = (name, found["problem"])
-                rows[key] = rows.get(key, 0) + 1
+    rows = Counter(
+        (name, found["problem"])
+        for row in record["rows"]
+        for name, found in row["peers"].items()
+        if "problem" in found
+    )
     # One sentence for all peers that lack the same in the same number of rows.
     names: dict[tuple[str, int], list[str]] = {}
     for (name, problem), count in rows.items():
@@ -117,7 +128,7 @@ def _problems(record: Record) -> Iterator[str]:
     for name, run in later.items():
         changed = " with changes" * run["commit"]["dirty"]
         yield (
-            f"- {name} was measured apart, after the others, on a busier machine, from "
+            f"- {name} was measured separately, after the others, on a busier machine, from "
             f"{run['commit']['hash']}{changed}"
         )
 
@@ -151,25 +162,23 @@ def _targets(record: Record) -> Iterator[str]:
         "256 images, and what `make gpu` found; each is a ratio of two things in one run:"
     )
     yield ""
-    yield "| | against | to reach | found |"
-    yield "|---|---|---:|---:|"
+    yield from _head("against", "to reach", "found", words=2)
     for figure in figures.FIGURES:
         line = figure.line(record)
         bound = f"{figure.at_least:g} ×" if figure.at_least else f"≤ {figure.at_most:g}"
         found = NOT_YET if line["found"] is None else f"{line['found']:.2f}"
         missed = " (not reached)" if line["reached"] is False else ""
-        yield f"| {figure.name} | {figure.against} | {bound} | {found}{missed} |"
+        yield _row(figure.name, figure.against, bound, found + missed)
     yield ""
     yield (
         "For information, the seed network at 224² and VGG-16: milliseconds of vgg_fast, and the "
         "time of eager channels_last relative to vgg_fast:"
     )
     yield ""
-    yield "| | forward | training step |"
-    yield "|---|---:|---:|"
+    yield from _head("forward", "training step")
     for variant in figures.VARIANTS:
         cells = (_information(record, variant.group(train)) for train in (False, True))
-        yield f"| {variant.name}, batch {variant.batch} | {' | '.join(cells)} |"
+        yield _row(f"{variant.name}, batch {variant.batch}", *cells)
 
 
 def _information(record: Record, group: str) -> str:
@@ -183,15 +192,14 @@ def _information(record: Record, group: str) -> str:
 def _groups(record: Record) -> Iterator[str]:
     peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
     others = [peer for peer in peers if peer != "vgg_fast"]
-    yield f"| | vgg_fast, ms | {' | '.join(others)} |"
-    yield f"|---|{'---:|' * (1 + len(others))}"
+    yield from _head("vgg_fast, ms", *others)
     for name, group in record["groups"].items():
         ours = group["peers"].get("vgg_fast")
         cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
         for peer in others:
             theirs = group["peers"].get(peer)
             cells.append(f"{theirs['relative_time']:.2f}" if theirs else "–")
-        yield f"| {name} | {' | '.join(cells)} |"
+        yield _row(name, *cells)
     yield ""
     yield from _missing(record)
 
@@ -214,12 +222,11 @@ def decisions(record: Record | None) -> Iterator[str]:
         return
     yield f"On {machine(record)}:"
     yield ""
-    yield "| | ReLUs | pooling windows | relative L2 error |"
-    yield "|---|---:|---:|---:|"
+    yield from _head("ReLUs", "pooling windows", "relative L2 error")
     for name, shares in record["decisions"]["algorithms"].items():
         label = "PyTorch" if name == "torch" else f"vgg_fast, `{name}`"
-        numbers = " | ".join(f"{shares[what]:.0e}" for what in ("relus", "windows"))
-        yield f"| {label} | {numbers} | {shares['error']:.1e} |"
+        numbers = (f"{shares[what]:.0e}" for what in ("relus", "windows"))
+        yield _row(label, *numbers, f"{shares['error']:.1e}")
 
 
 def floors(cpus: list[Record]) -> Iterator[str]:
@@ -243,8 +250,7 @@ def measured(cpus: list[Record]) -> Iterator[str]:
             yield '<img src="images/speedup-layers.svg" alt="The same for each layer.">'
             yield '<img src="images/roofline.svg" alt="The layers under the machine\'s peaks.">'
             yield ""
-        yield "| | " + " | ".join(COLUMNS) + " |"
-        yield "|---|---|" + "---:|" * (len(COLUMNS) - 1)
+        yield from _head(*COLUMNS, words=2)
         for row in record["rows"]:
             if timed(row):
                 yield from _measured_row(row, record)
@@ -257,7 +263,7 @@ def measured(cpus: list[Record]) -> Iterator[str]:
 def _measured_row(row: Record, record: Record) -> Iterator[str]:
     title = f"{row['title']} (`{row['name']}`)"
     for name in timed(row):
-        yield f"| {title} | {name} | {' | '.join(cells(row, name, record))} |"
+        yield _row(title, name, *cells(row, name, record))
         title = ""
 
 
@@ -269,13 +275,12 @@ def growth(record: Record) -> Iterator[str]:
     names = list(dict.fromkeys(name for found in axes.values() for name in _exponents(found)))
     yield "How time grows: to this power of what is in the first column."
     yield ""
-    yield f"| | of | from–to | {' | '.join(names)} |"
-    yield f"|---|---|---|{'---:|' * len(names)}"
+    yield from _head("of", "from–to", *names, words=3)
     for axis, found in axes.items():
         values, powers = found["values"], _exponents(found)
-        shown = " | ".join(f"{powers[n]:.2f}" if n in powers else "–" for n in names)
+        shown = (f"{powers[n]:.2f}" if n in powers else "–" for n in names)
         ends = f"{values[0]:g}–{values[-1]:g}"
-        yield f"| {WHAT_GROWS[axis]} | {found['title']} | {ends} | {shown} |"
+        yield _row(WHAT_GROWS[axis], found["title"], ends, *shown)
 
 
 def _exponents(found: Record) -> dict[str, float]:
