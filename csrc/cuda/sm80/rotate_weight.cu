@@ -5,7 +5,8 @@
 
 namespace vgg_fast::cuda {
 
-// A block turns 32 x 32 weights of one tap in shared memory: reads run along c, writes along k.
+// A block transposes 32 x 32 weights of one tap in shared memory: reads run along c, writes along
+// k.
 template <typename T>
 __global__ void __launch_bounds__(kGemmThreads)
     rotate_weight_kernel(Strided<const T> weight, int32_t channels, int32_t outputs,
