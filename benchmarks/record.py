@@ -100,7 +100,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
             elif not record["options"]["quick"]:
                 _keep_newest(cpus, (record["cpu"], record["threads"]), record)
         except (ValueError, KeyError, TypeError) as error:
-            sys.exit(f"benchmarks.report: {path} is no record of benchmarks.run ({error!r})")
+            sys.exit(f"benchmarks.report: {path} isn't a record of benchmarks.run ({error!r})")
     return _newest_first(cpus), _newest_first(gpus)
 
 
@@ -115,7 +115,7 @@ def newest_decisions(results: Path) -> Record | None:
         try:
             _keep_newest(found, None, json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
-            sys.exit(f"benchmarks.report: {path} is no record of benchmarks.decisions ({error!r})")
+            sys.exit(f"benchmarks.report: {path} isn't a record of benchmarks.decisions ({error!r})")
     return found.get(None)
 
 

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.work import Work
 
 # A relative L2 error beyond this means that something else was computed. A gradient that passed
-# through a ReLU or a pool is coarser: an input that is almost 0 lets it through or not, two that
-# are almost equal give it to either, and there are thousands of both in a network: in bf16 the
+# through a ReLU or a pool is coarser: an input that is almost 0 lets it through or not, either of
+# two that are almost equal may get it, and there are thousands of both in a network: in bf16 the
 # gradient of the seed network's first layers is 0.28 off, whichever library computes it.
 LIMITS = {
     "fp32": {"forward": 1e-4, "backward": 3e-3, "input gradient": 2e-2, "training step": 2e-2},
@@ -84,7 +84,7 @@ def error(work: Work, results: list[Tensor]) -> float:
     """The largest relative L2 error against fp64; infinite if a result isn't what it should be."""
     if work.kind in ("forward", "input gradient"):
         chosen = compared_images(work)
-        # Of a batch of another size, nothing can be picked: its shape will be found wrong.
+        # Nothing can be picked from a batch of another size: its shape will be found wrong.
         results = [r[chosen] if len(r) == work.shape[0] else r for r in results]
     return distance(results, exact(work))
 

@@ -16,8 +16,8 @@ Precision = Literal["fp32", "bf16"]
 
 BATCHES = (1, 16, 64, 256)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
-# Images of a single layer's or block's batch: large enough that reading the weights doesn't decide,
-# small enough that two dozen rows take minutes.
+# Images of a single layer's or block's batch: large enough that reading the weights doesn't
+# dominate, small enough that two dozen rows take minutes.
 LAYER_BATCH = 4
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.peers.base import Call
 
 TURN_SECONDS = 0.05
-"""A turn repeats a short call until it has run about so long."""
+"""A turn repeats a short call until it has run for about this long."""
 
 REST_SECONDS = 0.02
 """Before a turn, so that the threads of the one before have stopped spinning."""
@@ -49,7 +49,7 @@ def interleaved(
     first = {name: turn(call, 1) for name, call in calls.items()}
     repeats = {name: _repeats(passed) for name, passed in first.items()}
     rounds, estimate, done = most, time.perf_counter() - started, 0
-    if max(repeats.values()) == 1:  # all are long: to find that out was a round
+    if max(repeats.values()) == 1:  # all are long: finding that out was a round
         times = {name: [passed] for name, passed in first.items()}
         rounds, estimate, done = max(least, min(most, int(seconds / max(estimate, 1e-9)))), 0.0, 1
     was_on = gc.isenabled()

@@ -90,7 +90,7 @@ def max_pool2x2(input: Tensor) -> Tensor:
     return torch.ops.vgg_fast.max_pool2x2(input, keep_argmax)[0]
 
 
-# Here, because the dispatcher doesn't reach any kernel of ours with one.
+# Checked here, because with a nested tensor the dispatcher reaches none of our kernels.
 def _check_not_nested(op: str, input: Tensor) -> None:
     if input.is_nested:
         raise RuntimeError(

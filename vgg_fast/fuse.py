@@ -39,7 +39,7 @@ _REPLACED = "_vgg_fast_replaced"
 # What a report names where it isn't in a Sequential. Models have many linear layers elsewhere.
 _FUSABLE = ("convolution", "pooling")
 
-# Of a linear layer whose weights take longer to read than the layer's result to turn round.
+# Of a linear layer whose weights take longer to read than its result takes to transpose.
 _MANY_WEIGHTS = 1 << 20
 
 
@@ -401,7 +401,7 @@ def _prepare(function: str, model: nn.Module, inplace: bool) -> nn.Module:
         raise TypeError(f"{function}: model must be an nn.Module, but it is a {type(model)}")
     if inplace:
         return model
-    # deepcopy takes what it finds in the memo for copied already: new modules, the same tensors.
+    # deepcopy takes what it finds in the memo as already copied: new modules, the same tensors.
     # vars() has those that are computed, as by pruning, which deepcopy would refuse.
     tensors = [*model.parameters(), *model.buffers()]
     for module in model.modules():

@@ -287,8 +287,8 @@ class Linear(nn.Linear):
                     output = _multiply(input.float(), self.weight, self.bias)
                 return output.to(torch.get_autocast_dtype("cpu"))
             if torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu"):
-                # A branch, where tracing alone would keep one of the two ways. Not under
-                # autocast, whose casts are recorded of what is traced, and not of what is scripted.
+                # A branch, where tracing alone would keep one of the two ways. Not under autocast,
+                # whose casts are recorded in what is traced, but not in what is scripted.
                 return torch.jit.script(_multiply)(input, self.weight, self.bias)
         return _multiply(input, self.weight, self.bias)
 
@@ -326,7 +326,7 @@ def _has_rows_up_to(most: int, input: Tensor) -> bool:
     if torch.jit.is_tracing():
         return False
     if torch.compiler.is_compiling():
-        # Here, because it brings a third as many modules again as torch itself.
+        # Imported here, because it loads a third as many modules again as torch itself.
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
         return statically_known_true(input.shape[0] <= most)

@@ -189,7 +189,7 @@ class VGG(nn.Sequential):
                 nn.init.zeros_(layer.bias)
 
     def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
-        # nn.Sequential would build a slice by calling this class, whose arguments are others.
+        # nn.Sequential would build a slice by calling this class, whose arguments differ.
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)

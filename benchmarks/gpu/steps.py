@@ -31,7 +31,7 @@ TEST_PROCESSES = 8  # at most: each holds a CUDA context, and a few GiB at times
 COMPILE_SECONDS = 35.0  # with less time left, no compilation is begun
 LARGE = "2_to_the_31"  # in the names of tests that take tens of GiB
 SANITIZER = "sanitizer"  # in the names of tests that run kernels a hundred times as slowly
-EQUIVALENCE = ("test_cuda_gpu.py", "test_triton_gpu.py")  # what all else is worth nothing without
+EQUIVALENCE = ("test_cuda_gpu.py", "test_triton_gpu.py")  # without which all else is worthless
 TRIAL_SECONDS = 25.0  # in which the C++ kernels run on small shapes
 
 
@@ -82,7 +82,7 @@ class Step:
                     problems[peer] = "left out: the time was up"
                     continue
                 if peer == peers.COMPILE and calls:
-                    entry["peers"] = self.measure(calls)  # in case that compiling never ends
+                    entry["peers"] = self.measure(calls)  # in case compiling never ends
                     self.write()
                 try:
                     calls[peer], results[peer] = replayed(prepare(), self.device)

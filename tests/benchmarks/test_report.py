@@ -337,7 +337,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", '{"options": {}}'])
 def test_a_file_that_is_no_record_is_named(root, content) -> None:
     (root / "benchmarks" / "results" / "bad.json").write_text(content)
-    with pytest.raises(SystemExit, match=r"bad\.json is no record"):
+    with pytest.raises(SystemExit, match=r"bad\.json isn't a record"):
         report.main(["--root", str(root)])
     assert (root / "README.md").read_text(encoding="utf-8") == README
 

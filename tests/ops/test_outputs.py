@@ -60,7 +60,7 @@ def test_too_large_a_result_is_refused_with_its_size() -> None:
     with pytest.raises(RuntimeError) as error:
         conv3x3_relu(torch.zeros(2, 1, 4000, 4000), torch.zeros(4_000_000, 1, 3, 3))
     assert re.fullmatch(
-        r"vgg_fast::conv3x3_relu: there is no memory for 512000000000000 bytes \(488281250 MiB\), "
+        r"vgg_fast::conv3x3_relu: not enough memory for 512000000000000 bytes \(488281250 MiB\), "
         r"with 2 images of 1 channels and 4000x4000 pixels; use fewer or smaller images, or less "
         r"workspace \(vgg_fast.cpu.set\)",
         str(error.value),
@@ -87,7 +87,7 @@ except RuntimeError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert re.match(
-        r"vgg_fast::conv3x3: there is no memory for \d{8} bytes \(\d\d MiB\), with 1 images of 512 "
+        r"vgg_fast::conv3x3: not enough memory for \d{8} bytes \(\d\d MiB\), with 1 images of 512 "
         r"channels and 32x32 pixels",
         printed.stdout,
     ), printed.stdout + printed.stderr

@@ -126,7 +126,7 @@ def _route_through_python(name: str, key: str) -> None:
         return kernel(*args)
 
     with warnings.catch_warnings():
-        # torch 2.11 warns of the override all the same.
+        # torch 2.11 warns of the override anyway.
         warnings.filterwarnings("ignore", "Warning only once for all operators")
         warnings.filterwarnings("ignore", ".*[Oo]verriding a previously registered kernel")
         _library.impl(name, choose, key, allow_override=True)

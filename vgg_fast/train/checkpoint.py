@@ -166,7 +166,7 @@ def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
     file.seek(0)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each have their own
+    except Exception as error:  # torch, zipfile and pickle each raise their own
         # What torch says ends in the advice to load without its safeguard: it isn't passed on.
         raise broken from error
     if not isinstance(state, dict) or type(state.get("format")) is not int:

@@ -39,7 +39,7 @@ SCHEDULES = {
 
 
 MOST_CONVOLUTIONS = 1000
-# (least, most); beyond them lies what torch's 64 bits can't count, or what no system starts.
+# (least, most); beyond them is what torch's 64 bits can't count, or what no system can start.
 RANGES = {
     "epochs": (1, 10**6),
     "steps": (1, 2**62),
@@ -50,9 +50,9 @@ RANGES = {
     "width": (0, 2**31 - 1),
     "seed": (0, 2**63 - 1),
 }
-# By the preset or the machine, if they aren't given.
+# Set by the preset or the machine, if they aren't given.
 FILLED = ("width", "image_size", "classifier_width", "epochs", "lr", "amp")
-# To the options since checkpoints are written: an earlier one lacks them.
+# Added to the options since checkpoints exist: an earlier one lacks them.
 ADDED_LATER = {"save_every"}
 
 

@@ -52,7 +52,7 @@ FILES = {
     ),
 }
 
-# An unreachable host says nothing at all: these many seconds tell.
+# An unreachable host doesn't answer at all: after this many seconds it is given up.
 CONNECT_TIMEOUT = 4
 APT_TIMEOUT = 180
 
@@ -140,7 +140,7 @@ def _read(folder: Path, check: bool) -> Dataset:
                 f"{paths[0]} has {len(images)} images, but {paths[1]} {len(labels)} labels"
             )
         if int(labels.max()) >= len(CLASSES):
-            raise DataError(f"{paths[1]} has a label {int(labels.max())}, but they end at 9")
+            raise DataError(f"{paths[1]} has a label {int(labels.max())}, but labels end at 9")
         splits.append(Split(images, labels.long()))
     return Dataset("fashion-mnist", str(folder), CLASSES, *splits)
 
@@ -174,7 +174,7 @@ def _fetch() -> Path:
         ) from error
     try:
         with locked(cache.parent / ".fetch.lock", wait=True):
-            if _is_complete(cache):  # another process has just fetched it
+            if _is_complete(cache):  # another process has just downloaded it
                 return cache
             for left in cache.parent.glob(".fetch-*"):  # of a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -255,13 +255,14 @@ def _reachable(url: str) -> bool:
 def _from_package(scratch: Path) -> Path:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise DataError(f"{tool} isn't here")
+            raise DataError(f"{tool} isn't installed")
     apt = ["apt-get", "-qq", "-oAcquire::Retries=0"]
     apt += [f"-oAcquire::{p}::Timeout={CONNECT_TIMEOUT}" for p in ("http", "https")]
     apt.append("-oAPT::Sandbox::User=root")  # apt's own user can't enter the scratch folder
     problem = _run([*apt, "download", PACKAGE], scratch)
     if problem:
-        # A fresh machine or image has no package lists, and renewing them needs root: own ones.
+        # A fresh machine or image has no package lists, and renewing them needs root: these are our
+        # own.
         lists, archives = scratch / "lists", scratch / "archives"
         for folder in (lists, archives):
             (folder / "partial").mkdir(parents=True)
@@ -292,7 +293,7 @@ def _run(command: list[str], folder: Path) -> str:
 
 def _ways(problem: str) -> str:
     return (
-        f"Fashion-MNIST isn't here, and can't be fetched: {problem}\n"
+        f"Fashion-MNIST wasn't found, and can't be downloaded: {problem}\n"
         "Any of these helps:\n"
         f"  apt-get install {PACKAGE}            on Debian and Ubuntu, as root\n"
         f"  put {', '.join(FILES)} (plain or .gz)\n"

@@ -47,7 +47,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def save_json(path: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``path`` as JSON, atomically."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    # A path that is no UTF-8 has surrogates, and their backslashed form is JSON's own escape.
+    # A path that isn't UTF-8 has surrogates, and their backslashed form is JSON's own escape.
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 

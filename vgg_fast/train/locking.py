@@ -34,7 +34,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
     except OSError:
-        pass  # a full disk: the lock holds all the same, and only its message lacks a number
+        pass  # a full disk: the lock still holds, and only its message lacks a number
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-# Of a control group, such as a container's: its limit, or "max".
+# The limit of a control group, such as a container's, or "max".
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -237,7 +237,7 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
 def main(arguments: list[str] | None = None) -> int:
     """The command ``python -m vgg_fast.train``; returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    # tyro makes flags of what is true or false, and not of what may be None as well.
+    # tyro makes flags of what is either true or false, but not of what may also be None.
     flags = {"--amp": "--amp=True", "--no-amp": "--amp=False"}
     given = [flags.get(argument, argument) for argument in given]
     output.prepare()

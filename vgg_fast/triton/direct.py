@@ -32,7 +32,7 @@ from vgg_fast.triton.patch import (
 from vgg_fast.triton.reduce import MULTIPROCESSORS
 from vgg_fast.triton.window import mask_gradient
 
-_SPLITS = 8 * MULTIPROCESSORS  # some waves of programs
+_SPLITS = 8 * MULTIPROCESSORS  # several waves of programs
 
 
 @triton.jit

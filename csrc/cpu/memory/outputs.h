@@ -32,7 +32,7 @@ auto with_oom_context(const char* op, const Tensor& input, const F& compute) {
   try {
     return compute();
   } catch (const OutOfMemory& error) {
-    require(false, "vgg_fast::", op, ": there is no memory for ", error.bytes(), " bytes (",
+    require(false, "vgg_fast::", op, ": not enough memory for ", error.bytes(), " bytes (",
             error.bytes() >> 20, " MiB), with ", input.size(0), " images of ", input.size(1),
             " channels and ", input.size(2), "x", input.size(3),
             " pixels; use fewer or smaller images, or less workspace (vgg_fast.cpu.set)");
