@@ -115,7 +115,9 @@ def newest_decisions(results: Path) -> Record | None:
         try:
             _keep_newest(found, None, json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
-            sys.exit(f"benchmarks.report: {path} isn't a record of benchmarks.decisions ({error!r})")
+            sys.exit(
+                f"benchmarks.report: {path} isn't a record of benchmarks.decisions ({error!r})"
+            )
     return found.get(None)
 
 

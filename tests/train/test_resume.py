@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.train.test_train import SAMPLE, Run, assert_same_run, metrics, run, weights
+from vgg_fast import backends
 from vgg_fast.train import checkpoint, data, idx
 from vgg_fast.train.config import Config, option_types
 from vgg_fast.train.loop import Training
@@ -70,7 +71,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a run of 3 steps with all first values of CHANGES, where nothing compiles."""
     folder = tmp_path_factory.mktemp("states")
     options = [part for name, (first, _) in CHANGES.items() for part in option(name, first)]
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, backends.use(backends.get()):
         patch.setattr(
             "vgg_fast.train.program._finish",
             lambda training, *_: training.history[-1] | {"training_seconds": 0},
