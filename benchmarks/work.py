@@ -33,7 +33,6 @@ from benchmarks.shapes import (
     Precision,
 )
 from seed_layers import SEED_LAYERS, SeedLayer
-from vgg_fast.layers import Conv3x3
 from vgg_fast.train.presets import PRESETS
 
 Level = Literal["operator", "block", "network"]
@@ -198,12 +197,7 @@ def _others(quick: bool, batch: int) -> Iterator[Work]:
     """The operators that a VGG network doesn't use by themselves, on its shapes."""
     layers = list(_quick_layers()) if quick else list(SEED_LAYERS)
     for c, k, size in dict.fromkeys((layer.c, layer.k, layer.size) for layer in layers):
-        yield from _operator(
-            "conv3x3",
-            SeedLayer("conv3x3", c, k, size),
-            batch,
-            fuse=lambda model: nn.Sequential(Conv3x3.from_conv(model[0])),
-        )
+        yield from _operator("conv3x3", SeedLayer("conv3x3", c, k, size), batch)
     for layer in layers:
         if layer.op == "conv3x3_relu_pool":
             yield from _operator("max_pool2x2", layer, batch)

@@ -4,8 +4,20 @@ from importlib.metadata import PackageNotFoundError, version
 
 from vgg_fast import backends, cpu, functional, layers, models
 from vgg_fast.dispatch import environment as _environment
-from vgg_fast.fuse import FusionReport, fuse, unfuse
-from vgg_fast.models import VGG, vgg11, vgg13, vgg16, vgg19, vgg_block
+from vgg_fast.fusing import FusionReport, fuse, unfuse
+from vgg_fast.models import (
+    VGG,
+    seed_vgg,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+    vgg_block,
+)
 
 try:
     __version__ = version("vgg_fast")
@@ -24,10 +36,15 @@ __all__ = [
     "fuse",
     "layers",
     "models",
+    "seed_vgg",
     "unfuse",
     "vgg11",
+    "vgg11_bn",
     "vgg13",
+    "vgg13_bn",
     "vgg16",
+    "vgg16_bn",
     "vgg19",
+    "vgg19_bn",
     "vgg_block",
 ]

@@ -29,3 +29,50 @@ def to_channels_last(tensor: Tensor) -> Tensor:
 def no_elements(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What an operator returns in place of a result that wasn't asked for."""
     return torch.empty((0,), dtype=dtype or like.dtype, device=like.device)
+
+
+# ------------------------------------------------------------------------------ torch's own choice
+
+
+def suggests_channels_last(tensor: Tensor) -> bool:
+    """Whether torch takes ``tensor``, (N, C, H, W), for a channels_last one, by its strides.
+
+    A tensor of one channel or one pixel may be both; torch then looks at the strides of dimensions
+    that have one element. The rule is c10's ``is_channels_last_strides_2d``.
+    """
+    if tensor.dim() != 4:
+        return False
+    least = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = tensor.size(dim), tensor.stride(dim)
+        if size == 0 or stride < least or (stride == 0 and dim == 1):
+            return False
+        if dim == 0 and least == tensor.stride(1):
+            return False
+        least = stride * size if size > 1 else stride
+    return True
+
+
+def lay_out_as_torch(output: Tensor, input: Tensor, channels_last_weight: bool) -> Tensor:
+    """``output``, which is channels_last, in the format that torch's layers would give it.
+
+    A convolution's result is channels_last if its input or its weight is; pooling's, if its input
+    is.
+
+    Args:
+        output: (N, K, H, W), dense in channels_last.
+        input: (N, C, H, W), what the layer or the run of layers was given.
+        channels_last_weight: whether the weight, or one of the weights, is channels_last.
+    """
+    if channels_last_weight or suggests_channels_last(input):
+        return output
+    output = output.contiguous()
+    if output.size(1) == 1 or (output.size(2) == 1 and output.size(3) == 1):
+        # It was contiguous already, and its strides still say channels_last.
+        output = output.flatten().view(output.shape)
+    return output
+
+
+def is_served_dtype(tensor: Tensor) -> bool:
+    """Whether the kernels compute with tensors of this dtype."""
+    return tensor.dtype in [torch.float32, torch.bfloat16, torch.float16, torch.float64]

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from vgg_fast import _extension, backends, cpu
 from vgg_fast.dispatch import choices, environment, policy, route, tiles
-from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool
-from vgg_fast.models import vgg11
+from vgg_fast.layers.groups import Group, group
+from vgg_fast.models import SEED_ARCH, VGG
 
 KERNELS = {"cpp": "C++", choices.HOPPER: "C++, sm_90a", "triton": "Triton", "reference": "PyTorch"}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -129,12 +130,16 @@ def _layers() -> list[dict[str, Any]]:
 def _seed_layers() -> Iterator[tuple[str, str, int, int, int]]:
     """Name, operator, input channels, output channels and side of each fused layer."""
     side = SIDE
-    for name, layer in vgg11(image_size=SIDE, device="meta").named_modules():
-        if isinstance(layer, (Conv3x3ReLU, Conv3x3ReLUPool)):
-            pools = isinstance(layer, Conv3x3ReLUPool)
-            operator = "conv3x3_relu_pool" if pools else "conv3x3_relu"
-            yield name, operator, layer.in_channels, layer.out_channels, side
-            side //= 2 if pools else 1
+    for name, block in VGG(SEED_ARCH, image_size=SIDE, device="meta").named_children():
+        if not isinstance(block, nn.Sequential):
+            continue
+        index = {layer: key for key, layer in block.named_children()}
+        for found in group(block):
+            assert isinstance(found, Group)  # these blocks have nothing else
+            conv = found.conv
+            layer = f"{name}.{index[conv]}"
+            yield layer, found.operator, conv.in_channels, conv.out_channels, side
+            side //= 2 if found.operator.endswith("pool") else 1
 
 
 def on_gpu(family: str, batch: int, dtype: torch.dtype) -> list[dict[str, str]]:

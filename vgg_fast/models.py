@@ -1,7 +1,8 @@
 """VGG networks (Simonyan and Zisserman 2014, arXiv:1409.1556), fused or of plain torch layers.
 
-A fused and an unfused network have the same ``state_dict`` keys and shapes: a fused layer stands at
-the index of its convolution, and ``nn.Identity`` at those of the ReLU and pooling that it absorbed.
+:class:`VGG` is the seed network's family, one ``nn.Sequential`` of blocks and a classifier;
+:func:`vgg11` to :func:`vgg19_bn` are torchvision's, with its signature, defaults and keys. Fused
+or not, a network has the same layers at the same places, the same keys and the same printout.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vgg_fast.layers import (
-    Conv3x3,
-    Conv3x3ReLU,
-    Conv3x3ReLUPool,
-    LazyConv3x3ReLU,
-    LazyConv3x3ReLUPool,
-    Linear,
-)
+from vgg_fast.layers import Conv3x3, FusedSequential, LazyConv3x3, Linear, MaxPool2x2
+from vgg_fast.layers.sequential import GroupedForward, fused_class
 
 __all__ = [
     "CONV_ARCHS",
     "SEED_ARCH",
     "VGG",
+    "ImageNetVGG",
+    "seed_vgg",
     "vgg11",
+    "vgg11_bn",
     "vgg13",
+    "vgg13_bn",
     "vgg16",
+    "vgg16_bn",
     "vgg19",
+    "vgg19_bn",
     "vgg_block",
 ]
 
@@ -45,7 +46,7 @@ CONV_ARCHS: dict[str, tuple[tuple[int, int], ...]] = {
     "vgg19": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
 }
 SEED_ARCH = CONV_ARCHS["vgg11"]
-"""The seed network is ``vgg11()``: one channel of 224 × 224 pixels, ten classes."""
+"""The seed network is ``VGG(SEED_ARCH)``: one channel of 224 × 224 pixels, ten classes."""
 
 
 def vgg_block(
@@ -80,16 +81,10 @@ def vgg_block(
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     layers: list[nn.Module] = []
     for i in range(num_convs):
-        first = in_channels if i == 0 else num_channels
-        if fused:
-            layers.append(_fused_conv(first, num_channels, i == num_convs - 1, options))
-        elif first is None:
-            layers.append(nn.LazyConv2d(num_channels, 3, padding=1, **options))
-        else:
-            layers.append(nn.Conv2d(first, num_channels, 3, padding=1, **options))
-        layers.append(nn.Identity() if fused else nn.ReLU())
-    layers.append(nn.Identity() if fused else nn.MaxPool2d(2))
-    return nn.Sequential(*layers)
+        layers.append(_conv(in_channels if i == 0 else num_channels, num_channels, fused, options))
+        layers.append(nn.ReLU())
+    layers.append(MaxPool2x2() if fused else nn.MaxPool2d(2))
+    return (FusedSequential if fused else nn.Sequential)(*layers)
 
 
 class Flatten(nn.Flatten):
@@ -174,11 +169,13 @@ class VGG(nn.Sequential):
             )
         layers.append(nn.Linear(classifier_width, num_classes, **options))
         super().__init__(*layers)
+        if fused:
+            self.__class__ = fused_class(VGG)  # type: ignore[assignment]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialise all parameters again, as the class says."""
-        layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, Conv3x3, nn.Linear))]
+        layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         for layer in layers:
             nn.init.kaiming_normal_(
                 layer.weight,
@@ -191,38 +188,171 @@ class VGG(nn.Sequential):
     def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
         # nn.Sequential would build a slice by calling this class, whose arguments differ.
         if isinstance(index, slice):
-            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+            sequential = FusedSequential if isinstance(self, GroupedForward) else nn.Sequential
+            return sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
 
-def vgg11(**options: Any) -> VGG:
-    """VGG-11, configuration A of the paper, which is the seed network. Options as :class:`VGG`."""
-    return VGG(CONV_ARCHS["vgg11"], **options)
+def seed_vgg(**options: Any) -> VGG:
+    """The seed network: :class:`VGG` of configuration A. Options as :class:`VGG`."""
+    return VGG(SEED_ARCH, **options)
 
 
-def vgg13(**options: Any) -> VGG:
-    """VGG-13, configuration B of the paper. Options as :class:`VGG`."""
-    return VGG(CONV_ARCHS["vgg13"], **options)
+# ------------------------------------------------------------------------------------ torchvision's
 
 
-def vgg16(**options: Any) -> VGG:
-    """VGG-16, configuration D of the paper. Options as :class:`VGG`."""
-    return VGG(CONV_ARCHS["vgg16"], **options)
+class ImageNetVGG(nn.Module):
+    """A VGG network as torchvision builds it: ``features``, ``avgpool`` and ``classifier``.
+
+    Equivalent to: ``torchvision.models.vgg16()`` and its like, also in keys, printout and initial
+    values (given the same seed).
+
+    Args:
+        conv_arch: (convolutions, channels) of each block.
+        num_classes: outputs of the last layer.
+        init_weights: initialise as torchvision does; else as each layer does.
+        dropout: probability of dropping a value after each hidden linear layer.
+        batch_norm: batch normalisation behind each convolution.
+        fused: a convolution with what follows it as one operator; or plain torch layers.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Shape:
+        (N, 3, H, W) to (N, num_classes); H and W at least 32.
+    """
+
+    def __init__(
+        self,
+        conv_arch: ConvArch,
+        num_classes: int = 1000,
+        init_weights: bool = True,
+        dropout: float = 0.5,
+        *,
+        batch_norm: bool = False,
+        fused: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        sequential = FusedSequential if fused else nn.Sequential
+        linear = Linear if fused else nn.Linear
+
+        layers: list[nn.Module] = []
+        channels = 3
+        for num_convs, num_channels in _checked_arch(conv_arch):
+            for _ in range(num_convs):
+                layers.append(_conv(channels, num_channels, fused, options))
+                if batch_norm:
+                    layers.append(nn.BatchNorm2d(num_channels, **options))
+                layers.append(nn.ReLU(inplace=True))
+                channels = num_channels
+            layers.append(MaxPool2x2(2, 2) if fused else nn.MaxPool2d(2, 2))
+        self.features = sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        self.classifier = sequential(
+            linear(channels * 7 * 7, 4096, **options),
+            nn.ReLU(True),
+            nn.Dropout(p=dropout),
+            linear(4096, 4096, **options),
+            nn.ReLU(True),
+            nn.Dropout(p=dropout),
+            linear(4096, num_classes, **options),
+        )
+        if init_weights:
+            self._initialize_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, num_classes)."""
+        x = self.features(x)
+        x = self.avgpool(x)
+        x = torch.flatten(x, 1)
+        return self.classifier(x)
+
+    def _initialize_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def _get_name(self) -> str:
+        return "VGG"
 
 
-def vgg19(**options: Any) -> VGG:
-    """VGG-19, configuration E of the paper. Options as :class:`VGG`."""
-    return VGG(CONV_ARCHS["vgg19"], **options)
+def vgg11(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-11, configuration A of the paper, as ``torchvision.models.vgg11``.
+
+    Args:
+        weights: trained weights, a member or name of torchvision's ``VGG11_Weights``, such as
+            "DEFAULT"; they need torchvision, which downloads them. None: initial values.
+        progress: whether a download shows a bar.
+        **options: as :class:`ImageNetVGG`.
+    """
+    return _image_net_vgg("vgg11", weights, progress, options)
 
 
-def _fused_conv(
-    in_channels: int | None, out_channels: int, pool: bool, options: dict[str, Any]
+def vgg13(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-13, configuration B of the paper. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg13", weights, progress, options)
+
+
+def vgg16(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-16, configuration D of the paper. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg16", weights, progress, options)
+
+
+def vgg19(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-19, configuration E of the paper. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg19", weights, progress, options)
+
+
+def vgg11_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-11 with batch normalisation. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg11_bn", weights, progress, options)
+
+
+def vgg13_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-13 with batch normalisation. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg13_bn", weights, progress, options)
+
+
+def vgg16_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-16 with batch normalisation. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg16_bn", weights, progress, options)
+
+
+def vgg19_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
+    """VGG-19 with batch normalisation. Arguments as :func:`vgg11`."""
+    return _image_net_vgg("vgg19_bn", weights, progress, options)
+
+
+def _image_net_vgg(name: str, weights: Any, progress: bool, options: dict[str, Any]) -> ImageNetVGG:
+    state = None
+    if weights is not None:
+        from torchvision.models import get_model_weights  # here: the library needs torch alone
+
+        chosen = get_model_weights(name)[weights] if isinstance(weights, str) else weights
+        state = chosen.get_state_dict(progress=progress, check_hash=True)
+        options = {"num_classes": len(chosen.meta["categories"]), "init_weights": False, **options}
+    model = ImageNetVGG(
+        CONV_ARCHS[name.removesuffix("_bn")], batch_norm=name.endswith("_bn"), **options
+    )
+    if state is not None:
+        model.load_state_dict(state)
+    return model
+
+
+def _conv(
+    in_channels: int | None, out_channels: int, fused: bool, options: dict[str, Any]
 ) -> nn.Module:
     if in_channels is None:
-        lazy = LazyConv3x3ReLUPool if pool else LazyConv3x3ReLU
-        return lazy(out_channels, **options)
-    layer = Conv3x3ReLUPool if pool else Conv3x3ReLU
-    return layer(in_channels, out_channels, **options)
+        lazy = LazyConv3x3 if fused else nn.LazyConv2d
+        return lazy(out_channels, 3, padding=1, **options)
+    return (Conv3x3 if fused else nn.Conv2d)(in_channels, out_channels, 3, padding=1, **options)
 
 
 def _require_positive(name: str, value: int) -> None:

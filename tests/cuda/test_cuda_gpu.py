@@ -31,7 +31,7 @@ from tests.support.poison import poisoned_memory
 from tests.support.seed import gradients_of, images, seed_network
 from vgg_fast import backends
 from vgg_fast.dispatch import environment
-from vgg_fast.models import VGG, vgg11
+from vgg_fast.models import VGG, seed_vgg
 
 pytestmark = pytest.mark.gpu
 
@@ -159,7 +159,7 @@ def test_the_same_gradients_twice(backend: str, shape: Shape) -> None:
 
 def test_the_whole_network_is_as_accurate_as_torchs() -> None:
     fused, plain = (
-        vgg11(image_size=64, classifier_width=256, fused=fused).to(GPU).eval()
+        seed_vgg(image_size=64, classifier_width=256, fused=fused).to(GPU).eval()
         for fused in (True, False)
     )
     plain.load_state_dict(fused.state_dict())

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vgg_fast
+from tests.support.fused_operators import Operators
 from tests.support.numerics import assert_as_accurate, relative_error
-from vgg_fast.layers import Conv3x3ReLU, Conv3x3ReLUPool, Linear
+from vgg_fast.layers import Conv3x3, FusedSequential, Linear, MaxPool2x2
 from vgg_fast.models import CONV_ARCHS, SEED_ARCH, VGG, vgg_block
 from vgg_fast.train.presets import PRESETS
 
@@ -79,21 +80,54 @@ def pair(**options) -> tuple[VGG, VGG]:
 def test_the_seed_network_prints_as_the_seed() -> None:
     net = VGG(((1, 64), (1, 128), (2, 256), (2, 512), (2, 512)), fused=False, device="meta")
     assert str(net).split("\n", 1)[1] == SEED_PRINTOUT.rstrip("\n")
-    assert str(vgg_fast.vgg11(fused=False, device="meta")) == str(net)
+    assert str(vgg_fast.seed_vgg(device="meta")) == str(net)
 
 
-def test_a_fused_layer_stands_at_its_convolution_and_identity_where_it_absorbed() -> None:
-    block = vgg_fast.vgg11(device="meta")[2]
-    assert [type(layer) for layer in block] == [
-        Conv3x3ReLU,
-        nn.Identity,
-        Conv3x3ReLUPool,
-        nn.Identity,
-        nn.Identity,
-    ]
+def test_a_fused_block_has_torchs_layers_stand_ins() -> None:
+    block = vgg_fast.seed_vgg(device="meta")[2]
+    assert [type(layer) for layer in block] == [Conv3x3, nn.ReLU, Conv3x3, nn.ReLU, MaxPool2x2]
 
 
-@pytest.mark.parametrize("name", CONV_ARCHS)
+def test_a_fused_network_runs_its_blocks_in_one_piece() -> None:
+    net = VGG(**TINY).eval()
+    images = torch.rand(2, 1, 16, 16)
+    with torch.no_grad(), Operators() as ran:
+        net(images)
+    assert ran.names == ["conv3x3_relu_pool", "conv3x3_relu", "conv3x3_relu_pool"]
+    assert ran.layouts == 1  # back, behind the last block; one channel needn't be turned round
+
+
+# ------------------------------------------------------------------------------------ torchvision's
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg13_bn", "vgg16", "vgg19_bn"])
+def test_torchvisions_networks(name: str) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)(weights=None, init_weights=False)
+    ours = getattr(vgg_fast, name)(device="meta", init_weights=False)
+    assert str(ours) == str(theirs)
+    shapes = [{k: v.shape for k, v in net.state_dict().items()} for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_torchvisions_initial_values_and_numbers() -> None:
+    import torchvision
+
+    nets = []
+    for build in (vgg_fast.vgg11, torchvision.models.vgg11):
+        torch.manual_seed(0)
+        nets.append(build(weights=None, num_classes=10, dropout=0.3).eval())
+    ours, theirs = (net.state_dict() for net in nets)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(nets[0](images), nets[1](images)) < 4e-6
+
+
+@pytest.mark.parametrize("name", [*CONV_ARCHS, "seed_vgg", "vgg16_bn"])
 def test_fused_and_unfused_have_the_same_keys_and_shapes(name: str) -> None:
     build = getattr(vgg_fast, name)
     fused, plain = build(device="meta"), build(device="meta", fused=False)
@@ -107,7 +141,7 @@ def test_fused_and_unfused_have_the_same_keys_and_shapes(name: str) -> None:
     ("name", "millions"), [("vgg11", 133), ("vgg13", 133), ("vgg16", 138), ("vgg19", 144)]
 )
 def test_the_papers_number_of_parameters(name: str, millions: int) -> None:
-    net = getattr(vgg_fast, name)(in_channels=3, num_classes=1000, device="meta")
+    net = getattr(vgg_fast, name)(device="meta")
     assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions
 
 
@@ -141,7 +175,8 @@ def test_options_reach_the_layers() -> None:
 def test_a_slice_is_a_sequential_that_shares_the_layers() -> None:
     net = VGG(**TINY)
     features = net[:2]
-    assert type(features) is nn.Sequential and features[1] is net[1]
+    assert type(features) is FusedSequential and features[1] is net[1]
+    assert type(VGG(**TINY, fused=False)[:2]) is nn.Sequential
     assert features(torch.rand(1, 1, 16, 16)).shape == (1, 16, 4, 4)
 
 

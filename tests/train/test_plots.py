@@ -146,7 +146,7 @@ def test_network_is_labelled(
     total = sum(parameter.numel() for parameter in model.parameters())
     assert figure.axes[0].get_title() == f"{total:,} parameters"
     (legend,) = figure.legends
-    kinds = ["input", "fused", "linear"] if fused else ["input", "conv", "pool", "linear"]
+    kinds = ["input", "fused" if fused else "conv", "pool", "linear"]
     shown = {
         text.get_text(): to_hex(patch.get_facecolor())
         for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
@@ -182,9 +182,11 @@ def test_stages_are_those_of_the_model() -> None:
     ]
     assert plots._stages(fused, (1, 8, 8)) == [
         ("input", "input", (1, 8, 8), 0),
-        ("fused", "conv 3×3\nReLU\npool 2×2", (4, 4, 4), 40),
+        ("fused", "conv 3×3\nReLU", (4, 8, 8), 40),
+        ("pool", "pool 2×2", (4, 4, 4), 0),
         ("fused", "conv 3×3\nReLU", (8, 4, 4), 296),
-        ("fused", "conv 3×3\nReLU\npool 2×2", (8, 2, 2), 584),
+        ("fused", "conv 3×3\nReLU", (8, 4, 4), 584),
+        ("pool", "pool 2×2", (8, 2, 2), 0),
         *tail,
     ]
 
@@ -198,7 +200,7 @@ def test_stages_of_other_layers() -> None:
         ("conv", "conv 1×3", (4, 8, 8), 16),
         ("pool", "pool 2×1", (4, 4, 8), 0),
         ("pool", "pool 2×2", (4, 2, 4), 0),
-        ("conv", "conv 3×3", (2, 2, 4), 72),
+        ("fused", "conv 3×3", (2, 2, 4), 72),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from vgg_fast._layout import is_served_dtype
 
 
 def check_input(op: str, input: Tensor) -> None:
@@ -16,7 +16,7 @@ def check_input(op: str, input: Tensor) -> None:
             f"vgg_fast::{op}: input must have 4 dimensions (N, C, H, W), "
             f"but its shape is {_shape(input)}"
         )
-    if input.dtype not in DTYPES:
+    if not is_served_dtype(input):
         raise RuntimeError(
             f"vgg_fast::{op}: input must be float32, bfloat16, float16 or float64, "
             f"but it is {_dtype(input)}; convert it first"

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor, nn
 
-from vgg_fast.layers import Conv3x3, MaxPool2x2
+from vgg_fast.layers import Conv3x3
 from vgg_fast.train.files import write_atomically
 
 __all__ = ["confusion_matrix", "curves", "network", "samples"]
@@ -261,14 +261,11 @@ def _stages(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
 
 def _name(layer: nn.Module) -> tuple[str, str] | None:
     """The kind of a layer and what is written above its output; None if it isn't worth a box."""
-    if isinstance(layer, Conv3x3):
-        parts = {"Conv3x3ReLU": "\nReLU", "Conv3x3ReLUPool": "\nReLU\npool 2×2"}
-        part = parts.get(type(layer).__name__, "")
-        return "fused" if part else "conv", "conv 3×3" + part
     if isinstance(layer, nn.Conv2d):
-        return "conv", "conv " + "×".join(map(str, layer.kernel_size))
-    if isinstance(layer, (nn.MaxPool2d, MaxPool2x2)):
-        size = getattr(layer, "kernel_size", 2)
+        kind = "fused" if isinstance(layer, Conv3x3) else "conv"
+        return kind, "conv " + "×".join(map(str, layer.kernel_size))
+    if isinstance(layer, nn.MaxPool2d):
+        size = layer.kernel_size
         return "pool", "pool " + "×".join(
             map(str, size if isinstance(size, tuple) else (size,) * 2)
         )
