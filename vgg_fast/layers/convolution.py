@@ -158,6 +158,11 @@ class LazyConv3x3(nn.LazyConv2d):
     ) -> None:
         super().__init__(out_channels, kernel_size, stride, padding, *args, **options)
 
+    def initialize_parameters(self, input: Tensor, *args: Any, **options: Any) -> None:
+        """Called by torch before the first forward pass."""
+        super().initialize_parameters(input, *args, **options)
+        self.in_channels = self.weight.shape[1]  # where a state_dict came before, torch leaves 0
+
     def _get_name(self) -> str:
         return "LazyConv2d"
 
