@@ -1,6 +1,6 @@
 """Whether a transformed model does what the model did: results, formats, gradients, buffers.
 
-    python -m benchmarks.models --compare
+    python -m benchmarks.models --rounds 0
 
 Both run on the same inputs, from the same seeds. A tensor may differ by rounding, to a relative L2
 error of 1e-4. A gradient may differ more where rounding decides a ReLU whose input is nearly zero,
@@ -243,6 +243,13 @@ def _flatten(name: str, value: Any, found: Observed) -> None:
             _flatten(f"{name}[{i}]", part, found)
     else:
         found[name] = value
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All of a nested result."""
+    found: Observed = {}
+    _flatten("", value, found)
+    return [part for part in found.values() if isinstance(part, Tensor)]
 
 
 def _clones(inputs: Any) -> list[Any]:

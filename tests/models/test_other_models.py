@@ -25,7 +25,7 @@ def test_a_fused_model_does_what_the_model_does(case: Case) -> None:
     assert found.equal, found
 
 
-# ------------------------------------------------------------------------ does compare() see faults?
+# ----------------------------------------------------------------------- does compare() see faults?
 
 
 def _small() -> Case:

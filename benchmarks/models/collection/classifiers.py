@@ -70,10 +70,10 @@ def _forward_intermediates(model: nn.Module, x):
 
 
 CASES = [
-    torchvision("vgg11", shrink=narrow_classifier),
-    torchvision("vgg16", shrink=narrow_classifier, training=True),
+    torchvision("vgg11", images(SINGLE, LARGE), shrink=narrow_classifier),
+    torchvision("vgg16", images(SINGLE, LARGE), shrink=narrow_classifier, training=True),
     torchvision("vgg16_bn", shrink=narrow_classifier, training=True),
-    torchvision("vgg19", shrink=narrow_classifier),
+    torchvision("vgg19", images(SINGLE, LARGE), shrink=narrow_classifier),
     torchvision("resnet18", training=True),
     torchvision("resnet34", images(SINGLE, LARGE)),
     torchvision("squeezenet1_1"),
@@ -107,7 +107,7 @@ CASES = [
          options={"features_only": True, "out_indices": (1, 2, 3)}),
     timm("repvgg_a0", training=True, note="three branches, added before the ReLU"),
     timm("rexnet_100", images(SINGLE, LARGE), note="SiLU; no eligible convolution"),
-    timm("dla34", images(SINGLE, LARGE)),
+    timm("dla34", images((1, 3, 64, 64), LARGE)),
     pytorchcv("vgg16", images(SINGLE, LARGE), shrink=_narrow_output),
     pytorchcv("bn_vgg16", images(SINGLE, LARGE), shrink=_narrow_output),
     pytorchcv("resnet18", images(SMALL, LARGE), training=True,
