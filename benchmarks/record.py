@@ -11,6 +11,10 @@
 
 The record of benchmarks.decisions: the environment, and ``decisions`` {of, algorithms}.
 
+The record of benchmarks.models: the environment, ``options``, ``summary``, and ``rows``, each with
+name, version, eligible, replaced, equal, error, problem, and ``forward`` and ``training``: seconds
+by way (median, q1, q3), and the ratio.
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
@@ -33,6 +37,7 @@ from vgg_fast import info
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 3
 DECISIONS = "decisions-"  # how the names of benchmarks.decisions' records begin
+MODELS = "models-"  # and of benchmarks.models'
 Record = dict[str, Any]
 
 
@@ -86,7 +91,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
     for path in sorted(results.glob("*.json")):
-        if path.name.endswith(".partial.json") or path.name.startswith(DECISIONS):
+        if path.name.endswith(".partial.json") or path.name.startswith((DECISIONS, MODELS)):
             continue
         try:
             record = json.loads(path.read_text(encoding="utf-8"))

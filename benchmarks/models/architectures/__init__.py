@@ -1,0 +1,1 @@
+"""Published architectures in their own few lines, where no light package has them."""
