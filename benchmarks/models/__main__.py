@@ -1,8 +1,9 @@
 """The collection, compared and measured: python -m benchmarks.models
 
 Every case is compared at its small size, in eval mode and in train mode where it has one; what
-isn't equal isn't measured. Then four ways take turns: the model as it is, in channels_last, and both transformed. A ratio is the time of
-the better of the first two, relative to the better of the last two: above 1, vgg_fast is faster.
+isn't equal isn't measured. Then four ways take turns: the model, the same in channels_last, and
+both transformed. A ratio is the time of the better of the first two, relative to the better of the
+last two: above 1, vgg_fast is faster.
 """
 
 from __future__ import annotations

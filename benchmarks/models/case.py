@@ -73,7 +73,8 @@ class Case:
 
     def draw(self, size: Size, seed: int = 0) -> tuple[Any, ...]:
         """The inputs; the same seed gives the same ones."""
-        return self.inputs(size, torch.Generator().manual_seed(seed))
+        # Of another seed than the weights, and what a model draws for itself.
+        return self.inputs(size, torch.Generator().manual_seed(seed + 1000))
 
     def run(self, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
         return model(*inputs) if self.call is None else self.call(model, *inputs)

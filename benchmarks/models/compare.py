@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -365,11 +366,12 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """
     if torch.equal(actual, expected):
         return 0.0
-    finite = expected.isfinite()
-    if not torch.equal(actual.isfinite(), finite):
-        return float("inf")
-    if not finite.all():
-        actual, expected = actual[finite], expected[finite]
-    norm = functools.partial(torch.linalg.vector_norm, dtype=torch.float64)
-    error, size = norm(actual - expected), norm(expected)
-    return float(error / size) if size else float(error)
+    norm = torch.linalg.vector_norm
+    error, size = float(norm(actual - expected)), float(norm(expected))
+    if not math.isfinite(error + size):
+        finite = expected.isfinite()
+        if not torch.equal(actual.isfinite(), finite):
+            return math.inf
+        actual, expected = actual[finite].double(), expected[finite].double()
+        error, size = float(norm(actual - expected)), float(norm(expected))
+    return error / size if size else error

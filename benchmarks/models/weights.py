@@ -143,7 +143,8 @@ def _settle_norm(norm: _BatchNorm, input: Tensor) -> None:
         channels = input.transpose(0, 1).flatten(1)
         variance = channels.var(1, correction=0) + channels.var(correction=0) + 1e-3
         norm.running_var.copy_(variance * torch.empty_like(variance).uniform_(0.4, 0.7))
-        norm.running_mean.copy_(channels.mean(1))
+        # Of a few pixels the mean would be those themselves, and other inputs far from it.
+        norm.running_mean.copy_(channels.mean(1) if channels.shape[1] > 8 else channels.mean())
         norm.running_mean.add_(0.2 * variance.sqrt() * torch.randn_like(variance))
     if norm.weight is not None:
         norm.weight.uniform_(0.5, 1.5)

@@ -22,7 +22,7 @@ def test_a_fused_model_does_what_the_model_does(case: Case) -> None:
     if case.missing():
         pytest.skip(str(case.missing()))
     found = compare(case, fuse)
-    assert found.equal, found
+    assert found.equal, str(found)
 
 
 # ----------------------------------------------------------------------- does compare() see faults?
