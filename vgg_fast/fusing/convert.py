@@ -201,4 +201,7 @@ def _prepare(function: str, model: nn.Module, inplace: bool) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         tensors += (value for value in vars(module).values() if isinstance(value, torch.Tensor))
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for old, new in zip(model.modules(), copied.modules(), strict=True):
+        new.training = old.training  # torch.fx's GraphModule forgets it
+    return copied

@@ -121,6 +121,7 @@ _ROLES: dict[type, tuple[str, Any, Callable[[Any], bool]]] = {
     nn.Identity: ("nothing", nn.Identity.forward, _always),
     nn.Dropout: ("nothing", nn.Dropout.forward, _is_inactive),
 }
+# No Dropout: it draws its mask in the order of the map's memory.
 _KEEP_FORMAT: dict[type, Any] = {
-    layer: layer.forward for layer in (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout2d)
+    layer: layer.forward for layer in (nn.ReLU, nn.LeakyReLU, nn.Identity)
 }
