@@ -114,10 +114,11 @@ def _differs(result: Node) -> bool:
 def _put_in_order(node: Node, users: list[Node]) -> None:
     example = spellings.value(node)
     format = memory_format(example)
-    # With one channel or one pixel both orders are the same one, and contiguous() would keep the
-    # strides of what is 1 as they are.
+    # With one channel, one pixel or no image both orders are the same one, and contiguous() would
+    # keep the strides as they are.
     ones = [type(size) is int and size == 1 for size in example.shape[-3:]]
     ambiguous = len(ones) == 3 and (ones[0] or (ones[1] and ones[2]))
+    ambiguous |= any(type(size) is int and size == 0 for size in example.shape)
     with node.graph.inserting_after(node):
         ordered = node.graph.call_method(
             "clone" if ambiguous else "contiguous", (node,), {"memory_format": format}

@@ -206,12 +206,13 @@ def _why_not_folded(
     if norm.training is not False or None in statistics:
         return "is followed by a batch norm in training mode"
     arguments = [a for a in (*statistics, norm.weight, norm.bias) if a is not None]
-    if not all(_is_plain(value(a)) for a in arguments) or not isinstance(norm.eps, float):
+    if not all(_is_plain(value(a)) for a in arguments) or not isinstance(norm.eps, (float, Node)):
         return "is followed by a batch norm of tensors that aren't plain ones"
     here = places[group.convolution]
-    for argument in arguments:
+    for argument in _tensors_of(norm):
         written = [u for u in argument.users if spellings.written_by(u) is argument]
-        if places[argument] > here or any(here < places[u] for u in written):
+        late = places[argument] > here and not _can_move(argument)
+        if late or any(here < places[u] for u in written):
             return "is followed by a batch norm whose tensors are computed later"
     result, weight = value(group.convolution), value(convolution.weight)
     if torch.float16 in (result.dtype, weight.dtype):
@@ -222,6 +223,19 @@ def _why_not_folded(
     if not folding_pays(result, weight):
         return "is followed by a batch norm, and has more weights than pixels to scale"
     return None
+
+
+def _tensors_of(norm: BatchNorm) -> list[Node]:
+    """What a batch norm in eval mode reads besides its input; under dynamic shapes eps as well."""
+    read = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    return [argument for argument in read if isinstance(argument, Node)]
+
+
+def _can_move(node: Node) -> bool:
+    """Whether ``node`` gives the same wherever it stands: what is read from a model's state."""
+    if node.op == "call_method" and node.target == "item":
+        return all(input.op == "placeholder" for input in node.all_input_nodes)
+    return node.op == "get_attr"
 
 
 def folding_pays(result: Tensor, weight: Tensor) -> bool:
@@ -283,6 +297,9 @@ def _put_operator(graph: Graph, group: Group) -> Node:
         if group.batch_norm is not None:
             norm = spellings.batch_norm(group.batch_norm)
             assert norm is not None
+            for argument in _tensors_of(norm):
+                if argument.op != "placeholder" and _can_move(argument):
+                    group.convolution.prepend(argument)
             weight, bias = _fold(graph, norm, weight, bias)
         if group.operator == "conv3x3_relu_pool":
             both = graph.call_function(called, (input, weight, bias, example.requires_grad))

@@ -199,7 +199,9 @@ def argument(node: Node, name: str) -> Any:
 
 def changes_state(node: Node) -> bool:
     """Whether ``node`` is there for what it does: grad mode, autocast, streams and the like."""
-    return node.op in ("call_function", "call_method") and "example_value" not in node.meta
+    if node.op not in ("call_function", "call_method") or "example_value" in node.meta:
+        return False
+    return node.target is not torch._C._log_api_usage_once  # of a module that is made there
 
 
 def transforms(graph: Graph) -> bool:
