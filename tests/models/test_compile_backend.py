@@ -1,4 +1,4 @@
-"""torch.compile(model, backend="vgg_fast"): what is replaced, and that nobody sees it but the clock.
+"""torch.compile(model, backend="vgg_fast"): what is replaced, and that nobody can see it.
 
 Most tests rewrite Dynamo's graph and run it as it is: Inductor and a C++ compiler would take a
 minute for what takes them a second. A few hand it to AOTAutograd, and some go the whole way.
@@ -66,7 +66,8 @@ def run(
 ) -> Recorder:
     """Compile, and compare results, strides and gradients with the model's own, in fp64.
 
-    In fp32 they are to be within ``tolerance`` of what fp64 gives.
+    They are to be within ``tolerance`` of what fp64 gives, and where the model's own lose more
+    digits than that, no further off than a few times those.
     """
     recorder = Recorder(compiler)
     compiled = torch.compile(model, backend=recorder, **options)
@@ -80,19 +81,22 @@ def run(
     for a, b, c in zip(found, eager, expected, strict=True):
         assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
         assert a.requires_grad == b.requires_grad
-        assert relative_error(a, c) < tolerance
+        assert relative_error(a, c) < tolerance + 4 * relative_error(b, c)
     if not torch.is_grad_enabled():
         return recorder
     if not any(output.requires_grad for output in found):
         return recorder
     for outputs in (found, eager, expected):
         sum(wave(o) for o in outputs if o.requires_grad).backward()
-    assert relative_error(leaves[0].grad, leaves[2].grad) < tolerance
-    for (name, a), c in zip(model.named_parameters(), exact.parameters(), strict=True):
+    triples = [("input", *leaves)]
+    parameters = (m.parameters() for m in (model, plain, exact))
+    triples += zip(dict(model.named_parameters()), *parameters, strict=True)
+    for name, a, b, c in triples:
         if c.grad is None:
             assert a.grad is None, name
         elif c.grad.norm() > 1e-6:  # a bias before a batch norm in training mode has none
-            assert relative_error(a.grad, c.grad) < tolerance, name
+            bound = tolerance + 4 * relative_error(b.grad, c.grad)
+            assert relative_error(a.grad, c.grad) < bound, name
     for (name, a), b in zip(model.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
     return recorder
@@ -491,9 +495,7 @@ def test_other_dtypes(dtype) -> None:
     tolerance = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float64: 1e-12}[dtype]
     with torch.no_grad():
         recorder = run(model, image().to(dtype), tolerance)
-    assert recorder.counts == {
-        "conv3x3" if dtype == torch.float16 else "conv3x3_relu_pool": 1
-    }
+    assert recorder.counts == {"conv3x3" if dtype == torch.float16 else "conv3x3_relu_pool": 1}
 
 
 # ------------------------------------------------------------------------------------ whole models
@@ -563,16 +565,15 @@ TORCHVISION = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "mode"), TORCHVISION, ids="-".join)
+@pytest.mark.parametrize(("name", "mode"), TORCHVISION)
 def test_torchvisions_models(name: str, mode: str) -> None:
     torchvision = pytest.importorskip("torchvision")
     model = ran_in(getattr(torchvision.models, name)())
     if name.startswith("vgg"):
         model = nn.Sequential(model.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    # What is computed in training mode from few pixels loses digits, in torch as well.
-    tolerance = 1e-4 if mode == "eval" or name == "vgg16" else 5e-3
     model.train(mode == "train")
-    recorder = run(model, image(2, 3, 32, 32), tolerance, fullgraph=True)
+    size = 64 if name == "resnet18" else 32  # batch norm in training mode wants some pixels
+    recorder = run(model, image(2, 3, size, size), fullgraph=True)
     assert recorder.counts == TORCHVISION[name, mode]
 
 

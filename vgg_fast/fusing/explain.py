@@ -67,7 +67,7 @@ class Explanation:
         ]
         lines += _table(
             [
-                (layer.name, layer.operator or "left", layer.why and f"it {layer.why}" or "")
+                (layer.name, layer.operator or "left", f"it {layer.why}" if layer.why else "")
                 for layer in self.compiled
             ]
         )
@@ -130,7 +130,9 @@ def explain(model: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Explanati
     finally:
         torch._dynamo.reset()
     explanation.breaks = [
-        " ".join(reason.partition("Hint:")[0].split()) for reason, n in counted.items() if n > before.get(reason, 0)
+        " ".join(reason.partition("Hint:")[0].split())
+        for reason, n in counted.items()
+        if n > before.get(reason, 0)
     ]
     return explanation
 

@@ -20,13 +20,17 @@ from torch.fx import Graph, Node
 from vgg_fast.fusing import spellings
 
 # Their results are new tensors, with the same numbers whatever the strides of what they read.
-_NAMES = """
-abs add adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d batch_norm cat celu clamp clamp_max
-clamp_min clip concat conv2d conv_transpose2d div elu exp gelu group_norm hardsigmoid hardswish
-hardtanh instance_norm interpolate leaky_relu log max_pool2d maximum mean minimum mish mul multiply
-neg normalize pow prelu relu relu6 rsqrt selu sigmoid silu softmax softplus sqrt square sub subtract
-sum tanh truediv true_divide upsample where
-""".split()
+# fmt: off
+_NAMES = (
+    "abs", "add", "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "batch_norm",
+    "cat", "celu", "clamp", "clamp_max", "clamp_min", "clip", "concat", "conv2d",
+    "conv_transpose2d", "div", "elu", "exp", "gelu", "group_norm", "hardsigmoid", "hardswish",
+    "hardtanh", "instance_norm", "interpolate", "leaky_relu", "log", "max_pool2d", "maximum",
+    "mean", "minimum", "mish", "mul", "multiply", "neg", "normalize", "pow", "prelu", "relu",
+    "relu6", "rsqrt", "selu", "sigmoid", "silu", "softmax", "softplus", "sqrt", "square", "sub",
+    "subtract", "sum", "tanh", "truediv", "true_divide", "upsample", "where",
+)
+# fmt: on
 _DROPOUTS = {F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
 _METHODS = {name + end for name in _NAMES for end in ("", "_")}
 _FUNCTIONS = {

@@ -27,13 +27,14 @@ from vgg_fast.ops.checks import DTYPES
 _DEVICES = ("cpu", "cuda")
 
 # What may return its input's memory.
-_VIEWS = frozenset(
-    """
-    alpha_dropout chunk contiguous dropout dropout2d expand expand_as feature_alpha_dropout flatten
-    float getitem movedim narrow permute reshape reshape_as split squeeze swapaxes t to transpose
-    type_as unbind unflatten unsqueeze view view_as
-    """.split()
+# fmt: off
+_VIEWS = (
+    "alpha_dropout", "chunk", "contiguous", "dropout", "dropout2d", "expand", "expand_as",
+    "feature_alpha_dropout", "flatten", "float", "getitem", "movedim", "narrow", "permute",
+    "reshape", "reshape_as", "split", "squeeze", "swapaxes", "t", "to", "transpose", "type_as",
+    "unbind", "unflatten", "unsqueeze", "view", "view_as",
 )
+# fmt: on
 
 
 @dataclass
@@ -252,7 +253,8 @@ def folding_pays(result: Tensor, weight: Tensor) -> bool:
 
 def _hint(tensor: Tensor) -> float:
     """The number of elements; of what is symbolic, the one that it was traced with."""
-    sizes = (s if type(s) is int else getattr(s.node, "hint", None) for s in tensor.shape)
+    shape: tuple[Any, ...] = tensor.shape
+    sizes = (s if type(s) is int else getattr(s.node, "hint", None) for s in shape)
     return math.prod(math.inf if size is None else size for size in sizes)
 
 
@@ -322,7 +324,7 @@ def _put_operator(graph: Graph, group: Group) -> Node:
 def _fold(graph: Graph, norm: BatchNorm, weight: Node, bias: Node | None) -> tuple[Node, Node]:
     """Weight and bias of the convolution whose result is the batch norm's.
 
-    scale = gamma / sqrt(var + eps);  weight' = weight · scale;  bias' = beta + (bias - mean) · scale
+    scale = gamma / sqrt(var + eps), weight' = weight · scale, bias' = (bias - mean) · scale + beta
     """
     dtype = value(weight).dtype
 
