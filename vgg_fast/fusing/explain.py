@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from vgg_fast.fusing.convert import fuse
-from vgg_fast.fusing.report import FusionReport
+from vgg_fast.fusing.convert import FusionReport, fuse
 from vgg_fast.fusing.rewrite import Group, find, graphs_in
 from vgg_fast.fusing.spellings import convolution
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 import vgg_fast.functional  # noqa: F401  (registers torch.ops.vgg_fast)
+from vgg_fast._layout import is_served_dtype
 from vgg_fast.fusing import layouts, spellings
 from vgg_fast.fusing.spellings import BatchNorm, Convolution, value
-from vgg_fast.ops.checks import DTYPES
 
 _DEVICES = ("cpu", "cuda")
 
@@ -126,7 +126,7 @@ def _why_not(convolution: Convolution, node: Node) -> str | None:
     why_not = spellings.why_not_conv3x3(convolution, weight)
     if why_not is not None:
         return why_not
-    if result.dtype not in DTYPES:
+    if not is_served_dtype(result):
         return f"computes in {result.dtype}, which isn't served"
     if result.device.type not in _DEVICES:
         return f"runs on {result.device.type}, which has no kernels of this package"
