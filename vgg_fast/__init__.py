@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from vgg_fast import backends, cpu, functional, layers, models
 from vgg_fast.dispatch import environment as _environment
 from vgg_fast.fusing import FusionReport, fuse, unfuse
+from vgg_fast.fusing.explain import Explanation, explain
 from vgg_fast.models import (
     VGG,
     seed_vgg,
@@ -28,10 +29,12 @@ backends.set(_environment.backend())
 
 __all__ = [
     "VGG",
+    "Explanation",
     "FusionReport",
     "__version__",
     "backends",
     "cpu",
+    "explain",
     "functional",
     "fuse",
     "layers",
