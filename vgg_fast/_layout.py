@@ -26,9 +26,26 @@ def to_channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
+def strided_channels_last(tensor: Tensor) -> Tensor:
+    """``tensor`` itself if it has the strides of :func:`empty_channels_last`, else a copy.
+
+    Where :func:`to_channels_last` may leave a dimension of one element any stride.
+    """
+    _, channels, height, width = tensor.shape
+    row = width * channels
+    return strided(tensor, (height * row, 1, row, channels))
+
+
+def strided(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """``tensor`` itself if these are its strides, else a copy; differentiable, and under vmap."""
+    if tensor.stride() == strides:
+        return tensor
+    return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
+
+
 def no_elements(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What an operator returns in place of a result that wasn't asked for."""
-    return torch.empty((0,), dtype=dtype or like.dtype, device=like.device)
+    return like.new_empty((0,), dtype=dtype)
 
 
 # ------------------------------------------------------------------------------ torch's own choice
