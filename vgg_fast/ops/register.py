@@ -51,19 +51,23 @@ def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) ->
     At each call, and nowhere earlier: a program that was traced or exported under ``no_grad`` holds
     the operator alone, and can still be trained.
     """
-    redispatch = getattr(torch.ops.vgg_fast, name).default.redispatch
+    # Bound once: a call is to cost no more than the decision.
+    redispatch = getattr(torch.ops.vgg_fast, name).default._handle.redispatch_boxed
+    below_autograd, after_autograd = torch._C._AutoDispatchBelowAutograd, torch._C._after_autograd_keyset
+    is_transformed = torch._C._are_functorch_transforms_active
+    is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
 
     def without_gradients(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        with below_autograd():
+            return redispatch(keyset & after_autograd, *args)
 
     def choose(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
-        # Of torch.func (grad, jvp, vmap, ...) or of forward-mode differentiation.
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        # By torch.func (grad, jvp, vmap, ...), or in forward mode.
+        if is_transformed() or forward_ad._current_level >= 0:
             return by_torch(*args)
-        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+        if not (is_grad_enabled() and any_requires_grad(*args)):
             return without_gradients(keyset, *args)
-        if with_gradients is None:  # a gradient's own, with create_graph=True
+        if with_gradients is None:  # of a backward operator, under create_graph=True
             return by_torch(*args)
         return with_gradients(functools.partial(without_gradients, keyset), *args)
 
