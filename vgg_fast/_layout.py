@@ -29,15 +29,19 @@ def to_channels_last(tensor: Tensor) -> Tensor:
 def strided_channels_last(tensor: Tensor) -> Tensor:
     """``tensor`` itself if it has the strides of :func:`empty_channels_last`, else a copy.
 
-    Where :func:`to_channels_last` may leave a dimension of one element any stride.
+    :func:`to_channels_last` leaves any stride to a dimension of one element, and vmap refuses it.
     """
     _, channels, height, width = tensor.shape
     row = width * channels
-    return strided(tensor, (height * row, 1, row, channels))
+    if tensor.stride() == (height * row, 1, row, channels):
+        return tensor
+    pixels = tensor.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return pixels.permute(0, 3, 1, 2)
 
 
-def strided(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """``tensor`` itself if these are its strides, else a copy; differentiable, and under vmap."""
+def strided_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """``tensor`` itself if it has the strides of ``torch.empty_like(other)``, else a copy."""
+    strides = torch.empty_like(other).stride()
     if tensor.stride() == strides:
         return tensor
     return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vgg_fast._layout import empty_channels_last, no_elements, strided, strided_channels_last
+from vgg_fast._layout import empty_channels_last, no_elements, strided_channels_last, strided_like
 
 
 def fake_gradients(
@@ -35,9 +35,7 @@ def reference_gradients(
     )  # fmt: skip
     return (
         strided_channels_last(grad_input) if need_input else no_elements(input),
-        strided(grad_weight, torch.empty_like(weight).stride())
-        if need_weight
-        else no_elements(weight),
+        strided_like(grad_weight, weight) if need_weight else no_elements(weight),
         grad_bias if need_bias else no_elements(weight),
     )
 

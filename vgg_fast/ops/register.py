@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 
 from vgg_fast.dispatch import route
@@ -42,6 +43,11 @@ def register(
     _library.impl(name, by_torch, "CompositeExplicitAutograd")
     _library.impl(name, _autograd(name, by_torch, with_gradients), "Autograd", with_keyset=True)
     _library.impl(name, by_torch, "FuncTorchBatched")
+    # For exporters to what doesn't know the operator, such as torch.onnx. A fake tensor would take
+    # it too, in place of ``fake``, where a size is symbolic, but for what the second line says.
+    operator = getattr(torch.ops.vgg_fast, name).default
+    register_decomposition(operator)(reference)
+    register_decomposition(operator, type="meta")(fake)
     route.add(name, check, reference)
 
 
