@@ -249,7 +249,7 @@ def test_what_is_refused_is_refused_with_the_same_sentence(op: str) -> None:
     }
 
 
-# ------------------------------------------------------------------------------------ whole networks
+# ----------------------------------------------------------------------------------- whole networks
 
 
 def test_the_gradients_of_each_image_of_a_network() -> None:

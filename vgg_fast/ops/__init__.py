@@ -1,7 +1,8 @@
 """The operators of the namespace ``vgg_fast``: one file each, every file with the same five parts.
 
 Schemas and CPU kernels live in C++ (``csrc/``). Each file here adds what Python owns: what the
-operator refuses, the plain-PyTorch reference, the fake kernel, autograd and autocast.
+operator refuses, the plain-PyTorch reference, the fake kernel, autograd and autocast. ``flops``
+has what torch counts of them.
 """
 
 from vgg_fast import _extension

@@ -1,7 +1,7 @@
 """What ``torch.utils.flop_counter`` counts of the operators: as much as of torch's own layers.
 
-An operator's formula is the direct convolution's, two operations a multiply-add, whichever algorithm
-runs; bias, ReLU and pooling count as nothing.
+That is the direct convolution, two operations a multiply-add, whichever algorithm runs; bias, ReLU
+and pooling count as nothing.
 """
 
 from __future__ import annotations

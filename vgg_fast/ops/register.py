@@ -59,7 +59,8 @@ def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) ->
     """
     # Bound once: a call is to cost no more than the decision.
     redispatch = getattr(torch.ops.vgg_fast, name).default._handle.redispatch_boxed
-    below_autograd, after_autograd = torch._C._AutoDispatchBelowAutograd, torch._C._after_autograd_keyset
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+    after_autograd = torch._C._after_autograd_keyset
     is_transformed = torch._C._are_functorch_transforms_active
     is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
 
@@ -115,4 +116,3 @@ def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
     ):
         return value.to(dtype)
     return value
-
