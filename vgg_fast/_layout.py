@@ -26,9 +26,30 @@ def to_channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
+def strided_channels_last(tensor: Tensor) -> Tensor:
+    """``tensor`` itself if it has the strides of :func:`empty_channels_last`, else a copy.
+
+    :func:`to_channels_last` leaves any stride to a dimension of one element, and vmap refuses it.
+    """
+    _, channels, height, width = tensor.shape
+    row = width * channels
+    if tensor.stride() == (height * row, 1, row, channels):
+        return tensor
+    pixels = tensor.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return pixels.permute(0, 3, 1, 2)
+
+
+def strided_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """``tensor`` itself if it has the strides of ``torch.empty_like(other)``, else a copy."""
+    strides = torch.empty_like(other).stride()
+    if tensor.stride() == strides:
+        return tensor
+    return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
+
+
 def no_elements(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What an operator returns in place of a result that wasn't asked for."""
-    return torch.empty((0,), dtype=dtype or like.dtype, device=like.device)
+    return like.new_empty((0,), dtype=dtype)
 
 
 # ------------------------------------------------------------------------------ torch's own choice

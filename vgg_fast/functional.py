@@ -60,13 +60,10 @@ def conv3x3_relu_pool(input: Tensor, weight: Tensor, bias: Optional[Tensor] = No
         (N, K, H // 2, W // 2) or (K, H // 2, W // 2).
     """
     _check_not_nested("conv3x3_relu_pool", input)
-    keep_argmax = torch.is_grad_enabled() and (
-        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
     if input.dim() == 3:
         batch = input.unsqueeze(0)
-        return torch.ops.vgg_fast.conv3x3_relu_pool(batch, weight, bias, keep_argmax)[0].squeeze(0)
-    return torch.ops.vgg_fast.conv3x3_relu_pool(input, weight, bias, keep_argmax)[0]
+        return torch.ops.vgg_fast.conv3x3_relu_pool(batch, weight, bias, False)[0].squeeze(0)
+    return torch.ops.vgg_fast.conv3x3_relu_pool(input, weight, bias, False)[0]
 
 
 def max_pool2x2(input: Tensor) -> Tensor:
@@ -84,10 +81,9 @@ def max_pool2x2(input: Tensor) -> Tensor:
         RuntimeError: the input's shape or dtype doesn't fit; the message says how.
     """
     _check_not_nested("max_pool2x2", input)
-    keep_argmax = torch.is_grad_enabled() and input.requires_grad
     if input.dim() == 3:
-        return torch.ops.vgg_fast.max_pool2x2(input.unsqueeze(0), keep_argmax)[0].squeeze(0)
-    return torch.ops.vgg_fast.max_pool2x2(input, keep_argmax)[0]
+        return torch.ops.vgg_fast.max_pool2x2(input.unsqueeze(0), False)[0].squeeze(0)
+    return torch.ops.vgg_fast.max_pool2x2(input, False)[0]
 
 
 # Checked here, because with a nested tensor the dispatcher reaches none of our kernels.

@@ -162,6 +162,15 @@ def test_export_for_training_trains_the_same() -> None:
     assert_same_numbers(found, expected)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_program_exported_without_gradients_trains_the_same(strict: bool) -> None:
+    net = seed_network(dropout=0.0)
+    with torch.no_grad():
+        program = torch.export.export(net, (images(),), strict=strict).module()
+    expected = gradients_of(net, net, images())
+    assert_same_numbers(gradients_of(program, program, images()), expected)
+
+
 def test_the_decomposed_program_keeps_the_fused_operators() -> None:
     program = exported(seed_network().eval()).run_decompositions()
     calls = [str(node.target) for node in program.graph.nodes if "vgg_fast" in str(node.target)]

@@ -79,11 +79,23 @@ class TestConv3x3ReLUPool(ConvolutionChecks):
         assert argmax.numel() == 0 and argmax.dtype == torch.uint8
         assert torch.equal(output, forward(self.op, *given)[0])
 
-    def test_gradients_without_the_argmax_are_refused(self) -> None:
-        input, weight, bias = self.given(random_arguments(self.op, SMALL, torch.float32))
-        with pytest.raises(RuntimeError, match="call it with return_argmax=True") as error:
-            OPS.conv3x3_relu_pool(input.requires_grad_(), weight, bias, False)
-        assert "\n" not in str(error.value)
+    @pytest.mark.parametrize("return_argmax", [True, False])
+    def test_gradients_need_not_have_the_argmax_returned(self, return_argmax: bool) -> None:
+        arguments = random_arguments(self.op, SMALL, torch.float32)
+        expected = forward_backward(self.op, arguments)
+        given = [tensor.requires_grad_() for tensor in self.given(arguments)]
+        output, argmax = OPS.conv3x3_relu_pool(*given, return_argmax)
+        assert argmax.numel() == (output.numel() if return_argmax else 0)
+        assert argmax.dtype == torch.uint8 and not argmax.requires_grad
+        found = torch.autograd.grad(output, given, arguments.grad_output)
+        for actual, name in zip(found, ("grad_input", "grad_weight", "grad_bias"), strict=True):
+            assert torch.equal(actual, getattr(expected, name))
+
+    @pytest.mark.parametrize("requires_grad", [False, True])
+    def test_opcheck_without_the_argmax(self, requires_grad: bool) -> None:
+        given = self.given(random_arguments(self.op, SMALL, torch.float32))
+        given = [tensor.requires_grad_(requires_grad) for tensor in given]
+        torch.library.opcheck(OPS.conv3x3_relu_pool.default, (*given, False))
 
     @pytest.mark.parametrize("which", ["input", "weight", "bias"])
     def test_functional_keeps_the_argmax_whichever_gradient_is_wanted(self, which: str) -> None:

@@ -186,25 +186,22 @@ class TestMaxPool2x2:
         input = torch.randperm(60, dtype=torch.float64).view(2, 2, 3, 5).requires_grad_()
         assert torch.autograd.gradcheck(functional.max_pool2x2, (input,))
 
-    def test_a_second_derivative_is_refused(self) -> None:
-        input, _ = random(SMALL, torch.float64)
-        output = functional.max_pool2x2(input.requires_grad_())
-        (gradient,) = torch.autograd.grad(output.square().sum(), input, create_graph=True)
-        with pytest.raises(RuntimeError, match="can't be differentiated a second time") as error:
-            gradient.sum().backward()
-        assert "\n" not in str(error.value)
-
     def test_without_the_argmax_the_output_is_the_same(self) -> None:
         input, _ = random(SMALL, torch.float32)
         output, argmax = OPS.max_pool2x2(input, False)
         assert argmax.numel() == 0 and argmax.dtype == torch.uint8
         assert torch.equal(output, OPS.max_pool2x2(input, True)[0])
 
-    def test_gradients_without_the_argmax_are_refused(self) -> None:
-        input, _ = random(SMALL, torch.float32)
-        with pytest.raises(RuntimeError, match="call it with return_argmax=True") as error:
-            OPS.max_pool2x2(input.requires_grad_(), False)
-        assert "\n" not in str(error.value)
+    @pytest.mark.parametrize("return_argmax", [True, False])
+    def test_gradients_need_not_have_the_argmax_returned(self, return_argmax: bool) -> None:
+        input, grad_output = random(SMALL, torch.float32)
+        leaf = input.requires_grad_()
+        output, argmax = OPS.max_pool2x2(leaf, return_argmax)
+        assert argmax.numel() == (output.numel() if return_argmax else 0)
+        assert argmax.dtype == torch.uint8 and not argmax.requires_grad
+        (found,) = torch.autograd.grad(output, leaf, grad_output)
+        expected = torch.nn.functional.max_pool2d(leaf, 2)
+        assert torch.equal(found, torch.autograd.grad(expected, leaf, grad_output)[0])
 
     # ----------------------------------------------------------------------- PyTorch's machinery
 
@@ -212,7 +209,7 @@ class TestMaxPool2x2:
     def test_opcheck(self, return_argmax: bool) -> None:
         input, _ = random(SMALL, torch.float32)
         torch.library.opcheck(OPS.max_pool2x2.default, (input, return_argmax))
-        torch.library.opcheck(OPS.max_pool2x2.default, (input.requires_grad_(), True))
+        torch.library.opcheck(OPS.max_pool2x2.default, (input.requires_grad_(), return_argmax))
 
     def test_opcheck_of_the_backward_operator(self) -> None:
         input, grad_output = random(SMALL, torch.float32)
@@ -227,14 +224,6 @@ class TestMaxPool2x2:
                 functional.max_pool2x2(input), torch.nn.functional.max_pool2d(input, 2)
             )
             assert functional.max_pool2x2(input).dtype == dtype
-
-    @pytest.mark.filterwarnings("ignore:There is a performance drop")
-    def test_vmap(self) -> None:
-        input, _ = random(SMALL, torch.float32)
-        batches = torch.stack([input, input.flip(3)])
-        found = torch.vmap(functional.max_pool2x2)(batches)
-        for one, batch in zip(found, batches, strict=True):
-            assert torch.equal(one, functional.max_pool2x2(batch))
 
     # -------------------------------------------------------------------------------- functional
 

@@ -87,6 +87,18 @@ def test_traced() -> None:
             torch.testing.assert_close(traced(images(batch)), net(images(batch)))
 
 
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_a_traced_network_trains_the_same(with_gradients: bool) -> None:
+    net = seed_network(dropout=0.0)
+    with torch.set_grad_enabled(with_gradients):
+        traced = torch.jit.trace(net, images())
+    expected = gradients_of(net, net, images())
+    for _ in range(3):
+        assert_same_numbers(gradients_of(net, traced, images()), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images(5)), net(images(5)))
+
+
 def test_traced_under_autocast() -> None:
     net = seed_network().eval()
     # Without a cache: torch's tracer can't tell a kept cast of a weight from a constant.

@@ -299,25 +299,6 @@ class ConvolutionChecks:
         assert torch.autograd.gradcheck(self.function, given)
         assert torch.autograd.gradcheck(self.function, given[:2])
 
-    @pytest.mark.parametrize("of", ["input", "weight"])
-    def test_a_second_derivative_is_refused(self, of: str) -> None:
-        arguments = random_arguments(self.op, SMALL, torch.float64)
-        leaf = getattr(arguments, of).requires_grad_()
-        output = self.function(*self.given(arguments))
-        (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
-        with pytest.raises(RuntimeError, match="can't be differentiated a second time") as error:
-            gradient.sum().backward()
-        assert "\n" not in str(error.value)
-
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
-    def test_forward_mode_differentiation_is_refused(self) -> None:
-        arguments = random_arguments(self.op, SMALL, torch.float32)
-        arguments.weight.requires_grad_()
-        with torch.autograd.forward_ad.dual_level():
-            dual = torch.autograd.forward_ad.make_dual(arguments.input, arguments.input)
-            with pytest.raises(NotImplementedError, match="forward mode AD"):
-                self.function(dual, arguments.weight, arguments.bias)
-
     # ------------------------------------------------------------------------- PyTorch's machinery
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -365,15 +346,6 @@ class ConvolutionChecks:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = self.function(arguments.input.bfloat16(), arguments.weight, arguments.bias)
         assert output.dtype == torch.bfloat16
-
-    @pytest.mark.filterwarnings("ignore:There is a performance drop")
-    def test_vmap(self) -> None:
-        arguments = random_arguments(self.op, SMALL, torch.float32)
-        batches = torch.stack([arguments.input, arguments.input.flip(3)])
-        found = torch.vmap(lambda x: self.function(x, arguments.weight, arguments.bias))(batches)
-        for one, batch in zip(found, batches, strict=True):
-            expected = self.function(batch, arguments.weight, arguments.bias)
-            assert torch.equal(one, expected)
 
     # --------------------------------------------------------------------------------- functional
 

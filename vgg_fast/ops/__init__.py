@@ -1,13 +1,16 @@
 """The operators of the namespace ``vgg_fast``: one file each, every file with the same five parts.
 
 Schemas and CPU kernels live in C++ (``csrc/``). Each file here adds what Python owns: what the
-operator refuses, the plain-PyTorch reference, the fake kernel, autograd and autocast.
+operator refuses, the plain-PyTorch reference, the fake kernel, autograd and autocast. ``flops``
+has what torch counts of them.
 """
 
 from vgg_fast import _extension
 
 _extension.load()
 
-from vgg_fast.ops import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2  # noqa: E402
+from vgg_fast.ops import conv3x3, conv3x3_relu, conv3x3_relu_pool, flops, max_pool2x2  # noqa: E402
+
+flops.register_when_imported()
 
 __all__ = ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2"]

@@ -1,13 +1,11 @@
-"""What the convolutions share: gradients by PyTorch, their shapes, and what autograd asks for."""
+"""What the convolutions share: gradients by PyTorch, and their shapes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vgg_fast._layout import empty_channels_last, no_elements, to_channels_last
+from vgg_fast._layout import empty_channels_last, no_elements, strided_channels_last, strided_like
 
 
 def fake_gradients(
@@ -36,21 +34,16 @@ def reference_gradients(
         [need_input, need_weight, need_bias],
     )  # fmt: skip
     return (
-        to_channels_last(grad_input) if need_input else no_elements(input),
-        torch.empty_like(weight).copy_(grad_weight) if need_weight else no_elements(weight),
+        strided_channels_last(grad_input) if need_input else no_elements(input),
+        strided_like(grad_weight, weight) if need_weight else no_elements(weight),
         grad_bias if need_bias else no_elements(weight),
     )
 
 
-def asked_for(ctx: Any) -> tuple[bool, bool, bool]:
-    """Whether autograd wants the gradients of input, weight and bias."""
-    # The dispatcher drops trailing arguments that equal their defaults, such as a bias of None.
-    return (*ctx.needs_input_grad, False)[:3]
-
-
-def wanted(ctx: Any, gradients: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor | None, ...]:
+def wanted(
+    gradients: tuple[Tensor, Tensor, Tensor], needs: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, ...]:
     """Give autograd ``None`` for each gradient that it didn't ask for."""
     return tuple(
-        gradient if needed else None
-        for gradient, needed in zip(gradients, asked_for(ctx), strict=True)
+        gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
     )

@@ -5,13 +5,14 @@ output[n, k, y, x] = bias[k] + Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vgg_fast._layout import empty_channels_last, to_channels_last
-from vgg_fast.ops._shared import asked_for, fake_gradients, reference_gradients, wanted
+from vgg_fast._layout import empty_channels_last, strided_channels_last
+from vgg_fast.ops._shared import fake_gradients, reference_gradients, wanted
 from vgg_fast.ops.checks import check_convolution, check_gradient
 from vgg_fast.ops.register import register, register_autocast
 
@@ -23,7 +24,7 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
 
 def reference(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The operator by PyTorch."""
-    return to_channels_last(torch.nn.functional.conv2d(input, weight, bias, padding=1))
+    return strided_channels_last(torch.nn.functional.conv2d(input, weight, bias, padding=1))
 
 
 def fake(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,18 +32,30 @@ def fake(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return empty_channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
 
 
-def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Keep what the backward pass needs."""
-    input, weight, _ = inputs
-    ctx.save_for_backward(input, weight)
+class Gradients(torch.autograd.Function):
+    """Keeps the input and the weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, compute: Callable, input: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """The output, and for the backward pass what it needs."""
+        ctx.save_for_backward(input, weight)
+        return compute(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that autograd asked for."""
+        needs = ctx.needs_input_grad[1:]
+        backward = torch.ops.vgg_fast.conv3x3_backward.default
+        return None, *wanted(backward(grad_output, *ctx.saved_tensors, *needs), needs)
 
 
-def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients that autograd asked for."""
-    return wanted(
-        ctx,
-        torch.ops.vgg_fast.conv3x3_backward(grad_output, *ctx.saved_tensors, *asked_for(ctx)),
-    )
+def with_gradients(
+    compute: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """The operator where something wants a gradient; ``compute`` is the operator without one."""
+    return Gradients.apply(compute, input, weight, bias)
 
 
 def check_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *needs: bool) -> None:
@@ -77,8 +90,7 @@ register(
     check=check,
     reference=reference,
     fake=fake,
-    setup_context=setup_context,
-    backward=backward,
+    with_gradients=with_gradients,
 )
 register("conv3x3_backward", check=check_backward, reference=reference_backward, fake=fake_backward)
 register_autocast("conv3x3")

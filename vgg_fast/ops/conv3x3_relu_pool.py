@@ -8,6 +8,7 @@ The full-resolution map is never stored. The backward pass finds a gradient's pl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, no_elements
 from vgg_fast.ops import max_pool2x2
-from vgg_fast.ops._shared import asked_for, fake_gradients, reference_gradients, wanted
+from vgg_fast.ops._shared import fake_gradients, reference_gradients, wanted
 from vgg_fast.ops.checks import (
     check_argmax,
     check_convolution,
@@ -55,25 +56,44 @@ def fake(
     )
 
 
-def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Keep what the backward pass needs."""
-    input, weight, _, return_argmax = inputs
-    if not return_argmax:
-        raise RuntimeError(
-            "vgg_fast::conv3x3_relu_pool: gradients need the argmax; call it with "
-            "return_argmax=True, or under torch.no_grad()"
-        )
-    pooled, argmax = output
-    ctx.mark_non_differentiable(argmax)
-    ctx.save_for_backward(input, weight, pooled, argmax)
+class Gradients(torch.autograd.Function):
+    """Keeps the input, the weight, the output and the argmax, whether or not that is returned."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        compute: Callable,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        return_argmax: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The output, with the argmax if it is wanted, and for the backward pass what it needs."""
+        output, argmax = compute(input, weight, bias, True)
+        ctx.save_for_backward(input, weight, output, argmax)
+        if not return_argmax:
+            return output
+        ctx.mark_non_differentiable(argmax)
+        return output, argmax
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """The gradients that autograd asked for."""
+        needs = ctx.needs_input_grad[1:4]
+        backward = torch.ops.vgg_fast.conv3x3_relu_pool_backward.default
+        return None, *wanted(backward(grad_output, *ctx.saved_tensors, *needs), needs), None
 
 
-def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    """The gradients that autograd asked for."""
-    gradients = torch.ops.vgg_fast.conv3x3_relu_pool_backward(
-        grad_output, *ctx.saved_tensors, *asked_for(ctx)
-    )
-    return *wanted(ctx, gradients), None
+def with_gradients(
+    compute: Callable,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    return_argmax: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The operator where something wants a gradient; ``compute`` is the operator without one."""
+    found = Gradients.apply(compute, input, weight, bias, return_argmax)
+    return found if return_argmax else (found, no_elements(input, torch.uint8))
 
 
 def check_backward(
@@ -128,8 +148,7 @@ register(
     check=check,
     reference=reference,
     fake=fake,
-    setup_context=setup_context,
-    backward=backward,
+    with_gradients=with_gradients,
 )
 register(
     "conv3x3_relu_pool_backward",

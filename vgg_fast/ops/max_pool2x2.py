@@ -8,12 +8,13 @@ last NaN, if there is one, as in torch), where torch keeps eight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vgg_fast._layout import empty_channels_last, no_elements, to_channels_last
+from vgg_fast._layout import empty_channels_last, no_elements, strided_channels_last
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
 from vgg_fast.ops.register import register
 
@@ -30,8 +31,8 @@ def reference(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor
     row, column = index // input.shape[3], index % input.shape[3]
     argmax = (2 * (row % 2) + column % 2).to(torch.uint8)
     return (
-        to_channels_last(output),
-        to_channels_last(argmax) if return_argmax else no_elements(input, torch.uint8),
+        strided_channels_last(output),
+        strided_channels_last(argmax) if return_argmax else no_elements(input, torch.uint8),
     )
 
 
@@ -46,24 +47,35 @@ def fake(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tensor]:
     )
 
 
-def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Keep what the backward pass needs."""
-    input, return_argmax = inputs
-    if not return_argmax:
-        raise RuntimeError(
-            "vgg_fast::max_pool2x2: gradients need the argmax; call it with return_argmax=True, "
-            "or under torch.no_grad()"
-        )
-    _, argmax = output
-    ctx.mark_non_differentiable(argmax)
-    ctx.save_for_backward(argmax)
-    ctx.size = input.shape[2:]
+class Gradient(torch.autograd.Function):
+    """Keeps the argmax, whether or not it is returned."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, compute: Callable, input: Tensor, return_argmax: bool
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The output, with the argmax if it is wanted, and for the backward pass what it needs."""
+        output, argmax = compute(input, True)
+        ctx.save_for_backward(argmax)
+        ctx.size = input.shape[2:]
+        if not return_argmax:
+            return output
+        ctx.mark_non_differentiable(argmax)
+        return output, argmax
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """The input's gradient."""
+        backward = torch.ops.vgg_fast.max_pool2x2_backward.default
+        return None, backward(grad_output, *ctx.saved_tensors, *ctx.size), None
 
 
-def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    """The input's gradient."""
-    (argmax,) = ctx.saved_tensors
-    return torch.ops.vgg_fast.max_pool2x2_backward(grad_output, argmax, *ctx.size), None
+def with_gradients(
+    compute: Callable, input: Tensor, return_argmax: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The operator where a gradient is wanted; ``compute`` is the operator without one."""
+    found = Gradient.apply(compute, input, return_argmax)
+    return found if return_argmax else (found, no_elements(input, torch.uint8))
 
 
 def check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> None:
@@ -85,12 +97,13 @@ def check_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int)
 
 def reference_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
     """The input's gradient by PyTorch."""
-    grad_input = empty_channels_last(grad_output, grad_output.shape[1], height, width).zero_()
-    rows, columns = height // 2 * 2, width // 2 * 2
-    for position in range(4):
-        window = grad_input[:, :, position // 2 : rows : 2, position % 2 : columns : 2]
-        window.copy_(torch.where(argmax == position, grad_output, 0))
-    return grad_input
+    # Out of place, so that it can be differentiated, and batched by vmap.
+    gradient, argmax = grad_output.permute(0, 2, 3, 1), argmax.permute(0, 2, 3, 1)
+    pixels = [torch.where(argmax == position, gradient, 0) for position in range(4)]
+    rows = torch.stack(pixels[:2], 3), torch.stack(pixels[2:], 3)
+    full = torch.stack(rows, 2).reshape(-1, height // 2 * 2, width // 2 * 2, gradient.shape[3])
+    full = torch.nn.functional.pad(full, (0, 0, 0, width % 2, 0, height % 2))
+    return strided_channels_last(full.permute(0, 3, 1, 2))
 
 
 def fake_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
@@ -103,8 +116,7 @@ register(
     check=check,
     reference=reference,
     fake=fake,
-    setup_context=setup_context,
-    backward=backward,
+    with_gradients=with_gradients,
 )
 register(
     "max_pool2x2_backward", check=check_backward, reference=reference_backward, fake=fake_backward

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
+from torch.autograd import forward_ad
 
 from vgg_fast.dispatch import route
 
@@ -19,30 +22,63 @@ def register(
     check: Callable,
     reference: Callable,
     fake: Callable,
-    setup_context: Callable | None = None,
-    backward: Callable | None = None,
+    with_gradients: Callable | None = None,
 ) -> None:
     """Register the Python half of ``vgg_fast::name``.
 
-    The reference serves every device that has no kernel of its own. An operator without a
-    ``backward`` refuses, in one sentence, to be differentiated.
+    The reference serves every device that has no kernel of its own, and every transform that has
+    no formula of ours: it consists of torch's own operators, which have them all.
 
     Args:
         name: of the operator, whose schema is in ``csrc/library.cpp``.
         check: raises RuntimeError for arguments that no kernel takes. It runs before the reference,
             before a Triton kernel and in the fake kernel; the C++ kernels check for themselves.
-        reference: the operator by PyTorch.
+        reference: the operator by PyTorch, out of place, with the strides of ``fake``.
         fake: the shapes, strides and dtypes of its results.
-        setup_context: saves what ``backward`` needs.
-        backward: its autograd formula.
+        with_gradients: the operator where one of its tensors wants a gradient, given first what
+            computes it without; the reference if there is none.
     """
-    qualified = f"vgg_fast::{name}"
-    torch.library.register_fake(qualified, _after(check, fake))
-    _library.impl(name, _after(check, reference), "CompositeExplicitAutograd")
-    torch.library.register_autograd(
-        qualified, backward or _refuse_second_derivative, setup_context=setup_context
-    )
+    by_torch = _after(check, reference)
+    torch.library.register_fake(f"vgg_fast::{name}", _after(check, fake))
+    _library.impl(name, by_torch, "CompositeExplicitAutograd")
+    _library.impl(name, _autograd(name, by_torch, with_gradients), "Autograd", with_keyset=True)
+    _library.impl(name, by_torch, "FuncTorchBatched")
+    # For exporters to what doesn't know the operator, such as torch.onnx. A fake tensor would take
+    # it too, in place of ``fake``, where a size is symbolic, but for what the second line says.
+    operator = getattr(torch.ops.vgg_fast, name).default
+    register_decomposition(operator)(reference)
+    register_decomposition(operator, type="meta")(fake)
     route.add(name, check, reference)
+
+
+def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) -> Callable:
+    """The kernel that stands before all others, and decides at each call how it is differentiated.
+
+    At each call, and nowhere earlier: a program that was traced or exported under ``no_grad`` holds
+    the operator alone, and can still be trained.
+    """
+    # Bound once: a call is to cost no more than the decision.
+    redispatch = getattr(torch.ops.vgg_fast, name).default._handle.redispatch_boxed
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+    after_autograd = torch._C._after_autograd_keyset
+    is_transformed = torch._C._are_functorch_transforms_active
+    is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+
+    def without_gradients(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        with below_autograd():
+            return redispatch(keyset & after_autograd, *args)
+
+    def choose(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        # By torch.func (grad, jvp, vmap, ...), or in forward mode.
+        if is_transformed() or forward_ad._current_level >= 0:
+            return by_torch(*args)
+        if not (is_grad_enabled() and any_requires_grad(*args)):
+            return without_gradients(keyset, *args)
+        if with_gradients is None:  # of a backward operator, under create_graph=True
+            return by_torch(*args)
+        return with_gradients(functools.partial(without_gradients, keyset), *args)
+
+    return choose
 
 
 def register_autocast(name: str) -> None:
@@ -80,10 +116,3 @@ def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
     ):
         return value.to(dtype)
     return value
-
-
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> Any:
-    raise RuntimeError(
-        "vgg_fast: the backward operators can't be differentiated a second time; for second "
-        "derivatives use torch.nn.functional.conv2d, relu and max_pool2d (vgg_fast.unfuse)"
-    )
