@@ -85,10 +85,15 @@ def lay_out_as_torch(output: Tensor, input: Tensor, channels_last_weight: bool) 
         input: (N, C, H, W), what the layer or the run of layers was given.
         channels_last_weight: whether the weight, or one of the weights, is channels_last.
     """
-    if channels_last_weight or suggests_channels_last(input):
+    return lay_out(output, channels_last_weight or suggests_channels_last(input))
+
+
+def lay_out(output: Tensor, channels_last: bool) -> Tensor:
+    """``output``, (N, K, H, W) and dense in channels_last, in that format or as NCHW."""
+    if channels_last:
         return output
     output = output.contiguous()
-    if output.size(1) == 1 or (output.size(2) == 1 and output.size(3) == 1):
+    if output.size(0) == 0 or output.size(1) == 1 or output.size(2) * output.size(3) == 1:
         # It was contiguous already, and its strides still say channels_last.
         output = output.flatten().view(output.shape)
     return output

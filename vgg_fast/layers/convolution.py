@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from vgg_fast import _extension
 from vgg_fast._layout import is_served_dtype, lay_out_as_torch, suggests_channels_last
-from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool
+from vgg_fast.functional import conv3x3_relu, conv3x3_relu_pool
 
 __all__ = ["Conv3x3", "Conv3x3ReLU", "Conv3x3ReLUPool", "LazyConv3x3", "why_not_conv3x3"]
 
@@ -195,8 +195,9 @@ def why_not_conv3x3(conv: nn.Conv2d) -> str | None:
 def convolve(input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """``conv2d(input, weight, bias, padding=1)`` for a 3×3 weight, in the format torch gives it."""
     if not torch.jit.is_scripting():
-        if torch.jit.is_tracing():
-            # A script keeps the choice, where tracing would keep what was chosen.
+        if torch.jit.is_tracing() and not torch.is_autocast_enabled(input.device.type):
+            # A script keeps the choice, where tracing would keep what was chosen. Not under
+            # autocast, whose casts are recorded in what is traced, but not in what is scripted.
             return torch.jit.script(convolve)(input, weight, bias)
     if not is_served(input, weight):
         return conv2d(input, weight, bias, padding=1)
@@ -207,7 +208,7 @@ def convolve(input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
 
 def convolve_batch(input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """:func:`convolve` for an input (N, C, H, W) that is served."""
-    output = conv3x3(input, weight, bias)
+    output = torch.ops.vgg_fast.conv3x3(input, weight, bias)
     return lay_out_as_torch(output, input, suggests_channels_last(weight))
 
 

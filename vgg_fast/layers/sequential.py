@@ -103,7 +103,8 @@ def _run(sequential: nn.Sequential, input: Any) -> Any:
             input = child(input)
         return input
     steps = group(_flat(sequential))
-    if torch.jit.is_tracing():
+    # Under autocast a trace records the casts of what runs here, but not of what is scripted.
+    if torch.jit.is_tracing() and not torch.is_autocast_enabled(input.device.type):
         return _trace(steps, input)
     begun: Tensor | None = None  # the input of a run of groups, whose data are channels_last
     channels_last_weight = False

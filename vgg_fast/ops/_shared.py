@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vgg_fast._layout import empty_channels_last, no_elements, strided_channels_last, strided_like
+from vgg_fast._layout import (
+    empty_channels_last,
+    lay_out_as_torch,
+    no_elements,
+    strided_channels_last,
+    strided_like,
+    suggests_channels_last,
+)
 
 
 def fake_gradients(
@@ -41,9 +48,19 @@ def reference_gradients(
 
 
 def wanted(
-    gradients: tuple[Tensor, Tensor, Tensor], needs: tuple[bool, bool, bool]
+    gradients: tuple[Tensor, Tensor, Tensor],
+    needs: tuple[bool, bool, bool],
+    input: Tensor,
+    weight: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Give autograd ``None`` for each gradient that it didn't ask for."""
-    return tuple(
-        gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
+    """What autograd is given: ``None`` for a gradient that it didn't ask for.
+
+    The input's gradient has the memory format that torch's convolution would give it, since what
+    computed the input may be slow, or another result, with any other.
+    """
+    of_input, of_weight, of_bias = gradients
+    return (
+        lay_out_as_torch(of_input, input, suggests_channels_last(weight)) if needs[0] else None,
+        of_weight if needs[1] else None,
+        of_bias if needs[2] else None,
     )

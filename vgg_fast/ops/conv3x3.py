@@ -48,7 +48,8 @@ class Gradients(torch.autograd.Function):
         """The gradients that autograd asked for."""
         needs = ctx.needs_input_grad[1:]
         backward = torch.ops.vgg_fast.conv3x3_backward.default
-        return None, *wanted(backward(grad_output, *ctx.saved_tensors, *needs), needs)
+        input, weight = ctx.saved_tensors
+        return None, *wanted(backward(grad_output, input, weight, *needs), needs, input, weight)
 
 
 def with_gradients(

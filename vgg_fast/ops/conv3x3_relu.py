@@ -52,7 +52,8 @@ class Gradients(torch.autograd.Function):
         """The gradients that autograd asked for."""
         needs = ctx.needs_input_grad[1:]
         backward = torch.ops.vgg_fast.conv3x3_relu_backward.default
-        return None, *wanted(backward(grad_output, *ctx.saved_tensors, *needs), needs)
+        gradients = backward(grad_output, *ctx.saved_tensors, *needs)
+        return None, *wanted(gradients, needs, *ctx.saved_tensors[:2])
 
 
 def with_gradients(

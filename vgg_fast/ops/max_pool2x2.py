@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgg_fast._layout import empty_channels_last, no_elements, strided_channels_last
+from vgg_fast._layout import (
+    empty_channels_last,
+    lay_out,
+    no_elements,
+    strided_channels_last,
+    suggests_channels_last,
+)
 from vgg_fast.ops.checks import check_argmax, check_input, check_poolable
 from vgg_fast.ops.register import register
 
@@ -58,6 +64,7 @@ class Gradient(torch.autograd.Function):
         output, argmax = compute(input, True)
         ctx.save_for_backward(argmax)
         ctx.size = input.shape[2:]
+        ctx.channels_last = suggests_channels_last(input)
         if not return_argmax:
             return output
         ctx.mark_non_differentiable(argmax)
@@ -67,7 +74,8 @@ class Gradient(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
         backward = torch.ops.vgg_fast.max_pool2x2_backward.default
-        return None, backward(grad_output, *ctx.saved_tensors, *ctx.size), None
+        gradient = backward(grad_output, *ctx.saved_tensors, *ctx.size)
+        return None, lay_out(gradient, ctx.channels_last), None
 
 
 def with_gradients(
