@@ -12,6 +12,7 @@ import pytest
 import tyro
 
 from benchmarks import growth, report, run
+from benchmarks.models import __main__ as models
 from tests.support.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.dispatch import environment
@@ -59,6 +60,8 @@ def parse(module: str, arguments: list[str]) -> None:
         info.parse(arguments)
     elif module == "benchmarks.run":
         run.chosen_works(tyro.cli(run.Options, args=arguments))
+    elif module == "benchmarks.models":
+        tyro.cli(models.Options, args=arguments)
     elif module == "benchmarks.growth":
         tyro.cli(growth.Options, args=arguments)
     elif module == "benchmarks.report":

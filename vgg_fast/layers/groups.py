@@ -99,11 +99,9 @@ def _role(layer: nn.Module) -> str | None:
     if found is None:
         return None
     role, forward, is_served = found
-    return role if is_called_plainly(layer, forward) and is_served(layer) else None
-
-
-def _always(layer: nn.Module) -> bool:
-    return True
+    if is_served is not None and not is_served(layer):
+        return None
+    return role if is_called_plainly(layer, forward) else None
 
 
 def _is_inactive(dropout: nn.Module) -> bool:
@@ -112,13 +110,13 @@ def _is_inactive(dropout: nn.Module) -> bool:
 
 # With each type, the forward that a group stands for: somebody may put another into the class. The
 # settings are asked of an nn.Conv2d as of a Conv3x3, so that one that is put in later takes part.
-_ROLES: dict[type, tuple[str, Any, Callable[[Any], bool]]] = {
+_ROLES: dict[type, tuple[str, Any, Callable[[Any], bool] | None]] = {
     nn.Conv2d: ("convolution", nn.Conv2d.forward, Conv3x3._has_served_settings),
     Conv3x3: ("convolution", Conv3x3.forward, Conv3x3._has_served_settings),
-    nn.ReLU: ("relu", nn.ReLU.forward, _always),
+    nn.ReLU: ("relu", nn.ReLU.forward, None),
     nn.MaxPool2d: ("pooling", nn.MaxPool2d.forward, pools_2x2),
     MaxPool2x2: ("pooling", MaxPool2x2.forward, pools_2x2),
-    nn.Identity: ("nothing", nn.Identity.forward, _always),
+    nn.Identity: ("nothing", nn.Identity.forward, None),
     nn.Dropout: ("nothing", nn.Dropout.forward, _is_inactive),
 }
 # No Dropout: it draws its mask in the order of the map's memory.

@@ -19,6 +19,7 @@ from torch.nn.modules import module as torch_module
 
 from vgg_fast._layout import (
     is_served_dtype,
+    lay_out,
     lay_out_as_torch,
     no_elements,
     suggests_channels_last,
@@ -106,23 +107,28 @@ def _run(sequential: nn.Sequential, input: Any) -> Any:
     # Under autocast a trace records the casts of what runs here, but not of what is scripted.
     if torch.jit.is_tracing() and not torch.is_autocast_enabled(input.device.type):
         return _trace(steps, input)
-    begun: Tensor | None = None  # the input of a run of groups, whose data are channels_last
-    channels_last_weight = False
+    # The input of a run of groups, between which maps are channels_last, and the run's weights.
+    run: list[Tensor] = []
     for step in steps:
         if isinstance(step, Group) and _takes(step, input):
-            if begun is None:
-                begun, channels_last_weight = input, False
+            if not run:
+                run.append(input)
             if step.conv is not None:
-                channels_last_weight |= suggests_channels_last(step.conv.weight)
+                run.append(step.conv.weight)
             input = _compute(step, input)
             if _has_no_format(input):
-                input, begun = lay_out_as_torch(input, begun, channels_last_weight), None
+                input, run = _end(run, input), []
             continue
         for layer in step.layers if isinstance(step, Group) else (step,):
-            if begun is not None and not keeps_format(layer):
-                input, begun = lay_out_as_torch(input, begun, channels_last_weight), None
+            if run and not keeps_format(layer):
+                input, run = _end(run, input), []
             input = layer(input)
-    return input if begun is None else lay_out_as_torch(input, begun, channels_last_weight)
+    return _end(run, input) if run else input
+
+
+def _end(run: list[Tensor], output: Tensor) -> Tensor:
+    """The result of a run in torch's format: channels_last if its input or a weight is."""
+    return lay_out(output, any(map(suggests_channels_last, run)))
 
 
 def _flat(sequential: nn.Sequential) -> Iterator[nn.Module]:

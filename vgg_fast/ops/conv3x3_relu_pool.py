@@ -81,8 +81,9 @@ class Gradients(torch.autograd.Function):
         """The gradients that autograd asked for."""
         needs = ctx.needs_input_grad[1:4]
         backward = torch.ops.vgg_fast.conv3x3_relu_pool_backward.default
-        gradients = backward(grad_output, *ctx.saved_tensors, *needs)
-        return None, *wanted(gradients, needs, *ctx.saved_tensors[:2]), None
+        saved = ctx.saved_tensors  # read once: a checkpoint computes them again each time
+        gradients = backward(grad_output, *saved, *needs)
+        return None, *wanted(gradients, needs, *saved[:2]), None
 
 
 def with_gradients(
