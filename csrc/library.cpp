@@ -70,9 +70,9 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("release_cpu_workspaces() -> int");
 }
 
-// For vgg_fast/layers/convolution.py, through ctypes: a layer's finalizer may run anywhere, even in the middle
-// of a tracer's work, and must not pass through the dispatcher. Nor may this use Python's C API:
-// C++ programs without Python load this library too (examples/cpp).
+// For vgg_fast/layers/convolution.py, through ctypes: a layer's finalizer may run anywhere, even in
+// the middle of a tracer's work, and must not pass through the dispatcher. Nor may this use
+// Python's C API: C++ programs without Python load this library too (examples/cpp).
 extern "C" __attribute__((visibility("default"))) void vgg_fast_forget_weight(const void* address) {
   vgg_fast::cpu::forget_weight(address);
 }
