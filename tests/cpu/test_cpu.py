@@ -362,7 +362,7 @@ def test_a_cap_that_is_too_small_is_reported_once():
     )
     assert printed.returncode == 0, printed.stderr
     assert printed.stderr.count("vgg_fast: a layer runs the direct algorithm") == 1
-    assert "needs 2 MiB" in printed.stderr and "leaves 1 MiB" in printed.stderr
+    assert "needs 2 MiB" in printed.stderr and "allows only 1 MiB" in printed.stderr
 
 
 def test_a_cap_that_suffices_is_not_reported():

@@ -168,7 +168,7 @@ def test_products_run_on_tensor_cores(object_of, source):
 def test_pooling_has_a_windows_four_loads_in_flight(object_of, architecture):
     checked = 0
     for name, found in instructions_of(object_of("max_pool2x2_kernels.cu"), architecture).items():
-        if "max_pool2x2_kernel" not in name:
+        if "max_pool2x2_kernelI" not in name:  # the template's; the file's name is in all of them
             continue
         loads = [i for i, instruction in enumerate(found) if re.match(r"LDG\.\S*128", instruction)]
         assert len(loads) >= 4, name

@@ -113,11 +113,14 @@ class ConvolutionChecks:
         assert torch.equal(forward(self.op, *self.given(arguments))[0], output)
 
     @dtypes
-    def test_results_are_channels_last(self, dtype: torch.dtype) -> None:
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    def test_layouts_of_results(self, layout: str, dtype: torch.dtype) -> None:
         arguments = random_arguments(self.op, SMALL, dtype)
+        arguments.input = LAYOUTS[layout](arguments.input)
         results = forward_backward(self.op, arguments)
         assert results.output.shape == output_shape(self.op, SMALL)
-        assert is_channels_last(results.output) and is_channels_last(results.grad_input)
+        assert is_channels_last(results.output)
+        assert results.grad_input.stride() == arguments.input.stride()  # as torch gives it
         for tensor in (results.output, results.grad_input, results.grad_weight, results.grad_bias):
             assert tensor.dtype == dtype
 
