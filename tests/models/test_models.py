@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vgg_fast
 from tests.support.fused_operators import Operators
-from tests.support.numerics import assert_as_accurate, relative_error
+from tests.support.numerics import assert_as_accurate, in_float64, relative_error
 from vgg_fast.layers import Conv3x3, FusedSequential, Linear, MaxPool2x2
 from vgg_fast.models import CONV_ARCHS, SEED_ARCH, VGG, vgg_block
 from vgg_fast.train.presets import PRESETS
@@ -124,7 +124,9 @@ def test_torchvisions_initial_values_and_numbers() -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert relative_error(nets[0](images), nets[1](images)) < 4e-6
+        exact = in_float64(nets[1])(images.double())
+        errors = [relative_error(net(images), exact) for net in nets]
+    assert errors[0] <= max(2 * errors[1], 2e-6)
 
 
 @pytest.mark.parametrize("name", [*CONV_ARCHS, "seed_vgg", "vgg16_bn"])
