@@ -68,7 +68,6 @@ class Work:
     level: Level = field(compare=False)
     precision: Precision = field(default="fp32", compare=False)
     device: str = field(default="cpu", compare=False)
-    fuse: Callable[[nn.Module], nn.Module] = field(default=vgg_fast.fuse, compare=False)
     wants_input_gradient: bool = False
     seconds: float = field(default=6.0, compare=False)
     """Its share of a run's time, before that is scaled to what there is."""
@@ -208,7 +207,6 @@ def _operator(
     layer: SeedLayer,
     batch: int,
     behind: tuple[nn.Module, ...] = (),
-    fuse: Callable[[nn.Module], nn.Module] = vgg_fast.fuse,
     in_report: bool = False,
 ) -> Iterator[Work]:
     """One layer forward and backward."""
@@ -227,7 +225,6 @@ def _operator(
         "operator",
         make_model,
         (batch, channels, layer.size, layer.size),
-        fuse,
         in_report,
     )
 
@@ -238,7 +235,6 @@ def _forward_and_backward(
     level: Level,
     make_model: Callable[[], nn.Module],
     shape: tuple[int, int, int, int],
-    fuse: Callable[[nn.Module], nn.Module] = vgg_fast.fuse,
     in_report: bool = False,
 ) -> Iterator[Work]:
     kinds: tuple[Kind, ...] = ("forward", "backward")
@@ -250,7 +246,6 @@ def _forward_and_backward(
             name=f"{name}-{kind}",
             title=f"{title}, batch {shape[0]}: {kind}",
             level=level,
-            fuse=fuse,
             # Images want no gradient.
             wants_input_gradient=kind == "backward" and shape[1] > 1,
             in_report=in_report,

@@ -18,4 +18,4 @@ class VggFast:
         return vgg_fast.__version__
 
     def prepare(self, work: Work) -> Call:
-        return torch_call(work, work.fuse(work.model()), torch.channels_last)
+        return torch_call(work, vgg_fast.fuse(work.model()), torch.channels_last)

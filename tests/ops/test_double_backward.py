@@ -10,20 +10,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.differentiated import (
-    CASES,
     Case,
     assert_equals_torch,
     cases,
     differentiated,
     dtypes,
     frozen,
+    one_case,
 )
 from tests.support.seed import images, loss_of, seed_network
 from vgg_fast import backends, unfuse
-
-one_case = pytest.mark.parametrize(
-    "case", [case for case in CASES if case.dims == 4 and case.layout == "contiguous"], ids=str
-)
 
 
 def leaves_of(given: tuple[Tensor, ...], frozen: bool) -> tuple[list[Tensor], list[Tensor]]:

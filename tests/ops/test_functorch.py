@@ -10,21 +10,17 @@ from torch import func
 
 from tests.support.cases import OPERATORS
 from tests.support.differentiated import (
-    CASES,
     Case,
     assert_equals_torch,
     cases,
     differentiated,
     dtypes,
     frozen,
+    one_case,
 )
 from tests.support.operators import is_channels_last
 from tests.support.seed import images, loss_of, seed_network
 from vgg_fast import backends, unfuse
-
-one_case = pytest.mark.parametrize(
-    "case", [case for case in CASES if case.dims == 4 and case.layout == "contiguous"], ids=str
-)
 
 
 def cubed(function):

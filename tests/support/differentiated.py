@@ -68,6 +68,9 @@ def _cases() -> list[Case]:
 
 CASES = _cases()
 cases = pytest.mark.parametrize("case", CASES, ids=str)
+one_case = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.dims == 4 and case.layout == "contiguous"], ids=str
+)
 dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 # Whether weights and bias are differentiated too.
 frozen = pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])

@@ -91,7 +91,8 @@ def test_the_steps_fit_into_nine_minutes(tmp_path, monkeypatch) -> None:
     assert given["tests"] > 100 and given["training"] > 40
 
 
-def test_spare_seconds_go_to_the_steps_behind(tmp_path, monkeypatch) -> None:
+def seconds_given(monkeypatch) -> dict[str, float]:
+    """To each step from now on; every one is done at once."""
     given = {}
 
     def run_step(name, options, part, seconds):
@@ -100,20 +101,18 @@ def test_spare_seconds_go_to_the_steps_behind(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(main, "run_step", run_step)
     monkeypatch.setattr(main.time, "monotonic", lambda: 0.0)
+    return given
+
+
+def test_spare_seconds_go_to_the_steps_behind(tmp_path, monkeypatch) -> None:
+    given = seconds_given(monkeypatch)
     main.main([*QUICK, f"--output={tmp_path}"])
     assert given["ceilings"] == pytest.approx(steps.STEPS["ceilings"][0], rel=0.05)
     assert given["more"] > 400
 
 
 def test_fewer_steps_share_the_same_seconds(tmp_path, monkeypatch) -> None:
-    given = {}
-
-    def run_step(name, options, part, seconds):
-        given[name] = seconds
-        return {"outcome": "done", "seconds": 1.0}
-
-    monkeypatch.setattr(main, "run_step", run_step)
-    monkeypatch.setattr(main.time, "monotonic", lambda: 0.0)
+    given = seconds_given(monkeypatch)
     main.main([*QUICK, "--only=block", f"--output={tmp_path}"])
     assert given["block"] == pytest.approx(main.SECONDS, abs=1)
 
