@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 
 from vgg_fast.dispatch import route
@@ -43,11 +42,6 @@ def register(
     _library.impl(name, by_torch, "CompositeExplicitAutograd")
     _library.impl(name, _autograd(name, by_torch, with_gradients), "Autograd", with_keyset=True)
     _library.impl(name, by_torch, "FuncTorchBatched")
-    # For exporters to what doesn't know the operator, such as torch.onnx. A fake tensor would take
-    # it too, in place of ``fake``, where a size is symbolic, but for what the second line says.
-    operator = getattr(torch.ops.vgg_fast, name).default
-    register_decomposition(operator)(reference)
-    register_decomposition(operator, type="meta")(fake)
     route.add(name, check, reference)
 
 
@@ -62,6 +56,7 @@ def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) ->
     below_autograd = torch._C._AutoDispatchBelowAutograd
     after_autograd = torch._C._after_autograd_keyset
     is_transformed = torch._C._are_functorch_transforms_active
+    modes = torch._C._len_torch_dispatch_stack
     is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
 
     def without_gradients(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
@@ -71,6 +66,9 @@ def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) ->
     def choose(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         # By torch.func (grad, jvp, vmap, ...), or in forward mode.
         if is_transformed() or forward_ad._current_level >= 0:
+            return by_torch(*args)
+        # ONNX doesn't know the operator. Its exporter traces: asked only then, the call is free.
+        if modes() > 0 and torch.onnx.is_in_onnx_export():
             return by_torch(*args)
         if not (is_grad_enabled() and any_requires_grad(*args)):
             return without_gradients(keyset, *args)
