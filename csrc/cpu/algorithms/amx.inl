@@ -175,6 +175,7 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
   const Source& source = convolution.source;
   const Tiling& tiling = convolution.tiling;
   const int64_t outputs = convolution.destination.channels;
+  const float* scale = static_cast<const float*>(convolution.packed_scale);
   const float* bias = static_cast<const float*>(convolution.packed_bias);
   const int64_t most = AmxPatch(source.channels, tiling.rows, tiling.columns).values(tiling.images);
 
@@ -217,7 +218,7 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
               return sum;
             });
         write_tile<BFloat16>(source, convolution.destination, one, sums, kOutputBlock, layout.pitch,
-                             bias, k, count);
+                             scale, bias, k, count);
       }
     }
   }

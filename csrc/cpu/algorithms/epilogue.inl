@@ -1,21 +1,23 @@
-// The epilogue: bias, ReLU, 2×2 maximum and its position, and the store, a vector of channels at a
-// time.
+// The epilogue: scale, bias, ReLU, 2×2 maximum and its position, and the store, a vector of
+// channels at a time.
 
 template <class Real>
-inline typename Shape<Real>::Vector relu(typename Shape<Real>::Vector value) {
-  return value <= 0 ? typename Shape<Real>::Vector{} : value;  // a NaN is not <= 0, and stays
+inline typename Shape<Real>::Vector relu(typename Shape<Real>::Vector value, Real slope) {
+  using Vector = typename Shape<Real>::Vector;
+  // Zero times an infinity would be a NaN.
+  const Vector negative = slope == 0 ? Vector{} : value * slope;
+  return value <= 0 ? negative : value;  // a NaN is not <= 0, and stays
 }
 
-// The maximum of a 2×2 window after its ReLU, and which pixel it was: the first of equals, in torch
-// the last of NaNs.
+// The maximum of a 2×2 window, and which pixel it was: the first of equals, in torch the last of
+// NaNs.
 template <class Real>
 struct WindowMaximum {
   typename Shape<Real>::Vector value;
   typename Shape<Real>::Integers position{};
 
-  explicit WindowMaximum(typename Shape<Real>::Vector first) : value(relu<Real>(first)) {}
+  explicit WindowMaximum(typename Shape<Real>::Vector first) : value(first) {}
   void compare(typename Shape<Real>::Vector with, int at) {
-    with = relu<Real>(with);
     const auto wins = with > value || with != with;
     value = wins ? with : value;
     position = wins ? typename Shape<Real>::Integers{} + at : position;
@@ -32,11 +34,13 @@ struct WindowMaximum {
 // pixel and `pitch` pixels a row.
 template <class Value, class Real>
 void write_tile(const Source& source, const Destination& destination, const Tile& tile,
-                const Real* sums, int64_t stride, int64_t pitch, const Real* bias, int64_t first,
-                int64_t count) {
+                const Real* sums, int64_t stride, int64_t pitch, const Real* scale,
+                const Real* bias, int64_t first, int64_t count) {
   constexpr int64_t kLanes = Shape<Real>::kLanes;
   Value* values = static_cast<Value*>(destination.values) + first;
+  scale += first;
   bias += first;
+  const Real slope = Real(destination.negative_slope);
   const int64_t channels = destination.channels;
   const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
     return sums + ((image * tile.rows + row) * pitch + column) * stride;
@@ -51,8 +55,8 @@ void write_tile(const Source& source, const Destination& destination, const Tile
         for (int64_t column = 0; column < tile.columns; ++column) {
           const Real* from = pixel(image, row, column);
           for (int64_t k = 0; k < count; k += kLanes) {
-            const auto value = load<Real>(from + k) + load<Real>(bias + k);
-            put<Real>(with_relu ? relu<Real>(value) : value, count - k,
+            const auto value = load<Real>(from + k) * load<Real>(scale + k) + load<Real>(bias + k);
+            put<Real>(with_relu ? relu<Real>(value, slope) : value, count - k,
                       values + at + column * channels + k);
           }
         }
@@ -69,11 +73,13 @@ void write_tile(const Source& source, const Destination& destination, const Tile
                             (tile.column + column) / 2) *
                            channels;
         for (int64_t k = 0; k < count; k += kLanes) {
-          const auto offset = load<Real>(bias + k);
-          WindowMaximum<Real> maximum(load<Real>(pixel(image, row, column) + k) + offset);
-          for (int i = 1; i < 4; ++i) {
-            maximum.compare(load<Real>(pixel(image, row + i / 2, column + i % 2) + k) + offset, i);
-          }
+          const auto factor = load<Real>(scale + k), offset = load<Real>(bias + k);
+          const auto value = [&](int i) {
+            const auto sum = load<Real>(pixel(image, row + i / 2, column + i % 2) + k);
+            return relu<Real>(sum * factor + offset, slope);
+          };
+          WindowMaximum<Real> maximum(value(0));
+          for (int i = 1; i < 4; ++i) maximum.compare(value(i), i);
           maximum.put_to(count - k, values + at + k, argmax == nullptr ? nullptr : argmax + at + k);
         }
       }

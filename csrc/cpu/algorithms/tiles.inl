@@ -2,9 +2,9 @@
 //
 //        columns + 2
 //      ┌─────────────┐     A patch is the tile's pixels with a border of one, zero outside the
-//      │  ┌───────┐  │     map: [image][row + 2][column + 2][channel]. ReLU and pooling of a
-//  +2  │  │ tile  │  │     gradient are undone, and 16-bit values widened, as it is filled, so
-//      │  └───────┘  │     the arithmetic sees one form of data.
+//      │  ┌───────┐  │     map, or as its border says: [image][row + 2][column + 2][channel].
+//  +2  │  │ tile  │  │     ReLU and pooling of a gradient are undone, and 16-bit values widened,
+//      │  └───────┘  │     as it is filled, so the arithmetic sees one form of data.
 //      └─────────────┘
 
 // Cuts a thread's workspace into aligned pieces.
@@ -58,31 +58,57 @@ struct Patch {
   }
 };
 
-// A vector of a gradient on its way back: zero where the ReLU's output was zero, and where another
-// pixel of the window won.
+// Moves y onto the map, where the border has what it reads. Whether there is anything to read: what
+// isn't on the map, nor in its border, counts as zero.
+inline bool find_pixel(Border border, int64_t size, int64_t& y) {
+  const bool is_on_map = y >= 0 && y < size;
+  if (border == Border::kZeros || is_on_map) return is_on_map;
+  if (y < -1 || y > size) return false;
+  switch (border) {
+    case Border::kReflect:
+      y = y < 0 ? 1 : size - 2;
+      return true;
+    case Border::kReplicate:
+      y = y < 0 ? 0 : size - 1;
+      return true;
+    case Border::kCircular:
+      y = y < 0 ? size - 1 : 0;
+      return true;
+    default:  // kMemory
+      return true;
+  }
+}
+
+// A vector of a gradient on its way back: times the slope where the ReLU's output wasn't positive,
+// and zero where another pixel of the window won.
 template <class Real, bool kPooled, class Value>
 inline typename Shape<Real>::Vector get_through(const Value* values, const Value* output,
-                                                const uint8_t* argmax, uint8_t position,
+                                                const uint8_t* argmax, uint8_t position, Real slope,
                                                 int64_t count) {
   using S = Shape<Real>;
   // Not output <= 0, which also holds for denormal outputs where they are read as zeros
   // (denormals.inl).
   const auto sign = get<Real>(output, count);
   auto blocked = (typename S::Integers(sign) <= 0) & (sign == sign);
+  auto gradient = get<Real>(values, count);
+  if (slope !=
+      0) {  // torch sends the gradient of a NaN through a ReLU, and not through a leaky one
+    gradient = (blocked | (sign != sign)) ? gradient * slope : gradient;
+    blocked = typename S::Integers{};
+  }
   if constexpr (kPooled) {
     blocked |=
         __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);
   }
-  return blocked ? typename S::Vector{} : get<Real>(values, count);
+  return blocked ? typename S::Vector{} : gradient;
 }
 
-template <bool kPooled, class Value, class To>
+template <bool kPooled, class Value, class Real, class To>
 inline void read_through(const Value* values, const Value* output, const uint8_t* argmax,
-                         uint8_t position, int64_t count, To* to) {
-  using Real = decltype(to_real(Value{}));
+                         uint8_t position, Real slope, int64_t count, To* to) {
   for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
     put<Real>(get_through<Real, kPooled>(values + c, output + c, kPooled ? argmax + c : nullptr,
-                                         position, count - c),
+                                         position, slope, count - c),
               count - c, to + c);
   }
 }
@@ -95,6 +121,7 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
   const int64_t channels = patch.channels, padding = patch.stride - channels;
   const Value* values = static_cast<const Value*>(source.values) + patch.first_channel;
   const Value* output = static_cast<const Value*>(source.output) + patch.first_channel;
+  const auto slope = decltype(to_real(Value{}))(source.negative_slope);
   if (source.prologue == Prologue::kPoolReluGradient) {
     const int64_t height = source.height / 2, width = source.width / 2;
     const uint8_t* argmax = source.argmax + patch.first_channel;
@@ -104,14 +131,15 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
         zero(to, patch.stride);
         continue;
       }
-      const int64_t at = ((image * height + row / 2) * width + x / 2) * source.channels;
+      const int64_t at =
+          image * source.image_stride + row / 2 * source.row_stride + x / 2 * source.channels;
       const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
-      read_through<true>(values + at, output + at, argmax + at, position, channels, to);
+      read_through<true>(values + at, output + at, argmax + at, position, slope, channels, to);
       zero(to + channels, padding);
     }
     return;
   }
-  int64_t at = ((image * source.height + row) * source.width + column) * source.channels;
+  int64_t at = image * source.image_stride + row * source.row_stride + column * source.channels;
   if (patch.stride == source.channels && source.prologue == Prologue::kNone) {
     read_row(values + at, count * channels, to);
     return;
@@ -120,7 +148,7 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
     if (source.prologue == Prologue::kNone) {
       read_row(values + at, channels, to);
     } else {
-      read_through<false>(values + at, output + at, nullptr, 0, channels, to);
+      read_through<false>(values + at, output + at, nullptr, 0, slope, channels, to);
     }
     zero(to + channels, padding);
   }
@@ -135,18 +163,25 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
                           : source.width;
   const int64_t before = first - (tile.column - patch.border);
   const int64_t after = patch.columns - before - (end - first);
+  const auto read_border = [&](int64_t image, int64_t row, int64_t column, int64_t count,
+                               Real* to) {
+    if (count > 0 && find_pixel(source.border, source.width, column)) {
+      read_pixels<Value>(source, patch, image, row, column, 1, to);
+    } else {
+      zero(to, count * patch.stride);
+    }
+  };
   for (int64_t image = 0; image < tile.images; ++image) {
-    for (int64_t row = 0; row < patch.rows; ++row) {
-      const int64_t y = tile.row - patch.border + row;
-      if (y < 0 || y >= source.height) {
+    for (int64_t row = 0; row < patch.rows; ++row, to += patch.columns * patch.stride) {
+      int64_t y = tile.row - patch.border + row;
+      if (!find_pixel(source.border, source.height, y)) {
         zero(to, patch.columns * patch.stride);
-      } else {
-        zero(to, before * patch.stride);
-        read_pixels<Value>(source, patch, tile.image + image, y, first, end - first,
-                           to + before * patch.stride);
-        zero(to + (patch.columns - after) * patch.stride, after * patch.stride);
+        continue;
       }
-      to += patch.columns * patch.stride;
+      read_border(tile.image + image, y, first - 1, before, to);
+      read_pixels<Value>(source, patch, tile.image + image, y, first, end - first,
+                         to + before * patch.stride);
+      read_border(tile.image + image, y, end, after, to + (patch.columns - after) * patch.stride);
     }
   }
 }
@@ -179,22 +214,23 @@ class TilePixels {
   static constexpr bool kPooled = kPrologue == Prologue::kPoolReluGradient;
 
  public:
-  // The tile's first pixel may lie outside the map, by a border; what is outside reads as zero.
+  // The tile's first pixel may lie outside the map, by a border.
   TilePixels(const Source& source, int64_t image, int64_t row, int64_t column)
       : values_(static_cast<const Value*>(source.values)),
         output_(static_cast<const Value*>(source.output)),
         argmax_(source.argmax),
+        slope_(float(source.negative_slope)),
         first_row_(row),
         first_column_(column) {
     // In the pooled map, where negative pixels lie in negative windows.
     constexpr int kShift = kPooled ? 1 : 0;
     const int64_t height = source.height >> kShift, width = source.width >> kShift;
     for (int64_t i = 0; i < kSide; ++i) {
-      const int64_t y = (row + i) >> kShift, x = (column + i) >> kShift;
-      rows_[i].offset = (image * height + y) * width * source.channels;
-      rows_[i].inside = y >= 0 && y < height ? -1 : 0;
+      int64_t y = (row + i) >> kShift, x = (column + i) >> kShift;
+      rows_[i].inside = -int64_t(find_pixel(source.border, height, y));
+      rows_[i].offset = image * source.image_stride + y * source.row_stride;
+      columns_[i].inside = -int64_t(find_pixel(source.border, width, x));
       columns_[i].offset = x * source.channels;
-      columns_[i].inside = x >= 0 && x < width ? -1 : 0;
     }
   }
 
@@ -207,7 +243,7 @@ class TilePixels {
     const uint8_t position = uint8_t(((first_row_ + i) & 1) * 2 + ((first_column_ + j) & 1));
     return get_through<float, kPooled>(values, at_or_zeros(output_, at, inside),
                                        kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
-                                       position, count);
+                                       position, slope_, count);
   }
 
  private:
@@ -225,6 +261,7 @@ class TilePixels {
 
   const Value *values_, *output_;
   const uint8_t* argmax_;
+  float slope_;
   int64_t first_row_, first_column_;
   Line rows_[kSide], columns_[kSide];
 };

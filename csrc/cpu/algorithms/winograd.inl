@@ -2,7 +2,7 @@
 //
 //   inputs     ──Bᵀ d B──▶  V[position][tile][c]
 //   V · U      ──────────▶  M[position][tile][k]     (m + 2)² matrix products, k a block of outputs
-//   M          ──Aᵀ m A──▶  bias, ReLU, pooling, store
+//   M          ──Aᵀ m A──▶  scale, bias, ReLU, pooling, store
 //
 // The weight U[block of k][position][c][k in block] is transformed once for all tiles.
 //
@@ -249,12 +249,12 @@ void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64
 
 // ---------------------------------------------------------------------------------------------
 
-// Bias, ReLU, pooling and the store of one tile's outputs[row][column], a vector of the channels
-// from `first` on.
+// Scale, bias, ReLU, pooling and the store of one tile's sums[row][column], a vector of the
+// channels from `first` on.
 template <class Value, int64_t kSide>
 inline void write_outputs(const Source& source, const Destination& destination, const Tile& tile,
-                          const FloatVector (&outputs)[kSide][kSide], FloatVector bias,
-                          int64_t first, int64_t count) {
+                          const FloatVector (&sums)[kSide][kSide], FloatVector scale,
+                          FloatVector bias, int64_t first, int64_t count) {
   const bool pooled = destination.epilogue == Epilogue::kReluPool;
   const int64_t channels = destination.channels, shift = pooled ? 1 : 0;
   const int64_t height = source.height >> shift, width = source.width >> shift;
@@ -263,6 +263,10 @@ inline void write_outputs(const Source& source, const Destination& destination, 
       ((tile.image * height + (tile.row >> shift)) * width + (tile.column >> shift)) * channels +
       first;
   Value* const values = static_cast<Value*>(destination.values) + at;
+  const float slope = float(destination.negative_slope);
+  const auto activated = [&](int64_t i, int64_t j) __attribute__((always_inline)) {
+    return relu<float>(sums[i][j] * scale + bias, slope);
+  };
   if (pooled) {
     uint8_t* const argmax = destination.argmax == nullptr ? nullptr : destination.argmax + at;
 #pragma GCC unroll 2
@@ -270,10 +274,10 @@ inline void write_outputs(const Source& source, const Destination& destination, 
 #pragma GCC unroll 2
       for (int64_t j = 0; j < kSide; j += 2) {
         if (i + 1 >= tile.rows || j + 1 >= tile.columns) continue;
-        WindowMaximum<float> maximum(outputs[i][j] + bias);
-        maximum.compare(outputs[i][j + 1] + bias, 1);
-        maximum.compare(outputs[i + 1][j] + bias, 2);
-        maximum.compare(outputs[i + 1][j + 1] + bias, 3);
+        WindowMaximum<float> maximum(activated(i, j));
+        maximum.compare(activated(i, j + 1), 1);
+        maximum.compare(activated(i + 1, j), 2);
+        maximum.compare(activated(i + 1, j + 1), 3);
         const int64_t to = i / 2 * row_stride + j / 2 * channels;
         maximum.put_to(count, values + to, argmax == nullptr ? nullptr : argmax + to);
       }
@@ -286,8 +290,7 @@ inline void write_outputs(const Source& source, const Destination& destination, 
 #pragma GCC unroll 4
     for (int64_t j = 0; j < kSide; ++j) {
       if (i >= tile.rows || j >= tile.columns) continue;
-      const FloatVector value = outputs[i][j] + bias;
-      put<float>(with_relu ? relu<float>(value) : value, count,
+      put<float>(with_relu ? activated(i, j) : sums[i][j] * scale + bias, count,
                  values + i * row_stride + j * channels);
     }
   }
@@ -300,21 +303,22 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
                        int64_t first_tile, int64_t tiles, const float* products, int64_t first,
                        int64_t width, uint8_t* needs_direct) {
   using S = Shape<float>;
+  const float* scale = static_cast<const float*>(convolution.packed_scale) + first;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
   for (int64_t t = 0; t < tiles; ++t) {
     const Tile tile = tile_at(convolution.tiling, first_tile + t, convolution.source.images,
                               convolution.source.height, convolution.source.width);
     FloatVector check{};
     for (int64_t v = 0; v < width; v += S::kLanes) {
-      FloatVector outputs[W::kOutput][W::kOutput];
+      FloatVector sums[W::kOutput][W::kOutput];
       transform_tile<W::kInput, W::kOutput, W::output>(
           reads_from<W::kInput>(products + t * width + v, layout.product_stride),
           [&](int64_t i, int64_t j, FloatVector vector) {
-            outputs[i][j] = vector;
+            sums[i][j] = vector;
             check += vector * 0.f;  // zero only for what is finite
           });
-      write_outputs<Value>(convolution.source, convolution.destination, tile, outputs,
-                           load<float>(bias + v), first + v,
+      write_outputs<Value>(convolution.source, convolution.destination, tile, sums,
+                           load<float>(scale + v), load<float>(bias + v), first + v,
                            convolution.destination.channels - first - v);
     }
     bool finite = true;
@@ -323,7 +327,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
   }
 }
 
-// Marks the tiles of a block whose outputs, before the bias, are all no larger than `bound`.
+// Marks the tiles of a block whose sums are all no larger than `bound`.
 template <class W>
 [[gnu::noinline, gnu::cold]] void mark_small_tiles(const WinogradWorkspace<W>& layout,
                                                    int64_t first_tile, int64_t tiles,

@@ -78,10 +78,11 @@ constexpr Kernels kTable = {
                                                                    packed);
           });
         },
-    .pack_bias =
-        [](Storage storage, const void* bias, int64_t channels, void* packed) {
+    .pack_per_channel =
+        [](Storage storage, const void* values, double otherwise, int64_t channels, void* packed) {
           with_storage(storage, [&](auto s) {
-            pack_bias<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias, channels, packed);
+            pack_per_channel<ValueOf<decltype(s)>, RealOf<decltype(s)>>(values, otherwise, channels,
+                                                                        packed);
           });
         },
     .convolve_workspace =
