@@ -104,8 +104,6 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
   int64_t* taps = arena.take<int64_t>(terms);
   int64_t* offsets = arena.take<int64_t>(most_pixels);
 
-  const Real* scale = static_cast<const Real*>(convolution.packed_scale);
-  const Real* bias = static_cast<const Real*>(convolution.packed_bias);
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const Tile tile =
         tile_at(convolution.tiling, index, source.images, source.height, source.width);
@@ -137,8 +135,7 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
             for (int64_t c = 0; c < source.channels; ++c) sum += pixel[c] * factor[c * width];
             return sum;
           });
-      write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, tile.columns, scale,
-                        bias, k, count);
+      write_tile<Value>(convolution, tile, sums, S::kBlock, tile.columns, k, count);
     }
   }
 }

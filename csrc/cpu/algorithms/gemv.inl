@@ -128,8 +128,6 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
           }
           return sum;
         });
-    write_tile<Value>(source, convolution.destination, tile, results, S::kLanes, source.width,
-                      static_cast<const Real*>(convolution.packed_scale),
-                      static_cast<const Real*>(convolution.packed_bias), k, outputs);
+    write_tile<Value>(convolution, tile, results, S::kLanes, source.width, k, outputs);
   }
 }

@@ -79,37 +79,62 @@ inline bool find_pixel(Border border, int64_t size, int64_t& y) {
   }
 }
 
-// A vector of a gradient on its way back: times the slope where the ReLU's output wasn't positive,
-// and zero where another pixel of the window won.
-template <class Real, bool kPooled, class Value>
+template <Prologue kPrologue>
+struct PrologueOf {
+  static constexpr Prologue value = kPrologue;
+};
+
+// f(PrologueOf<the prologue>{}).
+template <class F>
+inline void with_prologue(Prologue prologue, F&& f) {
+  switch (prologue) {
+    case Prologue::kReluGradient:
+      return f(PrologueOf<Prologue::kReluGradient>{});
+    case Prologue::kLeakyReluGradient:
+      return f(PrologueOf<Prologue::kLeakyReluGradient>{});
+    case Prologue::kPoolReluGradient:
+      return f(PrologueOf<Prologue::kPoolReluGradient>{});
+    case Prologue::kPoolLeakyReluGradient:
+      return f(PrologueOf<Prologue::kPoolLeakyReluGradient>{});
+    default:
+      return f(PrologueOf<Prologue::kNone>{});
+  }
+}
+
+// A vector of a gradient on its way back: zero, or times the slope, where the ReLU's output wasn't
+// positive, and zero where another pixel of the window won.
+template <class Real, Prologue kPrologue, class Value>
 inline typename Shape<Real>::Vector get_through(const Value* values, const Value* output,
                                                 const uint8_t* argmax, uint8_t position, Real slope,
                                                 int64_t count) {
   using S = Shape<Real>;
+  typename S::Vector gradient = get<Real>(values, count);
   // Not output <= 0, which also holds for denormal outputs where they are read as zeros
   // (denormals.inl).
   const auto sign = get<Real>(output, count);
-  auto blocked = (typename S::Integers(sign) <= 0) & (sign == sign);
-  auto gradient = get<Real>(values, count);
-  if (slope !=
-      0) {  // torch sends the gradient of a NaN through a ReLU, and not through a leaky one
-    gradient = (blocked | (sign != sign)) ? gradient * slope : gradient;
-    blocked = typename S::Integers{};
+  const auto is_negative = typename S::Integers(sign) <= 0;
+  typename S::Integers blocked{};
+  // torch sends the gradient of a NaN through a ReLU, and not through a leaky one.
+  if constexpr (is_leaky(kPrologue)) {
+    gradient = (is_negative | (sign != sign)) ? gradient * slope : gradient;
+  } else {
+    blocked = is_negative & (sign == sign);
   }
-  if constexpr (kPooled) {
+  if constexpr (undoes_pooling(kPrologue)) {
     blocked |=
         __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);
   }
   return blocked ? typename S::Vector{} : gradient;
 }
 
-template <bool kPooled, class Value, class Real, class To>
+template <Prologue kPrologue, class Value, class Real, class To>
 inline void read_through(const Value* values, const Value* output, const uint8_t* argmax,
                          uint8_t position, Real slope, int64_t count, To* to) {
   for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
-    put<Real>(get_through<Real, kPooled>(values + c, output + c, kPooled ? argmax + c : nullptr,
-                                         position, slope, count - c),
-              count - c, to + c);
+    const uint8_t* const positions = undoes_pooling(kPrologue) ? argmax + c : nullptr;
+    put<Real>(
+        get_through<Real, kPrologue>(values + c, output + c, positions, position, slope, count - c),
+        count - c, to + c);
   }
 }
 
@@ -119,39 +144,34 @@ template <class Value, class Real>
 void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_t row,
                  int64_t column, int64_t count, Real* to) {
   const int64_t channels = patch.channels, padding = patch.stride - channels;
-  const Value* values = static_cast<const Value*>(source.values) + patch.first_channel;
-  const Value* output = static_cast<const Value*>(source.output) + patch.first_channel;
+  const int64_t start = image * source.image_stride + patch.first_channel;
+  const Value* values = static_cast<const Value*>(source.values) + start;
+  const Value* output = static_cast<const Value*>(source.output) + start;
+  if (source.prologue == Prologue::kNone && patch.stride == source.channels) {
+    read_row(values + row * source.row_stride + column * channels, count * channels, to);
+    return;
+  }
   const auto slope = decltype(to_real(Value{}))(source.negative_slope);
-  if (source.prologue == Prologue::kPoolReluGradient) {
-    const int64_t height = source.height / 2, width = source.width / 2;
-    const uint8_t* argmax = source.argmax + patch.first_channel;
-    for (int64_t i = 0; i < count; ++i, to += patch.stride) {
-      const int64_t x = column + i;
-      if (row / 2 >= height || x / 2 >= width) {  // the odd last row or column
-        zero(to, patch.stride);
+  with_prologue(source.prologue, [&](auto prologue) {
+    constexpr int kShift = undoes_pooling(prologue.value) ? 1 : 0;
+    const int64_t y = row >> kShift, height = source.height >> kShift;
+    for (int64_t i = column; i < column + count; ++i, to += patch.stride) {
+      const int64_t x = i >> kShift, at = y * source.row_stride + x * source.channels;
+      if (kShift > 0 && (y >= height || x >= source.width >> kShift)) {
+        zero(to, patch.stride);  // the odd last row or column
         continue;
       }
-      const int64_t at =
-          image * source.image_stride + row / 2 * source.row_stride + x / 2 * source.channels;
-      const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
-      read_through<true>(values + at, output + at, argmax + at, position, slope, channels, to);
+      if constexpr (prologue.value == Prologue::kNone) {
+        read_row(values + at, channels, to);
+      } else {
+        const uint8_t* const argmax = kShift > 0 ? source.argmax + start + at : nullptr;
+        const uint8_t position = uint8_t(row % 2 * 2 + i % 2);
+        read_through<prologue.value>(values + at, output + at, argmax, position, slope, channels,
+                                     to);
+      }
       zero(to + channels, padding);
     }
-    return;
-  }
-  int64_t at = image * source.image_stride + row * source.row_stride + column * source.channels;
-  if (patch.stride == source.channels && source.prologue == Prologue::kNone) {
-    read_row(values + at, count * channels, to);
-    return;
-  }
-  for (int64_t i = 0; i < count; ++i, at += source.channels, to += patch.stride) {
-    if (source.prologue == Prologue::kNone) {
-      read_row(values + at, channels, to);
-    } else {
-      read_through<false>(values + at, output + at, nullptr, 0, slope, channels, to);
-    }
-    zero(to + channels, padding);
-  }
+  });
 }
 
 // Fills a whole patch.
@@ -167,9 +187,10 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
                                Real* to) {
     if (count > 0 && find_pixel(source.border, source.width, column)) {
       read_pixels<Value>(source, patch, image, row, column, 1, to);
-    } else {
-      zero(to, count * patch.stride);
+      --count;
+      to += patch.stride;
     }
+    zero(to, count * patch.stride);
   };
   for (int64_t image = 0; image < tile.images; ++image) {
     for (int64_t row = 0; row < patch.rows; ++row, to += patch.columns * patch.stride) {
@@ -186,24 +207,6 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
   }
 }
 
-template <Prologue kPrologue>
-struct PrologueOf {
-  static constexpr Prologue value = kPrologue;
-};
-
-// f(PrologueOf<the prologue>{}).
-template <class F>
-inline void with_prologue(Prologue prologue, F&& f) {
-  switch (prologue) {
-    case Prologue::kReluGradient:
-      return f(PrologueOf<Prologue::kReluGradient>{});
-    case Prologue::kPoolReluGradient:
-      return f(PrologueOf<Prologue::kPoolReluGradient>{});
-    default:
-      return f(PrologueOf<Prologue::kNone>{});
-  }
-}
-
 alignas(64) constexpr uint8_t kZeros[64] = {};
 
 // The pixels of a square tile of a source, as vectors of fp32: what read_patch() does, without a
@@ -211,7 +214,7 @@ alignas(64) constexpr uint8_t kZeros[64] = {};
 // fill than 16 channels to read.
 template <class Value, Prologue kPrologue, int64_t kSide>
 class TilePixels {
-  static constexpr bool kPooled = kPrologue == Prologue::kPoolReluGradient;
+  static constexpr bool kPooled = undoes_pooling(kPrologue);
 
  public:
   // The tile's first pixel may lie outside the map, by a border.
@@ -241,9 +244,9 @@ class TilePixels {
     const Value* values = at_or_zeros(values_, at, inside);
     if constexpr (kPrologue == Prologue::kNone) return get<float>(values, count);
     const uint8_t position = uint8_t(((first_row_ + i) & 1) * 2 + ((first_column_ + j) & 1));
-    return get_through<float, kPooled>(values, at_or_zeros(output_, at, inside),
-                                       kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
-                                       position, slope_, count);
+    return get_through<float, kPrologue>(values, at_or_zeros(output_, at, inside),
+                                         kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
+                                         position, slope_, count);
   }
 
  private:

@@ -249,12 +249,12 @@ void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64
 
 // ---------------------------------------------------------------------------------------------
 
-// Scale, bias, ReLU, pooling and the store of one tile's sums[row][column], a vector of the
-// channels from `first` on.
+// The store of one tile's outputs[row][column], pooled or not, a vector of the channels from
+// `first` on.
 template <class Value, int64_t kSide>
 inline void write_outputs(const Source& source, const Destination& destination, const Tile& tile,
-                          const FloatVector (&sums)[kSide][kSide], FloatVector scale,
-                          FloatVector bias, int64_t first, int64_t count) {
+                          const FloatVector (&outputs)[kSide][kSide], int64_t first,
+                          int64_t count) {
   const bool pooled = destination.epilogue == Epilogue::kReluPool;
   const int64_t channels = destination.channels, shift = pooled ? 1 : 0;
   const int64_t height = source.height >> shift, width = source.width >> shift;
@@ -263,10 +263,6 @@ inline void write_outputs(const Source& source, const Destination& destination, 
       ((tile.image * height + (tile.row >> shift)) * width + (tile.column >> shift)) * channels +
       first;
   Value* const values = static_cast<Value*>(destination.values) + at;
-  const float slope = float(destination.negative_slope);
-  const auto activated = [&](int64_t i, int64_t j) __attribute__((always_inline)) {
-    return relu<float>(sums[i][j] * scale + bias, slope);
-  };
   if (pooled) {
     uint8_t* const argmax = destination.argmax == nullptr ? nullptr : destination.argmax + at;
 #pragma GCC unroll 2
@@ -274,24 +270,22 @@ inline void write_outputs(const Source& source, const Destination& destination, 
 #pragma GCC unroll 2
       for (int64_t j = 0; j < kSide; j += 2) {
         if (i + 1 >= tile.rows || j + 1 >= tile.columns) continue;
-        WindowMaximum<float> maximum(activated(i, j));
-        maximum.compare(activated(i, j + 1), 1);
-        maximum.compare(activated(i + 1, j), 2);
-        maximum.compare(activated(i + 1, j + 1), 3);
+        WindowMaximum<float> maximum(outputs[i][j]);
+        maximum.compare(outputs[i][j + 1], 1);
+        maximum.compare(outputs[i + 1][j], 2);
+        maximum.compare(outputs[i + 1][j + 1], 3);
         const int64_t to = i / 2 * row_stride + j / 2 * channels;
         maximum.put_to(count, values + to, argmax == nullptr ? nullptr : argmax + to);
       }
     }
     return;
   }
-  const bool with_relu = destination.epilogue == Epilogue::kRelu;
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kSide; ++i) {
 #pragma GCC unroll 4
     for (int64_t j = 0; j < kSide; ++j) {
       if (i >= tile.rows || j >= tile.columns) continue;
-      put<float>(with_relu ? activated(i, j) : sums[i][j] * scale + bias, count,
-                 values + i * row_stride + j * channels);
+      put<float>(outputs[i][j], count, values + i * row_stride + j * channels);
     }
   }
 }
@@ -310,15 +304,17 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
                               convolution.source.height, convolution.source.width);
     FloatVector check{};
     for (int64_t v = 0; v < width; v += S::kLanes) {
-      FloatVector sums[W::kOutput][W::kOutput];
-      transform_tile<W::kInput, W::kOutput, W::output>(
-          reads_from<W::kInput>(products + t * width + v, layout.product_stride),
-          [&](int64_t i, int64_t j, FloatVector vector) {
-            sums[i][j] = vector;
-            check += vector * 0.f;  // zero only for what is finite
-          });
-      write_outputs<Value>(convolution.source, convolution.destination, tile, sums,
-                           load<float>(scale + v), load<float>(bias + v), first + v,
+      FloatVector outputs[W::kOutput][W::kOutput];
+      const FloatVector factor = load<float>(scale + v), offset = load<float>(bias + v);
+      with_activation<float>(convolution.destination, [&](const auto& activate) {
+        transform_tile<W::kInput, W::kOutput, W::output>(
+            reads_from<W::kInput>(products + t * width + v, layout.product_stride),
+            [&](int64_t i, int64_t j, FloatVector sum) {
+              outputs[i][j] = activate(sum * factor + offset);
+              check += sum * 0.f;  // zero only for what is finite
+            });
+      });
+      write_outputs<Value>(convolution.source, convolution.destination, tile, outputs, first + v,
                            convolution.destination.channels - first - v);
     }
     bool finite = true;

@@ -27,9 +27,22 @@ inline int64_t stored_size(Storage storage) {
 // What is computed with.
 inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
 
-// What is done to a source's values as they are read: nothing, or the backward pass of ReLU, or of
-// pooling and ReLU.
-enum class Prologue { kNone, kReluGradient, kPoolReluGradient };
+// What is done to a source's values as they are read: nothing, or the backward pass of a ReLU,
+// leaky or not, or of the pooling behind it too.
+enum class Prologue {
+  kNone,
+  kReluGradient,
+  kLeakyReluGradient,
+  kPoolReluGradient,
+  kPoolLeakyReluGradient
+};
+
+constexpr bool undoes_pooling(Prologue prologue) {
+  return prologue == Prologue::kPoolReluGradient || prologue == Prologue::kPoolLeakyReluGradient;
+}
+constexpr bool is_leaky(Prologue prologue) {
+  return prologue == Prologue::kLeakyReluGradient || prologue == Prologue::kPoolLeakyReluGradient;
+}
 
 // What the pixels are that a map's edge pixels have for neighbours, one pixel around it: zero, more
 // of the same memory (the map is the middle of a larger one), or pixels of the map.
@@ -42,11 +55,11 @@ struct Source {
   Storage storage = Storage::kFloat32;
   const void* values = nullptr;     // the map, or the gradient of the operator's output
   const void* output = nullptr;     // the operator's output: its sign is the ReLU's mask
-  const uint8_t* argmax = nullptr;  // kPoolReluGradient: which of the 4 pixels won
+  const uint8_t* argmax = nullptr;  // undoes_pooling: which of the 4 pixels won
   int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
   // Between the values of one image, or row, and the next, in elements. Pixels are dense.
   int64_t image_stride = 0, row_stride = 0;
-  double negative_slope = 0;  // of the ReLU whose gradient this is
+  double negative_slope = 0;  // is_leaky: of the ReLU whose gradient this is
 };
 
 // What a convolution writes.

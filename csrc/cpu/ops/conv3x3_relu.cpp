@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_outp
   check_alike(op, "output", output, input);
   const Tensor grad = channels_last(grad_output), mask = channels_last(output);
   Source gradient = read_map(grad);
-  gradient.prologue = Prologue::kReluGradient;
+  gradient.prologue = negative_slope == 0 ? Prologue::kReluGradient : Prologue::kLeakyReluGradient;
   gradient.output = mask.data_ptr();
   gradient.negative_slope = negative_slope;
   return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);

@@ -53,7 +53,8 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
   gradient.channels = weight.size(0);
   gradient.row_stride = grad.size(3) * gradient.channels;
   gradient.image_stride = grad.size(2) * gradient.row_stride;
-  gradient.prologue = Prologue::kPoolReluGradient;
+  gradient.prologue =
+      negative_slope == 0 ? Prologue::kPoolReluGradient : Prologue::kPoolLeakyReluGradient;
   gradient.values = grad.data_ptr();
   gradient.output = mask.data_ptr();
   gradient.negative_slope = negative_slope;
