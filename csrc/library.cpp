@@ -47,6 +47,9 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "
       "-> Tensor");
 
+  // A map in NCHW: the others return channels_last.
+  m.def("to_nchw(Tensor input) -> Tensor");
+
   // The CUDA C++ kernels with what vgg_fast/dispatch/route.py decides, ahead of the public
   // operator's arguments: whether fp32 is multiplied as TF32, and whether Hopper's own kernels run.
   m.def(

@@ -239,6 +239,9 @@ struct Kernels {
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
 
+  // Copies the pixels [first, last) of one image of a map to the same map in NCHW.
+  void (*to_nchw)(const Source&, int64_t image, int64_t first, int64_t last, void* output);
+
   // Of the source's values from `first` to `last`, before its prologue.
   float (*largest_magnitude)(const Source&, int64_t first, int64_t last);
 

@@ -12,6 +12,9 @@ namespace vgg_fast::cpu {
 // Throws OutOfMemory.
 Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width);
 
+// An uninitialised tensor like `map`, but in NCHW. Throws OutOfMemory.
+Tensor new_nchw_output(const Tensor& map);
+
 // Uninitialised results of pooling a height × width map: (N, channels, height/2, width/2) with the
 // N and dtype of `like` and, if asked for, in uint8. Throws OutOfMemory.
 struct PooledOutput {
