@@ -2,8 +2,8 @@
 
     output = input.clone(memory_format=torch.contiguous_format)
 
-The other operators return channels_last. On a CPU torch's own copy takes several times as long where
-the new map's channels lie a power of two apart.
+The other operators return channels_last. On a CPU torch's own copy takes several times as long
+where the new map's channels lie a power of two apart.
 """
 
 from __future__ import annotations
