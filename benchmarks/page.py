@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from benchmarks import pictures, tables
+from benchmarks.models import record as of_models
 from benchmarks.pictures import style
 from benchmarks.record import COLUMNS, Record, cells, limits, machine, timed
 
@@ -38,13 +39,20 @@ CAPTIONS = {
 }
 
 
-def html(cpus: list[Record], gpus: list[Record]) -> str:
+def html(cpus: list[Record], gpus: list[Record], models: list[Record]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("page.html.j2")
-    return template.render(cpus=[_cpu(r, i) for i, r in enumerate(cpus)], gpus=_gpus(gpus)) + "\n"
+    return (
+        template.render(
+            cpus=[_cpu(record, number) for number, record in enumerate(cpus)],
+            models=[_models(record) for record in models],
+            gpus=_gpus(gpus),
+        )
+        + "\n"
+    )
 
 
 def _cpu(record: Record, number: int) -> dict[str, Any]:
@@ -82,6 +90,18 @@ def _markdown_cells(lines: Any) -> list[list[str]]:
     """The cells of a Markdown table, its heading first."""
     table = [line for line in lines if line.startswith("|") and not line.startswith("|---")]
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in table]
+
+
+def _models(record: Record) -> dict[str, Any]:
+    figures = pictures.of_models(record)
+    return {
+        "title": tables.MODELS[record["options"]["backend"]].replace("`", ""),
+        "machine": machine(record),
+        "pictures": [style.inline(figure, name) for name, figure in figures.items()],
+        "columns": of_models.COLUMNS,
+        "rows": [(row, of_models.cells(row)) for row in record["rows"]],
+        "missing": record["missing"],
+    }
 
 
 def _gpus(records: list[Record]) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@
 
 The record of benchmarks.decisions: the environment, and ``decisions`` {of, algorithms}.
 
-The record of benchmarks.models: the environment, ``options``, ``summary``, and ``rows``, each with
-name, version, eligible, replaced, equal, error, problem, and ``forward`` and ``training``: seconds
-by way (median, q1, q3), and the ratio.
+The record of benchmarks.models: the environment, ``options``, ``summary``, ``missing`` {name: why},
+and ``rows``, each with name, version, eligible, replaced, equal, error, problem, ``forward`` and
+``training``: seconds by way (median, q1, q3), and the ratio; and the seconds that all of it took.
 
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
@@ -26,6 +26,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,10 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     """
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
-    for path in sorted(results.glob("*.json")):
-        if path.name.endswith(".partial.json") or path.name.startswith((DECISIONS, MODELS)):
+    for path in _finished(results, ""):
+        if path.name.startswith((DECISIONS, MODELS)):
             continue
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+        with _read(path, "benchmarks.run") as record:
             if "groups" in record:
                 # A trial of the GPU's program on a CPU, or some of its steps.
                 if record.get("device_type") == "cpu" or "only" in record:
@@ -104,8 +105,6 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
                 raise ValueError(f"its schema is {record['schema']}, and {SCHEMA} is read")
             elif not record["options"]["quick"]:
                 _keep_newest(cpus, (record["cpu"], record["threads"]), record)
-        except (ValueError, KeyError, TypeError) as error:
-            sys.exit(f"benchmarks.report: {path} isn't a record of benchmarks.run ({error!r})")
     return _newest_first(cpus), _newest_first(gpus)
 
 
@@ -116,18 +115,50 @@ def newest_decisions(results: Path) -> Record | None:
         SystemExit: a file isn't a record; the message names it.
     """
     found: dict[None, Record] = {}
-    for path in sorted(results.glob(f"{DECISIONS}*.json")):
-        try:
-            _keep_newest(found, None, json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            sys.exit(
-                f"benchmarks.report: {path} isn't a record of benchmarks.decisions ({error!r})"
-            )
+    for path in _finished(results, DECISIONS):
+        with _read(path, "benchmarks.decisions") as record:
+            _keep_newest(found, None, record)
     return found.get(None)
 
 
+def newest_models(results: Path) -> dict[str | None, Record]:
+    """The newest whole record of benchmarks.models for each backend; None stands for ``fuse()``.
+
+    Raises:
+        SystemExit: a file isn't a record; the message names it.
+    """
+    found: dict[str | None, Record] = {}
+    for path in _finished(results, MODELS):
+        with _read(path, "benchmarks.models") as record:
+            if is_whole(record["options"]):
+                _keep_newest(found, record["options"]["backend"], record)
+    return found
+
+
+def is_whole(options: Record) -> bool:
+    """Whether a run of benchmarks.models with these options measures all that there is."""
+    one_kind = options["inference"] != options["training"]
+    return options["size"] == "full" and options["rounds"] > 0 and not (options["only"] or one_kind)
+
+
+def _finished(results: Path, begin: str) -> list[Path]:
+    """The records whose names begin so, without those of runs that were cut short."""
+    paths = sorted(results.glob(f"{begin}*.json"))
+    return [path for path in paths if not path.name.endswith(".partial.json")]
+
+
+@contextmanager
+def _read(path: Path, program: str) -> Iterator[Record]:
+    """What is in a file; whatever shows that it isn't a record of the program ends this one."""
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        sys.exit(f"benchmarks.report: {path} isn't a record of {program} ({error!r})")
+
+
 def _keep_newest(kept: dict[Any, Record], key: Any, record: Record) -> None:
-    if key not in kept or kept[key]["date"] < record["date"]:
+    date = record["date"]
+    if key not in kept or kept[key]["date"] < date:
         kept[key] = record
 
 

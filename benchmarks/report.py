@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import page, pictures, tables
-from benchmarks.record import Record, newest, newest_decisions
+from benchmarks.record import Record, newest, newest_decisions, newest_models
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,14 +47,18 @@ def replaced(text: str, name: str, lines: Iterator[str], path: Path) -> str:
 
 def documents(root: Path) -> dict[Path, str]:
     """The files with tables, as the records in ``root`` want them."""
-    cpus, gpus = newest(root / "benchmarks" / "results")
+    results = root / "benchmarks" / "results"
+    cpus, gpus = newest(results)
+    models = newest_models(results)
     parts = {
         root / "README.md": {
+            "models": tables.gains(models),
             "results": tables.readme(cpus, gpus),
-            "decisions": tables.decisions(newest_decisions(root / "benchmarks" / "results")),
+            "decisions": tables.decisions(newest_decisions(results)),
         },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),
+            "models": tables.every_model(models),
             "measured": tables.measured(cpus),
         },
     }
@@ -70,12 +74,16 @@ def documents(root: Path) -> dict[Path, str]:
     return found
 
 
-def draw(cpus: list[Record], gpus: list[Record], folder: Path) -> list[Path]:
-    """What the documents show of the newest CPU's record and of every GPU's."""
+def draw(
+    cpus: list[Record], gpus: list[Record], models: dict[str | None, Record], folder: Path
+) -> list[Path]:
+    """What the documents show of the newest CPU's record, of every GPU's, and of the models'."""
     drawn = pictures.of_a_cpu(cpus[0]) if cpus else {}
     figures = {name: drawn[name] for name in pictures.IN_DOCUMENTS if name in drawn}
     for record in gpus:
         figures |= pictures.of_a_gpu(record)
+    for record in tables.shown(models):
+        figures |= pictures.of_models(record)
     return pictures.save(figures, folder)
 
 
@@ -87,12 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
         if stale:
             sys.exit(f"{', '.join(stale)}: not what the records say; run benchmarks.report")
         return
-    cpus, gpus = newest(options.root / "benchmarks" / "results")
-    found[options.root / "docs" / "report.html"] = page.html(cpus, gpus)
+    results = options.root / "benchmarks" / "results"
+    (cpus, gpus), models = newest(results), newest_models(results)
+    found[options.root / "docs" / "report.html"] = page.html(cpus, gpus, tables.shown(models))
     for path, text in found.items():
         path.write_text(text, encoding="utf-8")
         print(path)
-    print(*draw(cpus, gpus, options.root / "docs" / "images"), sep="\n")
+    print(*draw(cpus, gpus, models, options.root / "docs" / "images"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from benchmarks import floor, pictures
 from benchmarks.gpu import figures
+from benchmarks.models import record as of_models
 from benchmarks.peers import PEERS
 from benchmarks.record import COLUMNS, Record, cells, is_layer, limits, machine, ratio, timed
 
@@ -227,6 +228,73 @@ def decisions(record: Record | None) -> Iterator[str]:
         label = "PyTorch" if name == "torch" else f"vgg_fast, `{name}`"
         numbers = (f"{shares[what]:.0e}" for what in ("relus", "windows"))
         yield _row(label, *numbers, f"{shares['error']:.1e}")
+
+
+# The records of benchmarks.models that are shown, by backend: what stands in for what.
+MODELS = {
+    None: "`vgg_fast.fuse(model)`",
+    "vgg_fast": '`torch.compile(model, backend="vgg_fast")`, relative to `torch.compile(model)`',
+}
+
+
+def shown(models: dict[str | None, Record]) -> list[Record]:
+    return [models[backend] for backend in MODELS if backend in models]
+
+
+def gains(models: dict[str | None, Record]) -> Iterator[str]:
+    """The README's: what models of other people gain, in a picture and a line."""
+    if None in models:
+        yield from _gains_picture(models[None], "docs/images")
+        yield ""
+    for backend, what in MODELS.items():
+        yield f"- {what}: {_gains(models.get(backend))}"
+
+
+def _gains(record: Record | None) -> str:
+    if record is None:
+        return f"{NOT_YET}."
+    summary = record["summary"]
+    means = [
+        f"**{found['geometric_mean']:.2f}** {words} "
+        f"({found['slower']} of {found['cases']} are below {of_models.SLOWER:g})"
+        for kind, words in zip(of_models.KINDS, of_models.COLUMNS[-2:], strict=True)
+        if (found := summary.get(kind))
+    ]
+    told = f"; times as fast, geometric means: {', '.join(means)}" if means else ""
+    equal = f"{summary['equal']} of {summary['cases']} models compute the same"
+    return f"{equal}{told}. On {machine(record)}."
+
+
+def _gains_picture(record: Record, folder: str) -> Iterator[str]:
+    for name in pictures.of_models(record):
+        yield f'<img src="{folder}/{name}.svg" alt="Time relative to vgg_fast for models of other '
+        yield 'people; the numbers are in docs/performance.md.">'
+
+
+def every_model(models: dict[str | None, Record]) -> Iterator[str]:
+    """A row for each model, and why some are missing."""
+    for backend, what in MODELS.items():
+        yield f"{what}: {_gains(models.get(backend))}"
+        yield ""
+        if backend in models:
+            yield from _gains_table(models[backend])
+            yield ""
+
+
+def _gains_table(record: Record) -> Iterator[str]:
+    if record["options"]["backend"] is not None:  # the other picture is in the README
+        yield from _gains_picture(record, "images")
+        yield ""
+    yield from _head("version", *of_models.COLUMNS, words=2)
+    for row in record["rows"]:
+        yield _row(row["name"], row["version"], *of_models.cells(row))
+    yield ""
+    for row in record["rows"]:
+        if row["problem"]:
+            yield f"- {row['name']}: {row['problem']}"
+    for why in dict.fromkeys(record["missing"].values()):
+        names = [name for name, reason in record["missing"].items() if reason == why]
+        yield f"- {', '.join(names)}: {why}"
 
 
 def floors(cpus: list[Record]) -> Iterator[str]:

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <sstream>
@@ -120,9 +121,55 @@ inline void check_alike(const char* op, const char* name, const Tensor& tensor,
           ", but ", name, " is on ", device_of(tensor), "; move one of them");
 }
 
+// What may follow a convolution's sums, and lie around its map: vgg_fast/functional.py says what
+// the arguments mean.
+struct Arguments {
+  std::optional<Tensor> bias, scale;
+  double negative_slope = 0;
+  std::string padding = "zeros";
+};
+
+// A value for each output channel, on the device of `input`, in the dtype that a scale has.
+inline void check_scale(const char* op, const Tensor& input, int64_t outputs,
+                        const Arguments& arguments) {
+  const Tensor& scale = *arguments.scale;
+  const bool wide = input.scalar_type() == ScalarType::Double;
+  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
+  const char* const name = wide ? "float64" : "float32";
+  require(scale.dim() == 1 && scale.size(0) == outputs, "vgg_fast::", op,
+          ": scale must have one value for each of the ", outputs,
+          " output channels, but its shape is ", shape_of(scale));
+  require(scale.scalar_type() == dtype, "vgg_fast::", op, ": scale must be ", name,
+          ", as an input of ", dtype_of(input), " wants it, but it is ", dtype_of(scale));
+  require(same_device(scale, input), "vgg_fast::", op, ": input is on ", device_of(input),
+          ", but scale is on ", device_of(scale), "; move one of them");
+  if (!arguments.bias) return;
+  require(arguments.bias->scalar_type() == dtype, "vgg_fast::", op, ": with a scale, bias must be ",
+          name, " too, but it is ", dtype_of(*arguments.bias));
+  require(same_device(*arguments.bias, input), "vgg_fast::", op, ": input is on ", device_of(input),
+          ", but bias is on ", device_of(*arguments.bias), "; move one of them");
+}
+
+inline void check_slope(const char* op, double negative_slope) {
+  require(std::isfinite(negative_slope) && negative_slope >= 0, "vgg_fast::", op,
+          ": negative_slope must be finite and not negative, but it is ", negative_slope,
+          "; use torch.nn.functional.leaky_relu");
+}
+
+inline void check_padding(const char* op, const Tensor& input, const std::string& padding) {
+  const int64_t least = padding == "valid" ? 3 : padding == "reflect" ? 2 : 1;
+  require(least > 1 || padding == "zeros" || padding == "replicate" || padding == "circular",
+          "vgg_fast::", op,
+          ": padding must be zeros, valid, reflect, replicate or circular, but it is ", padding);
+  require(input.size(2) >= least && input.size(3) >= least, "vgg_fast::", op, ": padding ", padding,
+          " needs a height and width of at least ", least, ", but the input is ", input.size(2),
+          "x", input.size(3));
+}
+
 // `weight` is (K, C, 3, 3) and `bias` (K), of the dtype and on the device of `input`.
 inline void check_convolution(const char* op, const Tensor& input, const Tensor& weight,
-                              const std::optional<Tensor>& bias) {
+                              const Arguments& arguments = {}) {
+  const std::optional<Tensor>& bias = arguments.bias;
   check_input(op, input);
   require(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) > 0,
           "vgg_fast::", op, ": weight must be (K, C, 3, 3), but its shape is ", shape_of(weight),
@@ -133,14 +180,22 @@ inline void check_convolution(const char* op, const Tensor& input, const Tensor&
           ": bias must have one value for each of the ", weight.size(0),
           " output channels, but its shape is ", bias ? shape_of(*bias) : "");
   check_alike(op, "weight", weight, input);
-  if (bias) check_alike(op, "bias", *bias, input);
+  if (arguments.scale) {
+    check_scale(op, input, weight.size(0), arguments);
+  } else if (bias) {
+    check_alike(op, "bias", *bias, input);
+  }
+  check_slope(op, arguments.negative_slope);
+  check_padding(op, input, arguments.padding);
 }
 
-// `input` has at least one 2×2 window.
-inline void check_poolable(const char* op, const Tensor& input) {
-  require(input.size(2) >= 2 && input.size(3) >= 2, "vgg_fast::", op,
-          ": 2x2 pooling needs a height and width of at least 2, but the input is ", input.size(2),
-          "x", input.size(3), "; use larger images or fewer blocks");
+// A convolution of `input` with this `padding`, or `input` itself, has at least one 2×2 window.
+inline void check_poolable(const char* op, const Tensor& input,
+                           const std::string& padding = "zeros") {
+  const int64_t least = padding == "valid" ? 4 : 2;
+  require(input.size(2) >= least && input.size(3) >= least, "vgg_fast::", op,
+          ": 2x2 pooling needs a height and width of at least ", least, ", but the input is ",
+          input.size(2), "x", input.size(3), "; use larger images or fewer blocks");
 }
 
 // A tensor handed to a backward operator has the `shape`, and the device of `like`.

@@ -1,40 +1,54 @@
 // Every operator's schema, in one place. Kernels register themselves from cpu/ and cuda/; the fake
 // kernels, autograd and autocast are in vgg_fast/ops/.
 //
-// Shapes: input (N, C, H, W), weight (K, C, 3, 3), bias (K); stride 1, padding 1. Outputs are
+// Shapes: input (N, C, H, W), weight (K, C, 3, 3), bias and scale (K); stride 1. Outputs are
 // channels_last. A backward returns a gradient that wasn't asked for as an empty tensor (0
 // elements).
+//
+// A convolution's output is activation(scale · sum + bias): scale and bias are fp32 (fp64 for fp64
+// maps) where there is a scale, a batch norm's in eval mode. The activation is a leaky ReLU, whose
+// negative_slope of 0 makes it a ReLU. padding says what lies around the map, one pixel wide:
+// "zeros", "reflect", "replicate", "circular", or nothing ("valid"). The backward operators know
+// only zeros and no scale; vgg_fast/ops/ composes the rest of them.
 
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/memory/kept_weights.h"
 
 STABLE_TORCH_LIBRARY(vgg_fast, m) {
-  m.def("conv3x3(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
+  m.def(
+      "conv3x3(Tensor input, Tensor weight, Tensor? bias=None, Tensor? scale=None, "
+      "str padding=\"zeros\") -> Tensor");
   m.def(
       "conv3x3_backward(Tensor grad_output, Tensor input, Tensor weight, "
       "bool need_input, bool need_weight, bool need_bias) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 
-  m.def("conv3x3_relu(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
+  m.def(
+      "conv3x3_relu(Tensor input, Tensor weight, Tensor? bias=None, Tensor? scale=None, "
+      "float negative_slope=0., str padding=\"zeros\") -> Tensor");
   m.def(
       "conv3x3_relu_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor output, "
-      "bool need_input, bool need_weight, bool need_bias) "
+      "bool need_input, bool need_weight, bool need_bias, float negative_slope=0.) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 
   // argmax: uint8, the shape of output, the window's position 2*row + column; empty if not wanted.
   m.def(
-      "conv3x3_relu_pool(Tensor input, Tensor weight, Tensor? bias=None, bool return_argmax=True) "
+      "conv3x3_relu_pool(Tensor input, Tensor weight, Tensor? bias=None, bool return_argmax=True, "
+      "Tensor? scale=None, float negative_slope=0., str padding=\"zeros\") "
       "-> (Tensor output, Tensor argmax)");
   m.def(
       "conv3x3_relu_pool_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor output, "
-      "Tensor argmax, bool need_input, bool need_weight, bool need_bias) "
+      "Tensor argmax, bool need_input, bool need_weight, bool need_bias, float negative_slope=0.) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 
   m.def("max_pool2x2(Tensor input, bool return_argmax=True) -> (Tensor output, Tensor argmax)");
   m.def(
       "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "
       "-> Tensor");
+
+  // A map in NCHW: the others return channels_last.
+  m.def("to_nchw(Tensor input) -> Tensor");
 
   // The CUDA C++ kernels with what vgg_fast/dispatch/route.py decides, ahead of the public
   // operator's arguments: whether fp32 is multiplied as TF32, and whether Hopper's own kernels run.

@@ -97,7 +97,7 @@ def _check_torch() -> None:
 
 def _operators() -> list[str]:
     operators = [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
-    return [*operators, "cpu_settings", "kept_cpu_weights"]
+    return [*operators, "to_nchw", "cpu_settings", "kept_cpu_weights"]
 
 
 def _explain(problem: str) -> str:

@@ -92,11 +92,21 @@ def lay_out(output: Tensor, channels_last: bool) -> Tensor:
     """``output``, (N, K, H, W) and dense in channels_last, in that format or as NCHW."""
     if channels_last:
         return output
-    output = output.contiguous()
+    output = _contiguous(output)
     if output.size(0) == 0 or output.size(1) == 1 or output.size(2) * output.size(3) == 1:
         # It was contiguous already, and its strides still say channels_last.
         output = output.flatten().view(output.shape)
     return output
+
+
+def _contiguous(output: Tensor) -> Tensor:
+    # Of small maps, and of few channels, torch makes a copy as fast.
+    if output.device.type != "cpu" or output.size(1) < 16 or output.numel() < 1 << 15:
+        return output.contiguous()
+    # A compiler may do without the copy, or leave it to what comes next.
+    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+        return output.contiguous()
+    return torch.ops.vgg_fast.to_nchw(output)
 
 
 def is_served_dtype(tensor: Tensor) -> bool:

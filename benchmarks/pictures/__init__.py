@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.gpu.record import device_name
 from benchmarks.growth import AXES
-from benchmarks.pictures import bars, curves, style
+from benchmarks.pictures import bars, curves, dots, style
 from benchmarks.record import Record
 
-__all__ = ["of_a_cpu", "of_a_gpu", "save"]
+__all__ = ["of_a_cpu", "of_a_gpu", "of_models", "save"]
 
 # What README.md and docs/performance.md show of a CPU's record.
 IN_DOCUMENTS = ("speedup-network", "speedup-layers", "roofline")
@@ -32,6 +32,12 @@ def of_a_cpu(record: Record) -> dict[str, Figure]:
 def of_a_gpu(record: Record) -> dict[str, Figure]:
     figure = bars.gpu(record)
     return {} if figure is None else {f"speedup-{device_name(record)}": figure}
+
+
+def of_models(record: Record) -> dict[str, Figure]:
+    figure = dots.models(record)
+    backend = record["options"]["backend"]
+    return {} if figure is None else {"speedup-models" + f"-{backend}" * bool(backend): figure}
 
 
 def save(figures: dict[str, Figure], folder: Path) -> list[Path]:

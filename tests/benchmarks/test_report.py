@@ -12,14 +12,18 @@ import pytest
 
 from benchmarks import floor, pictures, report
 from benchmarks.gpu import figures
+from benchmarks.models import record as of_models
+from benchmarks.pictures import dots
 from seed_layers import SEED_LAYERS
 
 README = (
-    "# Title\n<!-- report:results -->\nold\n<!-- /report:results -->\n"
+    "# Title\n<!-- report:models -->\n<!-- /report:models -->\n"
+    "<!-- report:results -->\nold\n<!-- /report:results -->\n"
     "<!-- report:decisions -->\n<!-- /report:decisions -->\nafter\n"
 )
 NOTEBOOK = (
     "<!-- report:floor -->\n<!-- /report:floor -->\n"
+    "<!-- report:models -->\n<!-- /report:models -->\n"
     "<!-- report:measured -->\n<!-- /report:measured -->\n"
 )
 
@@ -110,6 +114,42 @@ def axis(label: str, values: list[float], medians: list[float], exponent: float)
     peers = {"vgg_fast": fused, "openvino": absent}
     title = "Seed network at 224², batch 16: forward"
     return {"title": title, "label": label, "values": values, "peers": peers}
+
+
+def model(name: str, forward: float | None, training: float | None = None, **more) -> dict:
+    found = {"eligible": 4, "replaced": 3, "equal": True, "error": 2e-6, "problem": None}
+    ratios = {"forward": forward, "training": training}
+    times = {kind: {"seconds": {}, "ratio": r} for kind, r in ratios.items() if r is not None}
+    return {"name": name, "version": "1.2", **found, **times, "seconds": 3.0, **more}
+
+
+def models_record(rows: list[dict], backend: str | None = None, **more) -> dict:
+    """The newest one is of 2026-01-02, if nothing else is said."""
+    options = {"only": "", "size": "full", "rounds": 5, "threads": 2, "backend": backend}
+    options |= {"inference": False, "training": False}
+    found = record()
+    for name in ("schema", "limits", "growth"):
+        del found[name]
+    missing = {"absent.one": "absent isn't installed", "absent.two": "absent isn't installed"}
+    summary = of_models.summary(rows)
+    return {
+        **found,
+        "options": options,
+        "rows": rows,
+        "missing": missing,
+        "summary": summary,
+        **more,
+    }
+
+
+MODELS = [
+    model("torchvision.vgg16", 2.0, 3.0),
+    model("torchvision.resnet18", 0.5),
+    model("torchvision.mobilenet", 1.1, 1.1, eligible=0, replaced=0),
+    model("pattern.unet", 8.0, 0.9),
+    model("lpips.wrong", None, equal=False, problem="result has another dtype"),
+    {"name": "lpips.raises", "version": "1.2", "problem": "ValueError: no", "seconds": 0.1},
+]
 
 
 @pytest.fixture
@@ -261,7 +301,8 @@ def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
     assert "| eager channels_last with AMP | ≤ 0.5 | 0.60 (not reached) |" in readme
     assert f"| {variant.name}, batch 32 | not measured yet | 2.50 ms, 2.00 × |" in readme
     assert "- apex: isn't installed (2 of 2 rows)" in readme
-    assert readme.count("not measured yet") == 4 + 2 * len(figures.VARIANTS) - 1 + 1  # and CPUs
+    others = 3  # CPUs, and the two ways of models
+    assert readme.count("not measured yet") == 4 + 2 * len(figures.VARIANTS) - 1 + others
 
 
 def test_the_documents_pictures_are_drawn_and_the_same_again(root) -> None:
@@ -273,6 +314,75 @@ def test_the_documents_pictures_are_drawn_and_the_same_again(root) -> None:
     assert all(b"<svg" in content for content in before.values())
     made(root)
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_models_of_other_people(root) -> None:
+    put(root, "models-a.json", models_record(MODELS))
+    readme, notebook = made(root)
+    line = (
+        "- `vgg_fast.fuse(model)`: 4 of 6 models compute the same; times as fast, geometric means: "
+        "**2.00** forward (1 of 3 are below 0.95), **1.64** forward and backward "
+        "(1 of 2 are below 0.95). On 2 threads of Invented CPU (avx2), torch 2.15.0, 2026-01-02"
+    )
+    assert line in readme
+    assert readme.count("relative to `torch.compile(model)`: not measured yet.") == 1
+    assert '<img src="docs/images/speedup-models.svg"' in readme
+    assert "On CPUs: not measured yet." in readme  # it is no record of benchmarks.run
+    assert "| torchvision.vgg16 | 1.2 | 4 | 3 | yes | 2e-06 | 2.00 | 3.00 |\n" in notebook
+    assert "| torchvision.resnet18 | 1.2 | 4 | 3 | yes | 2e-06 | 0.50 | – |\n" in notebook
+    assert "| lpips.wrong | 1.2 | 4 | 3 | NO | 2e-06 | – | – |\n" in notebook
+    assert "| lpips.raises | 1.2 | – | – | – | – | – | – |\n" in notebook
+    assert "- lpips.wrong: result has another dtype\n- lpips.raises: ValueError: no\n" in notebook
+    assert "- absent.one, absent.two: absent isn't installed\n" in notebook
+    images = root / "docs" / "images"
+    assert [path.name for path in images.iterdir()] == ["speedup-models.svg"]
+
+
+def test_the_compile_backend_has_a_record_of_its_own(root) -> None:
+    rows = [model("torchvision.vgg16", 1.5, 1.25, replaced=None)]
+    put(root, "models-vgg_fast-a.json", models_record(rows, backend="vgg_fast"))
+    readme, notebook = made(root)
+    assert "- `vgg_fast.fuse(model)`: not measured yet.\n" in readme
+    assert (
+        '- `torch.compile(model, backend="vgg_fast")`, relative to `torch.compile(model)`: 1 of 1 '
+        "models compute the same; times as fast, geometric means: **1.50** forward (0 of 1 are "
+        "below 0.95), **1.25** forward and backward"
+    ) in readme
+    assert "| torchvision.vgg16 | 1.2 | 4 | – | yes | 2e-06 | 1.50 | 1.25 |\n" in notebook
+    assert "speedup-models" not in readme and "images/speedup-models-vgg_fast.svg" in notebook
+
+
+def test_only_the_newest_record_of_all_models_counts(root) -> None:
+    faster = [model("torchvision.vgg16", 4.0)]
+    later = {"date": "2026-02-01T00:00:00+00:00"}
+    options = models_record(faster)["options"]
+    put(root, "models-a.json", models_record(MODELS))
+    put(root, "models-b.json", models_record(faster, date="2025-12-31T00:00:00+00:00"))
+    put(root, "models-c.partial.json", models_record(faster, **later))
+    for name, part in {
+        "d": {"only": "vgg"},
+        "e": {"size": "small"},
+        "f": {"rounds": 0},
+        "g": {"training": True},
+    }.items():
+        put(root, f"models-{name}.json", models_record(faster, options=options | part, **later))
+    readme, _ = made(root)
+    assert "**2.00** forward" in readme and "4.00" not in readme
+    put(root, "models-h.json", models_record(faster, **later))
+    assert "**4.00** forward" in made(root)[0]
+
+
+def test_the_picture_has_a_line_for_each_package_and_names_its_extremes() -> None:
+    figure = dots.models(models_record([*MODELS, model("torchvision.vgg11", 1.5, 1.5)]))
+    axes = figure.axes[0]
+    # By their means, and what is from no package last; those without a ratio aren't there.
+    assert [t.get_text() for t in axes.get_yticklabels()] == [
+        "torchvision",
+        "written without a package",
+    ]
+    named = [text.get_text() for text in axes.texts]
+    assert named == ["vgg16", "resnet18", "vgg16", "vgg11", "unet", "unet"]
+    assert dots.models(models_record([model("torchvision.mobilenet", 1.0, eligible=0)])) is None
 
 
 class Page(html.parser.HTMLParser):
@@ -306,17 +416,25 @@ def test_the_page_has_everything_and_needs_nothing_else(root) -> None:
     first["rows"][0]["title"] = "A <b>bold</b> & title"
     put(root, "a.json", first)
     put(root, "b.json", record(cpu="Another CPU"))
+    put(root, "models-a.json", models_record(MODELS))
     made(root)
     text = (root / "docs" / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
     assert page.open == [] and page.asked == []
     assert "url(http" not in text and "@import" not in text
-    assert text.count("<svg") == 14 and "currentColor" in text and "prefers-color-scheme" in text
+    assert text.count("<svg") == 15 and "currentColor" in text and "prefers-color-scheme" in text
     assert "A <b>bold</b> & title" in page.words
     for found in first["rows"]:
         assert found["command"] in page.words
-    for words in ("Invented CPU", "Another CPU", "Roofline", "pip install ncnn", "25 %"):
+    for words in (
+        "Invented CPU",
+        "Another CPU",
+        "Roofline",
+        "pip install ncnn",
+        "25 %",
+        "lpips.raises",
+    ):
         assert words in page.words
     assert "Not measured yet" in page.words  # of GPUs
     ids = re.findall(r' id="(m\d[^"]*)"', text)
@@ -335,9 +453,17 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"options": {}}'])
-def test_a_file_that_is_no_record_is_named(root, content) -> None:
-    (root / "benchmarks" / "results" / "bad.json").write_text(content)
-    with pytest.raises(SystemExit, match=r"bad\.json isn't a record"):
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("bad", "benchmarks.run"),
+        ("decisions-bad", "benchmarks.decisions"),
+        ("models-bad", "benchmarks.models"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named(root, name, program, content) -> None:
+    (root / "benchmarks" / "results" / f"{name}.json").write_text(content)
+    with pytest.raises(SystemExit, match=rf"{name}\.json isn't a record of {program} "):
         report.main(["--root", str(root)])
     assert (root / "README.md").read_text(encoding="utf-8") == README
 

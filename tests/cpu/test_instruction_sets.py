@@ -31,7 +31,8 @@ def run(instruction_set: str, *arguments: str) -> subprocess.CompletedProcess:
     "instruction_set", [name for name in AVAILABLE if name != _bindings.cpu_instruction_set()]
 )
 def test_the_operators_equal_fp64_on(instruction_set: str) -> None:
-    operators = (*TESTS.glob("ops/test_conv3x3*.py"), TESTS / "ops/test_max_pool2x2.py")
+    operators = [*TESTS.glob("ops/test_conv3x3*.py")]
+    operators += (TESTS / f"ops/test_{name}.py" for name in ("max_pool2x2", "to_nchw"))
     process = run(
         instruction_set,
         *("-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"),

@@ -27,9 +27,8 @@ def test_a_network() -> None:
 @pytest.mark.parametrize("op", OPERATORS)
 def test_an_operator(op: str) -> None:
     case = Case(op, 4, "contiguous", False)
-    program = torch.onnx.export(
-        _Module(case), case.given(torch.float32), dynamo=True, verbose=False
-    )
+    given = case.given(torch.float32)
+    program = torch.onnx.export(_Module(case), given, dynamo=True, verbose=False)
     assert all(node.domain == "" for node in program.model.graph)
 
 

@@ -175,7 +175,6 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
   const Source& source = convolution.source;
   const Tiling& tiling = convolution.tiling;
   const int64_t outputs = convolution.destination.channels;
-  const float* bias = static_cast<const float*>(convolution.packed_bias);
   const int64_t most = AmxPatch(source.channels, tiling.rows, tiling.columns).values(tiling.images);
 
   Arena arena{static_cast<char*>(workspace)};
@@ -216,8 +215,7 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
               }
               return sum;
             });
-        write_tile<BFloat16>(source, convolution.destination, one, sums, kOutputBlock, layout.pitch,
-                             bias, k, count);
+        write_tile<BFloat16>(convolution, one, sums, kOutputBlock, layout.pitch, k, count);
       }
     }
   }

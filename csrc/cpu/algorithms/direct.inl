@@ -104,7 +104,6 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
   int64_t* taps = arena.take<int64_t>(terms);
   int64_t* offsets = arena.take<int64_t>(most_pixels);
 
-  const Real* bias = static_cast<const Real*>(convolution.packed_bias);
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const Tile tile =
         tile_at(convolution.tiling, index, source.images, source.height, source.width);
@@ -136,8 +135,7 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
             for (int64_t c = 0; c < source.channels; ++c) sum += pixel[c] * factor[c * width];
             return sum;
           });
-      write_tile<Value>(source, convolution.destination, tile, sums, S::kBlock, tile.columns, bias,
-                        k, count);
+      write_tile<Value>(convolution, tile, sums, S::kBlock, tile.columns, k, count);
     }
   }
 }
@@ -171,10 +169,14 @@ void pack_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t la
 }
 
 template <class Value, class Real>
-void pack_bias(const void* bias, int64_t channels, void* packed) {
+void pack_per_channel(const void* values, double otherwise, int64_t channels, void* packed) {
   Real* to = static_cast<Real*>(packed);
   zero(to, round_up(channels, Shape<Real>::kBlock));
-  if (bias != nullptr) read_row(static_cast<const Value*>(bias), channels, to);
+  if (values != nullptr) {
+    read_row(static_cast<const Value*>(values), channels, to);
+  } else {
+    for (int64_t k = 0; k < channels; ++k) to[k] = Real(otherwise);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ template <class Real, class Dot>
 void exclude_padding_taps(const Source& source, const Tile& tile, Real* sums, int64_t stride,
                           int64_t pitch, int64_t count, const Dot& dot) {
   using S = Shape<Real>;
+  if (source.border != Border::kZeros) return;  // then no tap lies outside
   const auto sums_of = [&](int64_t image, int64_t row, int64_t column) {
     return sums + ((image * tile.rows + row) * pitch + column) * stride;
   };
@@ -60,5 +61,5 @@ void exclude_padding_taps(const Source& source, const Tile& tile, Real* sums, in
 inline bool reaches(const Source& source, int64_t tap, int64_t y, int64_t x) {
   y += tap / 3 - 1;
   x += tap % 3 - 1;
-  return y >= 0 && y < source.height && x >= 0 && x < source.width;
+  return find_pixel(source.border, source.height, y) && find_pixel(source.border, source.width, x);
 }

@@ -1,21 +1,45 @@
-// The epilogue: bias, ReLU, 2×2 maximum and its position, and the store, a vector of channels at a
-// time.
+// The epilogue: scale, bias, ReLU, 2×2 maximum and its position, and the store, a vector of
+// channels at a time.
 
+// The activations: functions of a vector. A NaN isn't <= 0, and stays.
+struct NoActivation {
+  template <class Vector>
+  Vector operator()(Vector value) const {
+    return value;
+  }
+};
+struct Relu {
+  template <class Vector>
+  Vector operator()(Vector value) const {
+    return value <= 0 ? Vector{} : value;
+  }
+};
 template <class Real>
-inline typename Shape<Real>::Vector relu(typename Shape<Real>::Vector value) {
-  return value <= 0 ? typename Shape<Real>::Vector{} : value;  // a NaN is not <= 0, and stays
+struct LeakyRelu {
+  Real slope;
+  template <class Vector>
+  Vector operator()(Vector value) const {
+    return value <= 0 ? value * slope : value;
+  }
+};
+
+// f(the destination's activation).
+template <class Real, class F>
+inline void with_activation(const Destination& destination, F&& f) {
+  if (destination.epilogue == Epilogue::kLinear) return f(NoActivation{});
+  if (destination.negative_slope == 0) return f(Relu{});
+  f(LeakyRelu<Real>{Real(destination.negative_slope)});
 }
 
-// The maximum of a 2×2 window after its ReLU, and which pixel it was: the first of equals, in torch
-// the last of NaNs.
+// The maximum of a 2×2 window, and which pixel it was: the first of equals, in torch the last of
+// NaNs.
 template <class Real>
 struct WindowMaximum {
   typename Shape<Real>::Vector value;
   typename Shape<Real>::Integers position{};
 
-  explicit WindowMaximum(typename Shape<Real>::Vector first) : value(relu<Real>(first)) {}
+  explicit WindowMaximum(typename Shape<Real>::Vector first) : value(first) {}
   void compare(typename Shape<Real>::Vector with, int at) {
-    with = relu<Real>(with);
     const auto wins = with > value || with != with;
     value = wins ? with : value;
     position = wins ? typename Shape<Real>::Integers{} + at : position;
@@ -30,19 +54,19 @@ struct WindowMaximum {
 
 // Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a
 // pixel and `pitch` pixels a row.
-template <class Value, class Real>
+template <class Value, class Real, class Activation>
 void write_tile(const Source& source, const Destination& destination, const Tile& tile,
-                const Real* sums, int64_t stride, int64_t pitch, const Real* bias, int64_t first,
-                int64_t count) {
+                const Real* sums, int64_t stride, int64_t pitch, const Real* scale,
+                const Real* bias, int64_t first, int64_t count, const Activation& activate) {
   constexpr int64_t kLanes = Shape<Real>::kLanes;
   Value* values = static_cast<Value*>(destination.values) + first;
+  scale += first;
   bias += first;
   const int64_t channels = destination.channels;
   const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
     return sums + ((image * tile.rows + row) * pitch + column) * stride;
   };
   if (destination.epilogue != Epilogue::kReluPool) {
-    const bool with_relu = destination.epilogue == Epilogue::kRelu;
     for (int64_t image = 0; image < tile.images; ++image) {
       for (int64_t row = 0; row < tile.rows; ++row) {
         const int64_t at =
@@ -51,8 +75,8 @@ void write_tile(const Source& source, const Destination& destination, const Tile
         for (int64_t column = 0; column < tile.columns; ++column) {
           const Real* from = pixel(image, row, column);
           for (int64_t k = 0; k < count; k += kLanes) {
-            const auto value = load<Real>(from + k) + load<Real>(bias + k);
-            put<Real>(with_relu ? relu<Real>(value) : value, count - k,
+            const auto sum = load<Real>(from + k);
+            put<Real>(activate(sum * load<Real>(scale + k) + load<Real>(bias + k)), count - k,
                       values + at + column * channels + k);
           }
         }
@@ -68,15 +92,30 @@ void write_tile(const Source& source, const Destination& destination, const Tile
         const int64_t at = (((tile.image + image) * height + (tile.row + row) / 2) * width +
                             (tile.column + column) / 2) *
                            channels;
+        const Real* const upper = pixel(image, row, column);
+        const Real* const lower = upper + pitch * stride;
         for (int64_t k = 0; k < count; k += kLanes) {
-          const auto offset = load<Real>(bias + k);
-          WindowMaximum<Real> maximum(load<Real>(pixel(image, row, column) + k) + offset);
-          for (int i = 1; i < 4; ++i) {
-            maximum.compare(load<Real>(pixel(image, row + i / 2, column + i % 2) + k) + offset, i);
-          }
+          const auto factor = load<Real>(scale + k), offset = load<Real>(bias + k);
+          const auto value = [&](const Real* from) __attribute__((always_inline)) {
+            return activate(load<Real>(from + k) * factor + offset);
+          };
+          WindowMaximum<Real> maximum(value(upper));
+          maximum.compare(value(upper + stride), 1);
+          maximum.compare(value(lower), 2);
+          maximum.compare(value(lower + stride), 3);
           maximum.put_to(count - k, values + at + k, argmax == nullptr ? nullptr : argmax + at + k);
         }
       }
     }
   }
+}
+
+template <class Value, class Real>
+void write_tile(const Convolution& convolution, const Tile& tile, const Real* sums, int64_t stride,
+                int64_t pitch, int64_t first, int64_t count) {
+  with_activation<Real>(convolution.destination, [&](const auto& activate) {
+    write_tile<Value>(convolution.source, convolution.destination, tile, sums, stride, pitch,
+                      static_cast<const Real*>(convolution.packed_scale),
+                      static_cast<const Real*>(convolution.packed_bias), first, count, activate);
+  });
 }

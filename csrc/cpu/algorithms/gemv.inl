@@ -18,10 +18,12 @@ void gather_patches(const Convolution& convolution, const Weight& weight, int64_
     zero(patch, terms);
     for (int64_t r = 0; r < 3; ++r) {
       for (int64_t s = 0; s < 3; ++s) {
-        const int64_t row = pixel % size / source.width + r - 1;
-        const int64_t column = pixel % source.width + s - 1;
-        if (row < 0 || row >= source.height || column < 0 || column >= source.width) continue;
-        const int64_t at = (pixel / size * size + row * source.width + column) * channels;
+        int64_t row = pixel % size / source.width + r - 1;
+        int64_t column = pixel % source.width + s - 1;
+        if (!find_pixel(source.border, source.height, row)) continue;
+        if (!find_pixel(source.border, source.width, column)) continue;
+        const int64_t at =
+            pixel / size * source.image_stride + row * source.row_stride + column * channels;
         const Value* from = static_cast<const Value*>(source.values) + at;
         Real* to = patch + r * weight.row_stride + s * weight.column_stride;
         for (int64_t c = 0; c < channels; ++c) to[c * weight.input_stride] = as<Real>(from[c]);
@@ -126,7 +128,6 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
           }
           return sum;
         });
-    write_tile<Value>(source, convolution.destination, tile, results, S::kLanes, source.width,
-                      static_cast<const Real*>(convolution.packed_bias), k, outputs);
+    write_tile<Value>(convolution, tile, results, S::kLanes, source.width, k, outputs);
   }
 }

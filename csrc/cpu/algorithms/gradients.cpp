@@ -7,7 +7,7 @@ namespace vgg_fast::cpu {
 namespace {
 
 float largest_magnitude(const Source& source) {
-  const int64_t shift = source.prologue == Prologue::kPoolReluGradient ? 1 : 0;
+  const int64_t shift = undoes_pooling(source.prologue) ? 1 : 0;
   const int64_t rows = source.images * (source.height >> shift);
   const int64_t row = (source.width >> shift) * source.channels;
   std::vector<float> largest(rows);  // of the range that begins there

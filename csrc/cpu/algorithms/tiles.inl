@@ -2,9 +2,9 @@
 //
 //        columns + 2
 //      ┌─────────────┐     A patch is the tile's pixels with a border of one, zero outside the
-//      │  ┌───────┐  │     map: [image][row + 2][column + 2][channel]. ReLU and pooling of a
-//  +2  │  │ tile  │  │     gradient are undone, and 16-bit values widened, as it is filled, so
-//      │  └───────┘  │     the arithmetic sees one form of data.
+//      │  ┌───────┐  │     map, or as its border says: [image][row + 2][column + 2][channel].
+//  +2  │  │ tile  │  │     ReLU and pooling of a gradient are undone, and 16-bit values widened,
+//      │  └───────┘  │     as it is filled, so the arithmetic sees one form of data.
 //      └─────────────┘
 
 // Cuts a thread's workspace into aligned pieces.
@@ -58,96 +58,24 @@ struct Patch {
   }
 };
 
-// A vector of a gradient on its way back: zero where the ReLU's output was zero, and where another
-// pixel of the window won.
-template <class Real, bool kPooled, class Value>
-inline typename Shape<Real>::Vector get_through(const Value* values, const Value* output,
-                                                const uint8_t* argmax, uint8_t position,
-                                                int64_t count) {
-  using S = Shape<Real>;
-  // Not output <= 0, which also holds for denormal outputs where they are read as zeros
-  // (denormals.inl).
-  const auto sign = get<Real>(output, count);
-  auto blocked = (typename S::Integers(sign) <= 0) & (sign == sign);
-  if constexpr (kPooled) {
-    blocked |=
-        __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);
-  }
-  return blocked ? typename S::Vector{} : get<Real>(values, count);
-}
-
-template <bool kPooled, class Value, class To>
-inline void read_through(const Value* values, const Value* output, const uint8_t* argmax,
-                         uint8_t position, int64_t count, To* to) {
-  using Real = decltype(to_real(Value{}));
-  for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
-    put<Real>(get_through<Real, kPooled>(values + c, output + c, kPooled ? argmax + c : nullptr,
-                                         position, count - c),
-              count - c, to + c);
-  }
-}
-
-// Reads the patch's channels of `count` pixels of one row of a source, from (image, row, column)
-// on.
-template <class Value, class Real>
-void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_t row,
-                 int64_t column, int64_t count, Real* to) {
-  const int64_t channels = patch.channels, padding = patch.stride - channels;
-  const Value* values = static_cast<const Value*>(source.values) + patch.first_channel;
-  const Value* output = static_cast<const Value*>(source.output) + patch.first_channel;
-  if (source.prologue == Prologue::kPoolReluGradient) {
-    const int64_t height = source.height / 2, width = source.width / 2;
-    const uint8_t* argmax = source.argmax + patch.first_channel;
-    for (int64_t i = 0; i < count; ++i, to += patch.stride) {
-      const int64_t x = column + i;
-      if (row / 2 >= height || x / 2 >= width) {  // the odd last row or column
-        zero(to, patch.stride);
-        continue;
-      }
-      const int64_t at = ((image * height + row / 2) * width + x / 2) * source.channels;
-      const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
-      read_through<true>(values + at, output + at, argmax + at, position, channels, to);
-      zero(to + channels, padding);
-    }
-    return;
-  }
-  int64_t at = ((image * source.height + row) * source.width + column) * source.channels;
-  if (patch.stride == source.channels && source.prologue == Prologue::kNone) {
-    read_row(values + at, count * channels, to);
-    return;
-  }
-  for (int64_t i = 0; i < count; ++i, at += source.channels, to += patch.stride) {
-    if (source.prologue == Prologue::kNone) {
-      read_row(values + at, channels, to);
-    } else {
-      read_through<false>(values + at, output + at, nullptr, 0, channels, to);
-    }
-    zero(to + channels, padding);
-  }
-}
-
-// Fills a whole patch.
-template <class Value, class Real>
-void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real* to) {
-  const int64_t first = tile.column - patch.border < 0 ? 0 : tile.column - patch.border;
-  const int64_t end = tile.column + tile.columns + patch.border < source.width
-                          ? tile.column + tile.columns + patch.border
-                          : source.width;
-  const int64_t before = first - (tile.column - patch.border);
-  const int64_t after = patch.columns - before - (end - first);
-  for (int64_t image = 0; image < tile.images; ++image) {
-    for (int64_t row = 0; row < patch.rows; ++row) {
-      const int64_t y = tile.row - patch.border + row;
-      if (y < 0 || y >= source.height) {
-        zero(to, patch.columns * patch.stride);
-      } else {
-        zero(to, before * patch.stride);
-        read_pixels<Value>(source, patch, tile.image + image, y, first, end - first,
-                           to + before * patch.stride);
-        zero(to + (patch.columns - after) * patch.stride, after * patch.stride);
-      }
-      to += patch.columns * patch.stride;
-    }
+// Moves y onto the map, where the border has what it reads. Whether there is anything to read: what
+// isn't on the map, nor in its border, counts as zero.
+inline bool find_pixel(Border border, int64_t size, int64_t& y) {
+  const bool is_on_map = y >= 0 && y < size;
+  if (border == Border::kZeros || is_on_map) return is_on_map;
+  if (y < -1 || y > size) return false;
+  switch (border) {
+    case Border::kReflect:
+      y = y < 0 ? 1 : size - 2;
+      return true;
+    case Border::kReplicate:
+      y = y < 0 ? 0 : size - 1;
+      return true;
+    case Border::kCircular:
+      y = y < 0 ? size - 1 : 0;
+      return true;
+    default:  // kMemory
+      return true;
   }
 }
 
@@ -162,10 +90,120 @@ inline void with_prologue(Prologue prologue, F&& f) {
   switch (prologue) {
     case Prologue::kReluGradient:
       return f(PrologueOf<Prologue::kReluGradient>{});
+    case Prologue::kLeakyReluGradient:
+      return f(PrologueOf<Prologue::kLeakyReluGradient>{});
     case Prologue::kPoolReluGradient:
       return f(PrologueOf<Prologue::kPoolReluGradient>{});
+    case Prologue::kPoolLeakyReluGradient:
+      return f(PrologueOf<Prologue::kPoolLeakyReluGradient>{});
     default:
       return f(PrologueOf<Prologue::kNone>{});
+  }
+}
+
+// A vector of a gradient on its way back: zero, or times the slope, where the ReLU's output wasn't
+// positive, and zero where another pixel of the window won.
+template <class Real, Prologue kPrologue, class Value>
+inline typename Shape<Real>::Vector get_through(const Value* values, const Value* output,
+                                                const uint8_t* argmax, uint8_t position, Real slope,
+                                                int64_t count) {
+  using S = Shape<Real>;
+  typename S::Vector gradient = get<Real>(values, count);
+  // Not output <= 0, which also holds for denormal outputs where they are read as zeros
+  // (denormals.inl).
+  const auto sign = get<Real>(output, count);
+  const auto is_negative = typename S::Integers(sign) <= 0;
+  typename S::Integers blocked{};
+  // torch sends the gradient of a NaN through a ReLU, and not through a leaky one.
+  if constexpr (is_leaky(kPrologue)) {
+    gradient = (is_negative | (sign != sign)) ? gradient * slope : gradient;
+  } else {
+    blocked = is_negative & (sign == sign);
+  }
+  if constexpr (undoes_pooling(kPrologue)) {
+    blocked |=
+        __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);
+  }
+  return blocked ? typename S::Vector{} : gradient;
+}
+
+template <Prologue kPrologue, class Value, class Real, class To>
+inline void read_through(const Value* values, const Value* output, const uint8_t* argmax,
+                         uint8_t position, Real slope, int64_t count, To* to) {
+  for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
+    const uint8_t* const positions = undoes_pooling(kPrologue) ? argmax + c : nullptr;
+    put<Real>(
+        get_through<Real, kPrologue>(values + c, output + c, positions, position, slope, count - c),
+        count - c, to + c);
+  }
+}
+
+// Reads the patch's channels of `count` pixels of one row of a source, from (image, row, column)
+// on.
+template <class Value, class Real>
+void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_t row,
+                 int64_t column, int64_t count, Real* to) {
+  const int64_t channels = patch.channels, padding = patch.stride - channels;
+  const int64_t start = image * source.image_stride + patch.first_channel;
+  const Value* values = static_cast<const Value*>(source.values) + start;
+  const Value* output = static_cast<const Value*>(source.output) + start;
+  if (source.prologue == Prologue::kNone && patch.stride == source.channels) {
+    read_row(values + row * source.row_stride + column * channels, count * channels, to);
+    return;
+  }
+  const auto slope = decltype(to_real(Value{}))(source.negative_slope);
+  with_prologue(source.prologue, [&](auto prologue) {
+    constexpr int kShift = undoes_pooling(prologue.value) ? 1 : 0;
+    const int64_t y = row >> kShift, height = source.height >> kShift;
+    for (int64_t i = column; i < column + count; ++i, to += patch.stride) {
+      const int64_t x = i >> kShift, at = y * source.row_stride + x * source.channels;
+      if (kShift > 0 && (y >= height || x >= source.width >> kShift)) {
+        zero(to, patch.stride);  // the odd last row or column
+        continue;
+      }
+      if constexpr (prologue.value == Prologue::kNone) {
+        read_row(values + at, channels, to);
+      } else {
+        const uint8_t* const argmax = kShift > 0 ? source.argmax + start + at : nullptr;
+        const uint8_t position = uint8_t(row % 2 * 2 + i % 2);
+        read_through<prologue.value>(values + at, output + at, argmax, position, slope, channels,
+                                     to);
+      }
+      zero(to + channels, padding);
+    }
+  });
+}
+
+// Fills a whole patch.
+template <class Value, class Real>
+void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real* to) {
+  const int64_t first = tile.column - patch.border < 0 ? 0 : tile.column - patch.border;
+  const int64_t end = tile.column + tile.columns + patch.border < source.width
+                          ? tile.column + tile.columns + patch.border
+                          : source.width;
+  const int64_t before = first - (tile.column - patch.border);
+  const int64_t after = patch.columns - before - (end - first);
+  const auto read_border = [&](int64_t image, int64_t row, int64_t column, int64_t count,
+                               Real* to) {
+    if (count > 0 && find_pixel(source.border, source.width, column)) {
+      read_pixels<Value>(source, patch, image, row, column, 1, to);
+      --count;
+      to += patch.stride;
+    }
+    zero(to, count * patch.stride);
+  };
+  for (int64_t image = 0; image < tile.images; ++image) {
+    for (int64_t row = 0; row < patch.rows; ++row, to += patch.columns * patch.stride) {
+      int64_t y = tile.row - patch.border + row;
+      if (!find_pixel(source.border, source.height, y)) {
+        zero(to, patch.columns * patch.stride);
+        continue;
+      }
+      read_border(tile.image + image, y, first - 1, before, to);
+      read_pixels<Value>(source, patch, tile.image + image, y, first, end - first,
+                         to + before * patch.stride);
+      read_border(tile.image + image, y, end, after, to + (patch.columns - after) * patch.stride);
+    }
   }
 }
 
@@ -176,25 +214,26 @@ alignas(64) constexpr uint8_t kZeros[64] = {};
 // fill than 16 channels to read.
 template <class Value, Prologue kPrologue, int64_t kSide>
 class TilePixels {
-  static constexpr bool kPooled = kPrologue == Prologue::kPoolReluGradient;
+  static constexpr bool kPooled = undoes_pooling(kPrologue);
 
  public:
-  // The tile's first pixel may lie outside the map, by a border; what is outside reads as zero.
+  // The tile's first pixel may lie outside the map, by a border.
   TilePixels(const Source& source, int64_t image, int64_t row, int64_t column)
       : values_(static_cast<const Value*>(source.values)),
         output_(static_cast<const Value*>(source.output)),
         argmax_(source.argmax),
+        slope_(float(source.negative_slope)),
         first_row_(row),
         first_column_(column) {
     // In the pooled map, where negative pixels lie in negative windows.
     constexpr int kShift = kPooled ? 1 : 0;
     const int64_t height = source.height >> kShift, width = source.width >> kShift;
     for (int64_t i = 0; i < kSide; ++i) {
-      const int64_t y = (row + i) >> kShift, x = (column + i) >> kShift;
-      rows_[i].offset = (image * height + y) * width * source.channels;
-      rows_[i].inside = y >= 0 && y < height ? -1 : 0;
+      int64_t y = (row + i) >> kShift, x = (column + i) >> kShift;
+      rows_[i].inside = -int64_t(find_pixel(source.border, height, y));
+      rows_[i].offset = image * source.image_stride + y * source.row_stride;
+      columns_[i].inside = -int64_t(find_pixel(source.border, width, x));
       columns_[i].offset = x * source.channels;
-      columns_[i].inside = x >= 0 && x < width ? -1 : 0;
     }
   }
 
@@ -205,9 +244,9 @@ class TilePixels {
     const Value* values = at_or_zeros(values_, at, inside);
     if constexpr (kPrologue == Prologue::kNone) return get<float>(values, count);
     const uint8_t position = uint8_t(((first_row_ + i) & 1) * 2 + ((first_column_ + j) & 1));
-    return get_through<float, kPooled>(values, at_or_zeros(output_, at, inside),
-                                       kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
-                                       position, count);
+    return get_through<float, kPrologue>(values, at_or_zeros(output_, at, inside),
+                                         kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
+                                         position, slope_, count);
   }
 
  private:
@@ -225,6 +264,7 @@ class TilePixels {
 
   const Value *values_, *output_;
   const uint8_t* argmax_;
+  float slope_;
   int64_t first_row_, first_column_;
   Line rows_[kSide], columns_[kSide];
 };

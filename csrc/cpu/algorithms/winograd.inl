@@ -2,7 +2,7 @@
 //
 //   inputs     ──Bᵀ d B──▶  V[position][tile][c]
 //   V · U      ──────────▶  M[position][tile][k]     (m + 2)² matrix products, k a block of outputs
-//   M          ──Aᵀ m A──▶  bias, ReLU, pooling, store
+//   M          ──Aᵀ m A──▶  scale, bias, ReLU, pooling, store
 //
 // The weight U[block of k][position][c][k in block] is transformed once for all tiles.
 //
@@ -249,12 +249,12 @@ void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64
 
 // ---------------------------------------------------------------------------------------------
 
-// Bias, ReLU, pooling and the store of one tile's outputs[row][column], a vector of the channels
-// from `first` on.
+// The store of one tile's outputs[row][column], pooled or not, a vector of the channels from
+// `first` on.
 template <class Value, int64_t kSide>
 inline void write_outputs(const Source& source, const Destination& destination, const Tile& tile,
-                          const FloatVector (&outputs)[kSide][kSide], FloatVector bias,
-                          int64_t first, int64_t count) {
+                          const FloatVector (&outputs)[kSide][kSide], int64_t first,
+                          int64_t count) {
   const bool pooled = destination.epilogue == Epilogue::kReluPool;
   const int64_t channels = destination.channels, shift = pooled ? 1 : 0;
   const int64_t height = source.height >> shift, width = source.width >> shift;
@@ -270,25 +270,22 @@ inline void write_outputs(const Source& source, const Destination& destination, 
 #pragma GCC unroll 2
       for (int64_t j = 0; j < kSide; j += 2) {
         if (i + 1 >= tile.rows || j + 1 >= tile.columns) continue;
-        WindowMaximum<float> maximum(outputs[i][j] + bias);
-        maximum.compare(outputs[i][j + 1] + bias, 1);
-        maximum.compare(outputs[i + 1][j] + bias, 2);
-        maximum.compare(outputs[i + 1][j + 1] + bias, 3);
+        WindowMaximum<float> maximum(outputs[i][j]);
+        maximum.compare(outputs[i][j + 1], 1);
+        maximum.compare(outputs[i + 1][j], 2);
+        maximum.compare(outputs[i + 1][j + 1], 3);
         const int64_t to = i / 2 * row_stride + j / 2 * channels;
         maximum.put_to(count, values + to, argmax == nullptr ? nullptr : argmax + to);
       }
     }
     return;
   }
-  const bool with_relu = destination.epilogue == Epilogue::kRelu;
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kSide; ++i) {
 #pragma GCC unroll 4
     for (int64_t j = 0; j < kSide; ++j) {
       if (i >= tile.rows || j >= tile.columns) continue;
-      const FloatVector value = outputs[i][j] + bias;
-      put<float>(with_relu ? relu<float>(value) : value, count,
-                 values + i * row_stride + j * channels);
+      put<float>(outputs[i][j], count, values + i * row_stride + j * channels);
     }
   }
 }
@@ -300,6 +297,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
                        int64_t first_tile, int64_t tiles, const float* products, int64_t first,
                        int64_t width, uint8_t* needs_direct) {
   using S = Shape<float>;
+  const float* scale = static_cast<const float*>(convolution.packed_scale) + first;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
   for (int64_t t = 0; t < tiles; ++t) {
     const Tile tile = tile_at(convolution.tiling, first_tile + t, convolution.source.images,
@@ -307,14 +305,16 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
     FloatVector check{};
     for (int64_t v = 0; v < width; v += S::kLanes) {
       FloatVector outputs[W::kOutput][W::kOutput];
-      transform_tile<W::kInput, W::kOutput, W::output>(
-          reads_from<W::kInput>(products + t * width + v, layout.product_stride),
-          [&](int64_t i, int64_t j, FloatVector vector) {
-            outputs[i][j] = vector;
-            check += vector * 0.f;  // zero only for what is finite
-          });
-      write_outputs<Value>(convolution.source, convolution.destination, tile, outputs,
-                           load<float>(bias + v), first + v,
+      const FloatVector factor = load<float>(scale + v), offset = load<float>(bias + v);
+      with_activation<float>(convolution.destination, [&](const auto& activate) {
+        transform_tile<W::kInput, W::kOutput, W::output>(
+            reads_from<W::kInput>(products + t * width + v, layout.product_stride),
+            [&](int64_t i, int64_t j, FloatVector sum) {
+              outputs[i][j] = activate(sum * factor + offset);
+              check += sum * 0.f;  // zero only for what is finite
+            });
+      });
+      write_outputs<Value>(convolution.source, convolution.destination, tile, outputs, first + v,
                            convolution.destination.channels - first - v);
     }
     bool finite = true;
@@ -323,7 +323,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
   }
 }
 
-// Marks the tiles of a block whose outputs, before the bias, are all no larger than `bound`.
+// Marks the tiles of a block whose sums are all no larger than `bound`.
 template <class W>
 [[gnu::noinline, gnu::cold]] void mark_small_tiles(const WinogradWorkspace<W>& layout,
                                                    int64_t first_tile, int64_t tiles,

@@ -27,23 +27,45 @@ inline int64_t stored_size(Storage storage) {
 // What is computed with.
 inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
 
-// What is done to a source's values as they are read: nothing, or the backward pass of ReLU, or of
-// pooling and ReLU.
-enum class Prologue { kNone, kReluGradient, kPoolReluGradient };
+// What is done to a source's values as they are read: nothing, or the backward pass of a ReLU,
+// leaky or not, or of the pooling behind it too.
+enum class Prologue {
+  kNone,
+  kReluGradient,
+  kLeakyReluGradient,
+  kPoolReluGradient,
+  kPoolLeakyReluGradient
+};
+
+constexpr bool undoes_pooling(Prologue prologue) {
+  return prologue == Prologue::kPoolReluGradient || prologue == Prologue::kPoolLeakyReluGradient;
+}
+constexpr bool is_leaky(Prologue prologue) {
+  return prologue == Prologue::kLeakyReluGradient || prologue == Prologue::kPoolLeakyReluGradient;
+}
+
+// What the pixels are that a map's edge pixels have for neighbours, one pixel around it: zero, more
+// of the same memory (the map is the middle of a larger one), or pixels of the map.
+enum class Border { kZeros, kMemory, kReflect, kReplicate, kCircular };
 
 // What a convolution reads: a map, or the gradient of the operator's output.
 struct Source {
   Prologue prologue = Prologue::kNone;
+  Border border = Border::kZeros;  // kZeros if there is a prologue
   Storage storage = Storage::kFloat32;
   const void* values = nullptr;     // the map, or the gradient of the operator's output
   const void* output = nullptr;     // the operator's output: its sign is the ReLU's mask
-  const uint8_t* argmax = nullptr;  // kPoolReluGradient: which of the 4 pixels won
+  const uint8_t* argmax = nullptr;  // undoes_pooling: which of the 4 pixels won
   int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
+  // Between the values of one image, or row, and the next, in elements. Pixels are dense.
+  int64_t image_stride = 0, row_stride = 0;
+  double negative_slope = 0;  // is_leaky: of the ReLU whose gradient this is
 };
 
 // What a convolution writes.
 struct Destination {
   Epilogue epilogue = Epilogue::kLinear;
+  double negative_slope = 0;  // of the epilogue's ReLU
   Storage storage = Storage::kFloat32;
   void* values = nullptr;
   uint8_t* argmax = nullptr;  // kReluPool: may be null if no gradient will be asked for
@@ -77,6 +99,7 @@ struct Convolution {
   Source source;
   Destination destination;
   const void* packed_weight = nullptr;  // Real, as pack_weight or Winograd's writes it
+  const void* packed_scale = nullptr;   // Real[padded(K)]
   const void* packed_bias = nullptr;    // Real[padded(K)]
   Tiling tiling;                        // Winograd: 1 image × m rows × m columns
   Blocking blocking;                    // Winograd
@@ -180,7 +203,9 @@ struct Kernels {
   // Packs the blocks [first, last) of output channels, as fprop wants them, or as dgrad does:
   // rotated by 180° and with inputs and outputs exchanged.
   void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
-  void (*pack_bias)(Storage storage, const void* bias, int64_t channels, void* packed);
+  // Converts a value for each output channel, or repeats `otherwise` where there are none.
+  void (*pack_per_channel)(Storage storage, const void* values, double otherwise, int64_t channels,
+                           void* packed);
 
   // Bytes that one thread needs in addition to the tensors.
   int64_t (*convolve_workspace)(const Convolution&);
@@ -213,6 +238,9 @@ struct Kernels {
   // Pairs of rows of the full-resolution map, an odd last row too, counted over all images.
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
+
+  // Copies the pixels [first, last) of one image of a map to the same map in NCHW.
+  void (*to_nchw)(const Source&, int64_t image, int64_t first, int64_t last, void* output);
 
   // Of the source's values from `first` to `last`, before its prologue.
   float (*largest_magnitude)(const Source&, int64_t first, int64_t last);

@@ -17,6 +17,7 @@
 #include "cpu/algorithms/winograd.inl"
 #include "cpu/algorithms/winograd_gradient.inl"
 #include "cpu/algorithms/pool.inl"
+#include "cpu/algorithms/layout.inl"
 #include "cpu/algorithms/fingerprint.inl"
 // clang-format on
 
@@ -78,10 +79,11 @@ constexpr Kernels kTable = {
                                                                    packed);
           });
         },
-    .pack_bias =
-        [](Storage storage, const void* bias, int64_t channels, void* packed) {
+    .pack_per_channel =
+        [](Storage storage, const void* values, double otherwise, int64_t channels, void* packed) {
           with_storage(storage, [&](auto s) {
-            pack_bias<ValueOf<decltype(s)>, RealOf<decltype(s)>>(bias, channels, packed);
+            pack_per_channel<ValueOf<decltype(s)>, RealOf<decltype(s)>>(values, otherwise, channels,
+                                                                        packed);
           });
         },
     .convolve_workspace =
@@ -160,6 +162,16 @@ constexpr Kernels kTable = {
           with_storage(pooling.storage, [&](auto s) {
             max_pool_backward<ValueOf<decltype(s)>>(pooling, grad_output, argmax, first_row,
                                                     last_row, grad_input);
+          });
+        },
+    .to_nchw =
+        [](const Source& source, int64_t image, int64_t first, int64_t last, void* output) {
+          with_storage(source.storage, [&](auto s) {
+            using Value = ValueOf<decltype(s)>;
+            const int64_t at = image * source.image_stride;
+            copy_to_nchw(static_cast<const Value*>(source.values) + at, source.channels,
+                         source.height * source.width, first, last,
+                         static_cast<Value*>(output) + at);
           });
         },
     .largest_magnitude =

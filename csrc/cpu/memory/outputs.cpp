@@ -20,11 +20,19 @@ Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t 
   return new_map(like, channels, height, width, like.scalar_type(), stored_size(storage_of(like)));
 }
 
-PooledOutput new_pooled_output(const Tensor& input, int64_t channels, bool return_argmax) {
-  const int64_t height = input.size(2) / 2, width = input.size(3) / 2;
-  return {new_output(input, channels, height, width),
-          return_argmax ? new_map(input, channels, height, width, ScalarType::Byte, 1)
-                        : nothing(input, ScalarType::Byte),
+Tensor new_nchw_output(const Tensor& map) {
+  const int64_t bytes = map.numel() * stored_size(storage_of(map));
+  check_memory(bytes);
+  const Tensor output = torch::stable::new_empty(map, sizes_of(map));
+  prefer_huge_pages(output.data_ptr(), bytes);
+  return output;
+}
+
+PooledOutput new_pooled_output(const Tensor& like, int64_t channels, int64_t height, int64_t width,
+                               bool return_argmax) {
+  return {new_output(like, channels, height / 2, width / 2),
+          return_argmax ? new_map(like, channels, height / 2, width / 2, ScalarType::Byte, 1)
+                        : nothing(like, ScalarType::Byte),
           return_argmax};
 }
 

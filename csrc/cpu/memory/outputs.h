@@ -12,8 +12,11 @@ namespace vgg_fast::cpu {
 // Throws OutOfMemory.
 Tensor new_output(const Tensor& like, int64_t channels, int64_t height, int64_t width);
 
-// Uninitialised results of a pooling operator on `input` (N, C, H, W): (N, channels, H/2, W/2) in
-// its dtype and, if asked for, in uint8. Throws OutOfMemory.
+// An uninitialised tensor like `map`, but in NCHW. Throws OutOfMemory.
+Tensor new_nchw_output(const Tensor& map);
+
+// Uninitialised results of pooling a height × width map: (N, channels, height/2, width/2) with the
+// N and dtype of `like` and, if asked for, in uint8. Throws OutOfMemory.
 struct PooledOutput {
   Tensor output, argmax;
   bool has_argmax = false;
@@ -21,7 +24,8 @@ struct PooledOutput {
     return has_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr;
   }
 };
-PooledOutput new_pooled_output(const Tensor& input, int64_t channels, bool return_argmax);
+PooledOutput new_pooled_output(const Tensor& like, int64_t channels, int64_t height, int64_t width,
+                               bool return_argmax);
 
 // An uninitialised gradient for `weight`, with its sizes and strides. Throws OutOfMemory.
 Tensor new_gradient(const Tensor& weight);

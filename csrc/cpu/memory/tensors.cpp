@@ -23,6 +23,26 @@ Source read_map(const Tensor& map) {
   source.channels = map.size(1);
   source.height = map.size(2);
   source.width = map.size(3);
+  source.row_stride = source.width * source.channels;
+  source.image_stride = source.height * source.row_stride;
+  return source;
+}
+
+Source read_padded_map(const Tensor& map, const std::string& padding) {
+  Source source = read_map(map);
+  if (padding == "valid") {  // the map's own edge is the border
+    source.border = Border::kMemory;
+    source.values = static_cast<const char*>(source.values) +
+                    (source.row_stride + source.channels) * stored_size(source.storage);
+    source.height -= 2;
+    source.width -= 2;
+  } else if (padding == "reflect") {
+    source.border = Border::kReflect;
+  } else if (padding == "replicate") {
+    source.border = Border::kReplicate;
+  } else if (padding == "circular") {
+    source.border = Border::kCircular;
+  }
   return source;
 }
 

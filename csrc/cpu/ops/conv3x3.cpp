@@ -7,17 +7,19 @@
 namespace vgg_fast::cpu {
 namespace {
 
-Tensor conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+Tensor conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+               const std::optional<Tensor>& scale, const std::string& padding) {
   constexpr const char* op = "conv3x3";
-  check_convolution(op, input, weight, bias);
-  return convolution_forward(op, input, weight, bias, Epilogue::kLinear);
+  const Arguments arguments = {bias, scale, 0, padding};
+  check_convolution(op, input, weight, arguments);
+  return convolution_forward(op, input, weight, arguments, Epilogue::kLinear);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, const Tensor& input,
                                                     const Tensor& weight, bool need_input,
                                                     bool need_weight, bool need_bias) {
   constexpr const char* op = "conv3x3_backward";
-  check_convolution(op, input, weight, std::nullopt);
+  check_convolution(op, input, weight);
   check_saved(op, "grad_output", grad_output,
               {input.size(0), weight.size(0), input.size(2), input.size(3)}, input);
   check_alike(op, "grad_output", grad_output, input);

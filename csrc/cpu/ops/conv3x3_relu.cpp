@@ -7,18 +7,23 @@
 namespace vgg_fast::cpu {
 namespace {
 
-Tensor conv3x3_relu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+Tensor conv3x3_relu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                    const std::optional<Tensor>& scale, double negative_slope,
+                    const std::string& padding) {
   constexpr const char* op = "conv3x3_relu";
-  check_convolution(op, input, weight, bias);
-  return convolution_forward(op, input, weight, bias, Epilogue::kRelu);
+  const Arguments arguments = {bias, scale, negative_slope, padding};
+  check_convolution(op, input, weight, arguments);
+  return convolution_forward(op, input, weight, arguments, Epilogue::kRelu);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_output,
                                                          const Tensor& input, const Tensor& weight,
                                                          const Tensor& output, bool need_input,
-                                                         bool need_weight, bool need_bias) {
+                                                         bool need_weight, bool need_bias,
+                                                         double negative_slope) {
   constexpr const char* op = "conv3x3_relu_backward";
-  check_convolution(op, input, weight, std::nullopt);
+  check_convolution(op, input, weight);
+  check_slope(op, negative_slope);
   const std::vector<int64_t> shape = {input.size(0), weight.size(0), input.size(2), input.size(3)};
   check_saved(op, "grad_output", grad_output, shape, input);
   check_saved(op, "output", output, shape, input);
@@ -26,8 +31,9 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_outp
   check_alike(op, "output", output, input);
   const Tensor grad = channels_last(grad_output), mask = channels_last(output);
   Source gradient = read_map(grad);
-  gradient.prologue = Prologue::kReluGradient;
+  gradient.prologue = negative_slope == 0 ? Prologue::kReluGradient : Prologue::kLeakyReluGradient;
   gradient.output = mask.data_ptr();
+  gradient.negative_slope = negative_slope;
   return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
 }
 

@@ -10,28 +10,35 @@ namespace vgg_fast::cpu {
 namespace {
 
 std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& weight,
-                                             const std::optional<Tensor>& bias,
-                                             bool return_argmax) {
+                                             const std::optional<Tensor>& bias, bool return_argmax,
+                                             const std::optional<Tensor>& scale,
+                                             double negative_slope, const std::string& padding) {
   constexpr const char* op = "conv3x3_relu_pool";
-  check_convolution(op, input, weight, bias);
-  check_poolable(op, input);
+  const Arguments arguments = {bias, scale, negative_slope, padding};
+  check_convolution(op, input, weight, arguments);
+  check_poolable(op, input, padding);
   return with_oom_context(op, input, [&] {
-    const PooledOutput pooled = new_pooled_output(input, weight.size(0), return_argmax);
+    const Tensor map = channels_last(input);
+    const Source source = read_padded_map(map, padding);
+    const PooledOutput pooled =
+        new_pooled_output(input, weight.size(0), source.height, source.width, return_argmax);
     Destination destination;
     destination.epilogue = Epilogue::kReluPool;
+    destination.negative_slope = negative_slope;
     destination.values = pooled.output.data_ptr();
     destination.argmax = pooled.argmax_data();
-    const Tensor map = channels_last(input);
-    convolve(read_map(map), weight, false, bias, destination);
+    convolve(source, weight, false, arguments, destination);
     return std::tuple{pooled.output, pooled.argmax};
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor& output,
-    const Tensor& argmax, bool need_input, bool need_weight, bool need_bias) {
+    const Tensor& argmax, bool need_input, bool need_weight, bool need_bias,
+    double negative_slope) {
   constexpr const char* op = "conv3x3_relu_pool_backward";
-  check_convolution(op, input, weight, std::nullopt);
+  check_convolution(op, input, weight);
+  check_slope(op, negative_slope);
   const std::vector<int64_t> shape = {input.size(0), weight.size(0), input.size(2) / 2,
                                       input.size(3) / 2};
   check_saved(op, "grad_output", grad_output, shape, input);
@@ -44,9 +51,13 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
                positions = channels_last(argmax);
   Source gradient = read_map(input);  // the full-resolution size is the input's
   gradient.channels = weight.size(0);
-  gradient.prologue = Prologue::kPoolReluGradient;
+  gradient.row_stride = grad.size(3) * gradient.channels;
+  gradient.image_stride = grad.size(2) * gradient.row_stride;
+  gradient.prologue =
+      negative_slope == 0 ? Prologue::kPoolReluGradient : Prologue::kPoolLeakyReluGradient;
   gradient.values = grad.data_ptr();
   gradient.output = mask.data_ptr();
+  gradient.negative_slope = negative_slope;
   gradient.argmax = static_cast<const uint8_t*>(positions.data_ptr());
   return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
 }

@@ -39,6 +39,18 @@ void warn_workspace_cap_once(const Plan& plan) {
   aoti_torch_warn("convolve", "vgg_fast", 0, message.str().c_str());
 }
 
+// Into `packed`: the values, or `otherwise` for each channel where there are none.
+void pack_per_channel(const std::optional<Tensor>& values, double otherwise, const Tensor& weight,
+                      int64_t channels, const Workspace& packed) {
+  if (!values) {
+    kernels().pack_per_channel(storage_of(weight), nullptr, otherwise, channels, packed.at(0));
+    return;
+  }
+  const Tensor dense = torch::stable::contiguous(aligned(*values));
+  kernels().pack_per_channel(storage_of(dense), dense.data_ptr(), otherwise, channels,
+                             packed.at(0));
+}
+
 Gradients weight_gradients(const Source& gradient, const Tensor& input, const Tensor& weight,
                            bool need_weight, bool need_bias) {
   WeightGradient task;
@@ -62,7 +74,7 @@ Gradients weight_gradients(const Source& gradient, const Tensor& input, const Te
 }  // namespace
 
 void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
-              const std::optional<Tensor>& bias, Destination destination) {
+              const Arguments& arguments, Destination destination) {
   if (source.images == 0) return;
   const Tensor weight = aligned(given_weight);
   destination.storage = source.storage;
@@ -72,12 +84,12 @@ void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
   task.destination = destination;
 
   const int64_t padded = round_up(destination.channels, kernels().channel_block(source.storage));
-  Workspace packed_bias(padded * real_size(source.storage));
-  const Tensor dense_bias =
-      bias ? torch::stable::contiguous(aligned(*bias)) : nothing(weight, weight.scalar_type());
-  kernels().pack_bias(source.storage, bias ? dense_bias.data_ptr() : nullptr, destination.channels,
-                      packed_bias.at(0));
-  task.packed_bias = packed_bias.at(0);
+  const int64_t bytes = padded * real_size(source.storage);
+  Workspace scale(bytes), bias(bytes);
+  pack_per_channel(arguments.scale, 1, weight, destination.channels, scale);
+  pack_per_channel(arguments.bias, 0, weight, destination.channels, bias);
+  task.packed_scale = scale.at(0);
+  task.packed_bias = bias.at(0);
 
   Problem problem = problem_of(source, source.channels, destination.channels);
   problem.for_dgrad = for_dgrad;
@@ -97,14 +109,16 @@ void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
 }
 
 Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
-                           const std::optional<Tensor>& bias, Epilogue epilogue) {
+                           const Arguments& arguments, Epilogue epilogue) {
   return with_oom_context(op, input, [&] {
-    const Tensor output = new_output(input, weight.size(0), input.size(2), input.size(3));
     const Tensor map = channels_last(input);
+    const Source source = read_padded_map(map, arguments.padding);
+    const Tensor output = new_output(input, weight.size(0), source.height, source.width);
     Destination destination;
     destination.epilogue = epilogue;
+    destination.negative_slope = arguments.negative_slope;
     destination.values = output.data_ptr();
-    convolve(read_map(map), weight, false, bias, destination);
+    convolve(source, weight, false, arguments, destination);
     return output;
   });
 }
@@ -119,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const So
       grad_input = new_output(input, input.size(1), input.size(2), input.size(3));
       Destination destination;
       destination.values = grad_input.data_ptr();
-      convolve(gradient, weight, true, std::nullopt, destination);
+      convolve(gradient, weight, true, {}, destination);
     }
     Tensor grad_weight = nothing(weight, weight.scalar_type());
     Tensor grad_bias = nothing(weight, weight.scalar_type());  // operators return no alias

@@ -10,13 +10,14 @@
 
 namespace vgg_fast::cpu {
 
-// Convolves `source` with `weight` (or, for_dgrad, with its rotated transpose) into `destination`.
+// Convolves `source` with `weight` (or, for_dgrad, with its rotated transpose) into `destination`,
+// with the scale and bias of `arguments`.
 void convolve(const Source& source, const Tensor& weight, bool for_dgrad,
-              const std::optional<Tensor>& bias, Destination destination);
+              const Arguments& arguments, Destination destination);
 
 // The forward pass of the operator `op`, up to the ReLU.
 Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
-                           const std::optional<Tensor>& bias, Epilogue epilogue);
+                           const Arguments& arguments, Epilogue epilogue);
 
 // All gradients of a convolution whose output's gradient is `gradient`; those not needed are empty.
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const Source& gradient,

@@ -30,7 +30,8 @@ std::tuple<Tensor, Tensor> max_pool2x2(const Tensor& input, bool return_argmax) 
   check_input(op, input);
   check_poolable(op, input);
   return with_oom_context(op, input, [&] {
-    const PooledOutput pooled = new_pooled_output(input, input.size(1), return_argmax);
+    const PooledOutput pooled =
+        new_pooled_output(input, input.size(1), input.size(2), input.size(3), return_argmax);
     const Tensor map = readable(input);
     const Pooling pooling = pooling_of(map, input.size(2), input.size(3));
     parallel(input.size(0) * pooled.output.size(2), [&](int64_t first, int64_t last) {

@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Options& options, cons
                                     const Tensor& weight, const std::optional<Tensor>& bias,
                                     bool return_argmax) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
-  check_convolution(op, input, weight, bias);
+  check_convolution(op, input, weight, {.bias = bias});
   if (kPool) check_poolable(op, input);
   const DeviceGuard guard(input.get_device_index());
   check_options(op, options);
@@ -174,7 +174,7 @@ Gradients convolve_backward(const char* op, const Options& options, const Tensor
                             const std::optional<Tensor>& output,
                             const std::optional<Tensor>& argmax, bool need_input, bool need_weight,
                             bool need_bias) {
-  check_convolution(op, input, weight, std::nullopt);
+  check_convolution(op, input, weight);
   const int64_t scale = kEpilogue == Epilogue::kReluPool ? 2 : 1;
   const auto check = [&](const char* name, const Tensor& tensor) {
     check_saved(op, name, tensor,

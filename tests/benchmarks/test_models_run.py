@@ -1,0 +1,173 @@
+"""python -m benchmarks.models: what it times, and a record that may be made in parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import vgg_fast
+from benchmarks.models import __main__ as models
+from benchmarks.models import measure
+from benchmarks.models.case import Case
+from benchmarks.models.collection import CASES
+from benchmarks.record import environment
+
+ONLY = "^pattern[.](conv_blocks|no_bias|dropout)$"  # conv_blocks is the first of the collection
+THREADS = str(torch.get_num_threads())
+
+
+class Row:
+    """Stands for :func:`benchmarks.models.__main__.row`; notes which cases it was asked for."""
+
+    def __init__(self, fails_at: str | None = None) -> None:
+        self.fails_at, self.asked, self.options = fails_at, [], None
+
+    def __call__(self, case: Case, options: models.Options) -> dict:
+        if case.name == self.fails_at:
+            raise KeyboardInterrupt
+        self.asked.append(case.name.removeprefix("pattern."))
+        self.options = options
+        found = {"eligible": 3, "replaced": 3, "equal": True, "error": 0.0, "problem": None}
+        return {"name": case.name, "version": "1", **found, "forward": {"ratio": 2.0}}
+
+
+@pytest.fixture
+def row(monkeypatch) -> Row:
+    found = Row()
+    monkeypatch.setattr(models, "row", found)
+    return found
+
+
+def run(*arguments: str | Path) -> Path | None:
+    return models.main(["--threads", THREADS, *map(str, arguments)])
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def names(path: Path) -> list[str]:
+    return [row["name"].removeprefix("pattern.") for row in read(path)["rows"]]
+
+
+def test_a_row_is_compared_and_timed(tmp_path, capsys) -> None:
+    path = tmp_path / "models.json"
+    options = ("--only", "^pattern.no_bias$", "--size", "small", "--rounds", 1)
+    assert run(*options, "--json", path) == path
+    found = read(path)
+    (only,) = found["rows"]
+    assert only["equal"] and only["replaced"] == only["eligible"] == 3
+    for kind in ("forward", "training"):
+        times = {name: spread["median"] for name, spread in only[kind]["seconds"].items()}
+        theirs = min(times["eager"], times["eager channels_last"])
+        ours = min(times["vgg_fast"], times["vgg_fast channels_last"])
+        assert only[kind]["ratio"] == theirs / ours > 0
+    assert only["seconds"] > sum(times.values())
+    assert found["summary"]["training"]["geometric_mean"] == pytest.approx(theirs / ours)
+    assert f"({only['seconds']:.1f} s)" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_fails_in_channels_last_is_timed_as_it_is() -> None:
+    case = CASES["pattern.lenet_view"]
+    model = case.model("small")
+    found = measure.measured(case, model, lambda m: m, vgg_fast.fuse, "small", 1, backward=True)
+    assert set(found["seconds"]) == {"eager", "vgg_fast"} and found["ratio"] > 0
+
+
+def test_one_that_fails_only_when_it_is_transformed_is_a_failure() -> None:
+    case = CASES["pattern.conv_blocks"]
+
+    def broken(model: nn.Module) -> nn.Module:
+        def refuse(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            if args[0].is_contiguous(memory_format=torch.channels_last):
+                raise RuntimeError("not in channels_last")
+
+        model.register_forward_pre_hook(refuse)
+        return model
+
+    with pytest.raises(RuntimeError, match="not in channels_last"):
+        measure.measured(case, case.model("small"), lambda m: m, broken, "small", 1, backward=False)
+
+
+def test_a_run_that_was_cut_short_is_continued(tmp_path, monkeypatch) -> None:
+    path, partial = tmp_path / "models.json", tmp_path / "models.partial.json"
+    monkeypatch.setattr(models, "row", Row(fails_at="pattern.dropout"))
+    with pytest.raises(SystemExit, match=r"interrupted; --resume .*models\.partial\.json"):
+        run("--only", ONLY, "--rounds", 7, "--json", path)
+    assert names(partial) == ["conv_blocks", "no_bias"] and not path.exists()
+    with pytest.raises(SystemExit, match=r"cut short left .*models\.partial\.json"):
+        run("--only", ONLY, "--json", path)
+
+    second = Row()
+    monkeypatch.setattr(models, "row", second)
+    assert run("--resume", partial) == path
+    assert second.asked == ["dropout"] and second.options.rounds == 7
+    assert names(path) == ["conv_blocks", "no_bias", "dropout"] and not partial.exists()
+    assert read(path)["summary"]["forward"] == {"geometric_mean": 2.0, "cases": 3, "slower": 0}
+
+
+def test_parts_come_in_any_order(tmp_path, row) -> None:
+    partial = tmp_path / "models.partial.json"
+    assert run("--only", ONLY, "--minutes", 0, "--json", tmp_path / "models.json") == partial
+    assert names(partial) == []
+    assert run("--resume", partial, "--only", "dropout") == partial
+    assert run("--resume", partial) == tmp_path / "models.json"
+    assert row.asked == ["dropout", "conv_blocks", "no_bias"]
+    assert names(tmp_path / "models.json") == ["conv_blocks", "no_bias", "dropout"]
+
+
+def test_a_package_that_was_missing_is_added_later(tmp_path, row, monkeypatch) -> None:
+    path = tmp_path / "models.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(Case, "missing", lambda case: "no" if "no_bias" in case.name else None)
+        assert run("--only", ONLY, "--json", path) == path
+    assert read(path)["missing"] == {"pattern.no_bias": "no"}
+    assert run("--resume", path) == path
+    assert row.asked == ["conv_blocks", "dropout", "no_bias"] and read(path)["missing"] == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "arguments", "words"),
+    [
+        ({"cpu": "Another CPU"}, (), "its cpu is Another CPU, not"),
+        ({"commit": {"hash": "0000000", "dirty": False}}, (), "its commit is"),
+        ({}, ("--rounds", 3), "begun with --rounds 5: leave that out"),
+        ({}, ("--backend", "vgg_fast"), "begun with --backend None: leave that out"),
+        ({}, ("--json", "elsewhere"), "leave --json out"),
+    ],
+)
+def test_other_numbers_are_not_added(tmp_path, row, changed, arguments, words) -> None:
+    path = tmp_path / "models.json"
+    partial = run("--only", ONLY, "--minutes", 0, "--rounds", 5, "--json", path)
+    before = {**read(partial), **changed}
+    partial.write_text(json.dumps(before), encoding="utf-8")
+    with pytest.raises(SystemExit, match=words):
+        run("--resume", partial, *arguments)
+    assert row.asked == [] and read(partial) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"options": {}}'])
+def test_a_file_that_is_no_record_is_named(tmp_path, row, content) -> None:
+    path = tmp_path / "models.partial.json"
+    with pytest.raises(SystemExit, match=r"partial\.json isn't a record.*No such file"):
+        run("--resume", path)
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=r"partial\.json isn't a record"):
+        run("--resume", path)
+    assert row.asked == [] and path.read_text() == content
+
+
+def test_a_whole_run_has_a_record_for_each_backend(tmp_path, row, monkeypatch) -> None:
+    monkeypatch.setattr(models, "RESULTS", tmp_path)
+    monkeypatch.setattr(models, "CASES", {"pattern.no_bias": CASES["pattern.no_bias"]})
+    plain, compiled = run(), run("--backend", "vgg_fast")
+    assert {plain, compiled} == set(tmp_path.iterdir()) and plain != compiled
+    assert plain.name.startswith("models-") and compiled.name.startswith("models-vgg_fast-")
+    assert read(plain)["cpu"] == environment()["cpu"]
+    assert run("--only", "no_bias") is None and run("--inference") is None
+    assert len(list(tmp_path.iterdir())) == 2
