@@ -259,10 +259,13 @@ def lazy() -> nn.Module:
     [
         (lambda: conv(kernel_size=5, padding=2), "has a 5x5 kernel, not 3x3"),
         (lambda: conv(stride=2), "has stride (2, 2), not (1, 1)"),
-        (lambda: conv(padding=0), "has padding (0, 0), not (1, 1)"),
+        (lambda: conv(padding=(1, 0)), "has padding (1, 0), not (1, 1) or (0, 0)"),
         (lambda: conv(dilation=2, padding=2), "has dilation (2, 2), not (1, 1)"),
         (lambda: conv(groups=4), "has groups 4, not 1"),
-        (lambda: conv(padding_mode="circular"), "has padding mode circular, not zeros"),
+        (
+            lambda: conv(padding=2, padding_mode="circular"),
+            "has padding (2, 2) in mode circular, not (1, 1)",
+        ),
         (lambda: OwnConv(4, 4, 3, padding=1), "is a OwnConv, not a Conv2d itself"),
         (
             lambda: parametrizations.weight_norm(conv()),
@@ -273,7 +276,6 @@ def lazy() -> nn.Module:
         (lambda: nn.MaxPool2d(2, 1), "has stride=1, not 2"),
         (lambda: nn.MaxPool2d(2, padding=1), "has padding=1, not 0"),
         (lambda: nn.MaxPool2d(2, dilation=2), "has dilation=2, not 1"),
-        (lambda: nn.MaxPool2d(2, ceil_mode=True), "has ceil_mode=True, not False"),
         (lambda: nn.MaxPool2d(2, return_indices=True), "has return_indices=True, not False"),
     ],
 )

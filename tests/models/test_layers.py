@@ -71,6 +71,22 @@ def test_pooling_is_torchs(shape: tuple[int, ...]) -> None:
     assert torch.equal(ours.grad, torchs.grad)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 8, 10), (2, 3, 7, 10), (1, 1, 4, 5), (5, 8, 2)], ids=str)
+def test_pooling_in_ceil_mode_is_torchs(shape: tuple[int, ...], format) -> None:
+    input = torch.randn(shape)
+    if input.dim() == 4:
+        input = input.contiguous(memory_format=format)
+    results = []
+    for pool in (MaxPool2x2(ceil_mode=True), nn.MaxPool2d(2, ceil_mode=True)):
+        given = input.clone().requires_grad_()
+        output = pool(given)
+        (output * torch.arange(output.numel()).view_as(output)).sum().backward()
+        results.append((output, given.grad))
+    for ours, torchs in zip(*results, strict=True):
+        assert torch.equal(ours, torchs) and ours.stride() == torchs.stride()
+
+
 @convolutions
 @pytest.mark.parametrize("bias", [True, False])
 def test_parameters_are_conv2ds(layer, bias: bool) -> None:
@@ -107,7 +123,7 @@ def test_every_layer_is_an_instance_of_torchs() -> None:
         assert issubclass(ours, torchs)
 
 
-@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 0}, {"dilation": 2}], ids=str)
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 2}, {"dilation": 2}], ids=str)
 @convolutions
 def test_other_settings_are_torchs(layer, options) -> None:
     torch.manual_seed(0)
@@ -118,13 +134,20 @@ def test_other_settings_are_torchs(layer, options) -> None:
 
 
 @convolutions
-@pytest.mark.parametrize("padding", [1, (1, 1), "same"], ids=str)
-def test_from_conv_takes_the_very_parameters(layer, padding) -> None:
-    conv = nn.Conv2d(3, 4, 3, padding=padding).eval()
+@pytest.mark.parametrize(
+    "options",
+    [{"padding": 1}, {"padding": (1, 1)}, {"padding": "same"}, {}, {"padding": "valid"}]
+    + [{"padding": 1, "padding_mode": mode} for mode in ("reflect", "replicate", "circular")],
+    ids=str,
+)
+def test_from_conv_takes_the_very_parameters_and_the_settings(layer, options) -> None:
+    conv = nn.Conv2d(3, 4, 3, **options).eval()
     made = layer.from_conv(conv)
     assert made.weight is conv.weight and made.bias is conv.bias
+    assert (made.padding, made.padding_mode) == (conv.padding, conv.padding_mode)
     assert not made.training
-    assert layer.from_conv(nn.Conv2d(3, 4, 3, padding=1, bias=False)).bias is None
+    assert layer.from_conv(nn.Conv2d(3, 4, 3, bias=False, **options)).bias is None
+    assert_as_accurate(made, Named(conv, *BEHIND[layer]), torch.randn(2, 3, 8, 10))
 
 
 @pytest.mark.parametrize(
@@ -133,11 +156,13 @@ def test_from_conv_takes_the_very_parameters(layer, padding) -> None:
         ({"kernel_size": 5, "padding": 2}, "it has a 5x5 kernel, not 3x3"),
         ({"kernel_size": (1, 3)}, "it has a 1x3 kernel, not 3x3"),
         ({"stride": 2}, r"it has stride \(2, 2\), not \(1, 1\)"),
-        ({"padding": 0}, r"it has padding \(0, 0\), not \(1, 1\)"),
-        ({"padding": "valid"}, r"it has padding valid, not \(1, 1\)"),
+        ({"padding": 2}, r"it has padding \(2, 2\), not \(1, 1\) or \(0, 0\)"),
         ({"dilation": 2}, r"it has dilation \(2, 2\), not \(1, 1\)"),
         ({"groups": 2}, "it has groups 2, not 1"),
-        ({"padding_mode": "reflect"}, "it has padding mode reflect, not zeros"),
+        (
+            {"padding": 0, "padding_mode": "reflect"},
+            r"it has padding \(0, 0\) in mode reflect, not \(1, 1\)",
+        ),
         ({"dtype": torch.complex64}, "it has weights of torch.complex64"),
     ],
     ids=str,

@@ -26,19 +26,16 @@ def in_float64(model: nn.Module) -> nn.Module:
 def gradients(model: nn.Module, input: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """The model's output, and the gradients of a fixed random projection of it.
 
-    The keys are "output", "input", and the names of the parameters.
+    The keys are "output", "input", and the names of the parameters that want one.
     """
     input = input.detach().clone().requires_grad_()
     output = model(input)
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    found = torch.autograd.grad((output * weights.to(output)).sum(), (input, *parameters))
-    return {
-        "output": output.detach(),
-        "input": found[0],
-        **dict(zip(names, found[1:], strict=True)),
-    }
+    wanted = {"input": input}
+    wanted |= {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad((output * weights.to(output)).sum(), tuple(wanted.values()))
+    return {"output": output.detach(), **dict(zip(wanted, found, strict=True))}
 
 
 def assert_as_accurate(fused: nn.Module, plain: nn.Module, input: Tensor) -> None:

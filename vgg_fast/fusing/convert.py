@@ -1,9 +1,9 @@
 """fuse() and unfuse(): this package's layers in the place of torch's, at any depth of a model.
 
-    nn.Conv2d, 3x3, stride 1, padding 1     becomes    Conv3x3
-    nn.MaxPool2d(2)                         becomes    MaxPool2x2
-    nn.Linear of 2^20 weights or more       becomes    Linear, for few rows on a CPU
-    nn.Sequential                           becomes    FusedSequential
+    nn.Conv2d, 3x3, stride 1, padding 1 or 0    becomes    Conv3x3
+    nn.MaxPool2d(2)                             becomes    MaxPool2x2
+    nn.Linear of 2^20 weights or more           becomes    Linear, for few rows on a CPU
+    nn.Sequential                               becomes    FusedSequential
 
 Each is a subclass of what it replaces and computes the same when it is called on its own, so a
 layer becomes one by a change of its class: its parameters, buffers, hooks, attributes, and every
@@ -69,11 +69,12 @@ def fuse(
     either model trains both). Slices, hooks, children that are exchanged later, ``deepcopy`` and
     pickle work as with torch's layers.
 
-    Replaced are 3x3 convolutions with stride 1, padding 1, dilation 1 and one group; 2x2 max
-    pooling; ``nn.Sequential``, which then runs a convolution with the ReLU and the pooling behind
-    it as one operator; and linear layers of 2^20 weights or more, with a bias, which are read
-    faster for few rows on a CPU. Left alone, and reported: other convolutions and poolings, and
-    layers of a class of their own (parametrised ones, too).
+    Replaced are 3x3 convolutions with stride 1, dilation 1 and one group, without padding or with
+    padding 1 in any of torch's modes; 2x2 max pooling; ``nn.Sequential``, which then runs a
+    convolution with what follows (batch norm in eval mode, ReLU or LeakyReLU, pooling) as one
+    operator; and linear layers of 2^20 weights or more, with a bias, which are read faster for few
+    rows on a CPU. Left alone, and reported: other convolutions and poolings, and layers of a class
+    of their own (parametrised ones, too).
 
     Args:
         model: any module; it stays as it is unless ``inplace``.

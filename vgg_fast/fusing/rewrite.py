@@ -1,15 +1,17 @@
 """Finds this package's patterns in a graph of Dynamo's, and puts its operators there.
 
-    conv2d [→ batch_norm in eval mode] → relu → max_pool2d(2)    becomes    conv3x3_relu_pool
-    conv2d [→ batch_norm in eval mode] → relu                    becomes    conv3x3_relu
-    conv2d                                                       becomes    conv3x3
+    [pad →] conv2d [→ batch_norm] → relu → max_pool2d(2)    becomes    conv3x3_relu_pool
+    [pad →] conv2d [→ batch_norm] → max_pool2d(2) → relu    becomes    conv3x3_relu_pool
+    [pad →] conv2d [→ batch_norm] → relu                    becomes    conv3x3_relu
+    [pad →] conv2d [→ batch_norm]                           becomes    conv3x3
 
-The operator stands where the convolution stood, so that it reads what the convolution read.
+The ReLU may be a leaky one if it comes before the pooling: behind it, its rounding can't make two
+pixels of a window equal, and torch's gradient may be another one's. The norm is in eval mode
+(norms.py). The operator stands where the convolution stood, so that it reads what that read.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,8 +23,8 @@ from torch.fx import Graph, GraphModule, Node
 
 import vgg_fast.functional  # noqa: F401  (registers torch.ops.vgg_fast)
 from vgg_fast._layout import is_served_dtype
-from vgg_fast.fusing import layouts, spellings
-from vgg_fast.fusing.spellings import BatchNorm, Convolution, value
+from vgg_fast.fusing import layouts, norms, spellings
+from vgg_fast.fusing.spellings import Convolution, is_plain, value
 
 _DEVICES = ("cpu", "cuda")
 
@@ -45,14 +47,20 @@ class Group:
         convolution: the call of ``torch.conv2d``.
         operator: what becomes of it; None if it is left.
         why: the reason that it is left, or that no more goes with it. Completes "it ...".
-        batch_norm: the call that is folded into weight and bias.
-        last: the node whose result is the operator's: convolution, ReLU or pooling.
+        pad: the call that puts a border around the input.
+        padding: how the operator is to pad.
+        batch_norm: the call whose arithmetic is a scale and a bias.
+        negative_slope: of the ReLU.
+        last: the node whose result is the operator's.
     """
 
     convolution: Node
     operator: str | None = None
     why: str | None = None
+    pad: Node | None = None
+    padding: str = "zeros"
     batch_norm: Node | None = None
+    negative_slope: float = 0.0
     last: Node = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +115,7 @@ def find(graph: Graph) -> list[Group]:
         if transformed:
             group.why = "is inside a torch.func transform, or next to one"
         else:
-            group.why = _why_not(convolution, node)
+            group.why = _why_not(convolution, node) or _why_not_padded(group, convolution)
         if group.why is None:
             _grow(group, convolution, places)
         groups.append(group)
@@ -119,8 +127,8 @@ def find(graph: Graph) -> list[Group]:
 
 def _why_not(convolution: Convolution, node: Node) -> str | None:
     result, input, weight = value(node), value(convolution.input), value(convolution.weight)
-    if not all(_is_plain(tensor) for tensor in (result, input, weight)) or (
-        convolution.bias is not None and not _is_plain(value(convolution.bias))
+    if not all(is_plain(tensor) for tensor in (result, input, weight)) or (
+        convolution.bias is not None and not is_plain(value(convolution.bias))
     ):
         return "computes with tensors that aren't plain ones"
     why_not = spellings.why_not_conv3x3(convolution, weight)
@@ -139,44 +147,101 @@ def _why_not(convolution: Convolution, node: Node) -> str | None:
     return None
 
 
-def _is_plain(tensor: Any) -> bool:
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_nested:
-        return False
-    # Dynamo's examples are fake tensors; frozen ones, and an exported graph's, are tensors.
-    return not torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor)
+def _why_not_padded(group: Group, convolution: Convolution) -> str | None:
+    """Find out how the operator is to pad, and whether there is a kernel for it."""
+    group.padding = str(spellings.padding(convolution))
+    border = _border(convolution, group.convolution) if group.padding == "valid" else None
+    if border is not None:
+        group.pad, group.padding = convolution.input, border
+    if group.padding != "zeros" and _is_on_gpu(group.convolution):
+        return f"has padding {group.padding}, which no kernel for GPUs knows"
+    return None
+
+
+def _border(convolution: Convolution, node: Node) -> str | None:
+    """The border around what ``node`` convolves, if nobody else sees the padded map."""
+    padded = convolution.input
+    border = spellings.border(padded)
+    if border is None or len(padded.users) != 1:
+        return None
+    map = padded.all_input_nodes[0]
+    if not is_plain(value(map)) or not is_plain(value(padded)):
+        return None
+    # The operator keeps the map for the backward pass, torch's convolution the padded one.
+    if value(node).requires_grad and _changed_later(map):
+        return None
+    between = padded.next
+    while between is not node:  # the operator reads later what was padded then
+        if spellings.changes_state(between) or spellings.written_by(between) is not None:
+            return None
+        between = between.next
+    return border
 
 
 def _grow(group: Group, convolution: Convolution, places: dict[Node, int]) -> None:
     """Take into the group what follows the convolution, as far as one operator computes it."""
     group.operator = "conv3x3"
-    node, batch_norm, folded = group.convolution, None, None
-    user, group.why = _next(node, group)
-    if user is not None and (batch_norm := spellings.batch_norm(user)) is not None:
-        group.why = _why_not_folded(batch_norm, convolution, group, user, places)
+    user, group.why = _next(group.convolution, group)
+    norm = None if user is None else spellings.batch_norm(user)
+    behind = None  # the norm, if more has to follow
+    if norm is not None:
+        assert user is not None
+        node = group.convolution
+        group.why = norms.why_not_taken(norm, node, convolution.weight, places)
         if group.why is not None:
             return
-        folded = user
+        if norms.is_free(norm, value(node)):
+            group.batch_norm = group.last = user
+        behind = user
         user, group.why = _next(user, group)
     if user is None:
         return
-    relu = spellings.relu(user)
-    if relu is None:
-        group.why = f"is followed by {_spelled(user)}, not by a ReLU"
-        return
-    if relu.by_clamp and value(user).requires_grad:
-        group.why = "is followed by a clamp, whose gradient at 0 isn't a ReLU's"
-        return
-    group.operator, group.batch_norm, group.last = "conv3x3_relu", folded, user
-    user, group.why = _next(user, group)
-    if user is None:
-        return
-    pool = spellings.max_pool(user)
-    if pool is None or not spellings.is_2x2(pool):
-        group.why = None
-    elif value(user).requires_grad and (written := _changed_later(user)):
-        group.why = f"is followed by a pooling whose result {_spelled(written)} changes in place"
-    else:
-        group.operator, group.last = "conv3x3_relu_pool", user
+    taken, group.why = _activation(user, group)
+    if taken is not None:
+        group.batch_norm = behind
+        group.operator, group.last, group.negative_slope = taken
+
+
+def _activation(user: Node, group: Group) -> tuple[tuple[str, Node, float] | None, str | None]:
+    """What ``user`` and its own user make of a convolution; else why they leave it as it is.
+
+    That is the operator, the node whose result it computes, and the ReLU's slope.
+    """
+    pools_first = _pools(user)
+    relu_node = _next(user, group)[0] if pools_first else user
+    relu = None if relu_node is None else spellings.relu(relu_node)
+    if relu is None or relu_node is None or (pools_first and relu.negative_slope):
+        return None, f"is followed by {_spelled(user)}, not by a ReLU"
+    if relu.negative_slope and _is_on_gpu(user):
+        return None, "is followed by a leaky ReLU, which no kernel for GPUs knows"
+    wants_gradient = value(relu_node).requires_grad
+    if relu.by_clamp and wants_gradient:
+        return None, "is followed by a clamp, whose gradient at 0 isn't a ReLU's"
+    if pools_first:
+        return ("conv3x3_relu_pool", relu_node, 0.0), None
+    pooled, why = _next(user, group)
+    if pooled is not None and _pools(pooled):
+        written = _changed_later(pooled) if wants_gradient else None
+        if written is None:
+            return ("conv3x3_relu_pool", pooled, relu.negative_slope), None
+        why = f"is followed by a pooling whose result {_spelled(written)} changes in place"
+    elif pooled is not None:
+        why = None
+    # torch's keeps its input for the backward pass, and so its result may change.
+    if relu.negative_slope and wants_gradient:
+        written = _changed_later(user)
+        if written is not None:
+            return None, f"is followed by a ReLU whose result {_spelled(written)} changes in place"
+    return ("conv3x3_relu", user, relu.negative_slope), why
+
+
+def _is_on_gpu(node: Node) -> bool:
+    return value(node).device.type == "cuda"
+
+
+def _pools(node: Node) -> bool:
+    pool = spellings.max_pool(node)
+    return pool is not None and spellings.is_2x2(pool)
 
 
 def _next(node: Node, group: Group) -> tuple[Node | None, str | None]:
@@ -198,64 +263,6 @@ def _next(node: Node, group: Group) -> tuple[Node | None, str | None]:
             return None, f"is parted from what follows by {_spelled(between)}"
         between = between.next
     return user, None
-
-
-def _why_not_folded(
-    norm: BatchNorm, convolution: Convolution, group: Group, node: Node, places: dict[Node, int]
-) -> str | None:
-    statistics = (norm.running_mean, norm.running_var)
-    if norm.training is not False or None in statistics:
-        return "is followed by a batch norm in training mode"
-    arguments = [a for a in (*statistics, norm.weight, norm.bias) if a is not None]
-    if not all(_is_plain(value(a)) for a in arguments) or not isinstance(norm.eps, (float, Node)):
-        return "is followed by a batch norm of tensors that aren't plain ones"
-    here = places[group.convolution]
-    for argument in _tensors_of(norm):
-        written = [u for u in argument.users if spellings.written_by(u) is argument]
-        late = places[argument] > here and not _can_move(argument)
-        if late or any(here < places[u] for u in written):
-            return "is followed by a batch norm whose tensors are computed later"
-    result, weight = value(group.convolution), value(convolution.weight)
-    if torch.float16 in (result.dtype, weight.dtype):
-        return "is followed by a batch norm whose scale could leave float16's range"
-    wanted = any(value(a) is not None and value(a).requires_grad for a in (norm.weight, norm.bias))
-    if wanted and value(node).requires_grad and not weight.requires_grad:
-        return "is followed by a batch norm that wants gradients where the weight doesn't"
-    if not folding_pays(result, weight):
-        return "is followed by a batch norm, and has more weights than pixels to scale"
-    return None
-
-
-def _tensors_of(norm: BatchNorm) -> list[Node]:
-    """What a batch norm in eval mode reads besides its input; under dynamic shapes eps as well."""
-    read = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-    return [argument for argument in read if isinstance(argument, Node)]
-
-
-def _can_move(node: Node) -> bool:
-    """Whether ``node`` gives the same wherever it stands: what is read from a model's state."""
-    if node.op == "call_method" and node.target == "item":
-        return all(input.op == "placeholder" for input in node.all_input_nodes)
-    return node.op == "get_attr"
-
-
-def folding_pays(result: Tensor, weight: Tensor) -> bool:
-    """Whether scaling ``weight`` at every call costs less than scaling ``result``.
-
-    Inductor folds what is frozen, once.
-    """
-    from torch._inductor import config
-
-    if config.freezing and not result.requires_grad:
-        return True
-    return _hint(weight) <= _hint(result)
-
-
-def _hint(tensor: Tensor) -> float:
-    """The number of elements; of what is symbolic, the one that it was traced with."""
-    shape: tuple[Any, ...] = tensor.shape
-    sizes = (s if type(s) is int else getattr(s.node, "hint", None) for s in shape)
-    return math.prod(math.inf if size is None else size for size in sizes)
 
 
 def _changed_later(node: Node) -> Node | None:
@@ -290,8 +297,15 @@ def _put_operator(graph: Graph, group: Group) -> Node:
     convolution = spellings.convolution(group.convolution)
     assert convolution is not None
     input, weight, bias = convolution.input, convolution.weight, convolution.bias
+    if group.pad is not None:
+        input = group.pad.all_input_nodes[0]
     example = value(group.last)
     called = getattr(torch.ops.vgg_fast, str(group.operator)).default
+    options: dict[str, Any] = {}
+    if group.negative_slope:
+        options["negative_slope"] = group.negative_slope
+    if group.padding != "zeros":
+        options["padding"] = group.padding
     with graph.inserting_before(group.convolution):
         one_image = example.dim() == 3
         if one_image:
@@ -299,15 +313,18 @@ def _put_operator(graph: Graph, group: Group) -> Node:
         if group.batch_norm is not None:
             norm = spellings.batch_norm(group.batch_norm)
             assert norm is not None
-            for argument in _tensors_of(norm):
-                if argument.op != "placeholder" and _can_move(argument):
-                    group.convolution.prepend(argument)
-            weight, bias = _fold(graph, norm, weight, bias)
+            norms.move_before(group.convolution, norm)
+            scale, bias = norms.scale_and_bias(graph, norm, bias)
+            if norms.is_scale(norm, value(group.convolution)):
+                options["scale"] = scale
+            else:
+                weight, bias = norms.multiplied(graph, weight, scale, bias)
         if group.operator == "conv3x3_relu_pool":
-            both = graph.call_function(called, (input, weight, bias, example.requires_grad))
+            arguments = (input, weight, bias, example.requires_grad)
+            both = graph.call_function(called, arguments, options)
             result = graph.call_function(operator.getitem, (both, 0))
         else:
-            result = graph.call_function(called, (input, weight, bias))
+            result = graph.call_function(called, (input, weight, bias), options)
         if one_image:
             result = graph.call_method("squeeze", (result, 0))
     result.meta = dict(group.last.meta)
@@ -318,36 +335,6 @@ def _put_operator(graph: Graph, group: Group) -> Node:
         graph.erase_node(node)
         node = before
     graph.erase_node(node)
+    if group.pad is not None:
+        graph.erase_node(group.pad)
     return result
-
-
-def _fold(graph: Graph, norm: BatchNorm, weight: Node, bias: Node | None) -> tuple[Node, Node]:
-    """Weight and bias of the convolution whose result is the batch norm's.
-
-    scale = gamma / sqrt(var + eps), weight' = weight · scale, bias' = (bias - mean) · scale + beta
-    """
-    dtype = value(weight).dtype
-
-    def call(function: Any, *args: Any) -> Node:
-        return graph.call_function(function, args)
-
-    def wide(tensor: Node) -> Node:
-        narrow = value(tensor).dtype in (torch.bfloat16, torch.float16)
-        return graph.call_method("float", (tensor,)) if narrow else tensor
-
-    scale = call(torch.rsqrt, call(operator.add, wide(norm.running_var), norm.eps))
-    if norm.weight is not None:
-        scale = call(operator.mul, wide(norm.weight), scale)
-    scaled = call(operator.mul, wide(weight), graph.call_method("view", (scale, -1, 1, 1, 1)))
-    shift = norm.running_mean
-    shift = call(operator.neg, wide(shift)) if bias is None else call(
-        operator.sub, wide(bias), wide(shift)
-    )  # fmt: skip
-    shift = call(operator.mul, shift, scale)
-    if norm.bias is not None:
-        shift = call(operator.add, shift, wide(norm.bias))
-    as_it_was = {"dtype": dtype}
-    return (
-        graph.call_method("to", (scaled,), as_it_was),
-        graph.call_method("to", (shift,), as_it_was),
-    )

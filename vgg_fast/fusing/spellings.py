@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,10 @@ _RELUS = ({F.relu, torch.relu, torch.relu_}, {"relu", "relu_"})
 _CLAMPS = (
     {torch.clamp, torch.clamp_, torch.clip, torch.clip_},
     {"clamp", "clamp_", "clip", "clip_"},
+)
+_LEAKY_RELUS: tuple[set, set] = (
+    {F.leaky_relu, F.leaky_relu_, torch._C._nn.leaky_relu, torch._C._nn.leaky_relu_},
+    set(),
 )
 _CLAMPS_FROM_BELOW = ({torch.clamp_min, torch.clamp_min_}, {"clamp_min", "clamp_min_"})
 
@@ -66,11 +71,29 @@ class MaxPool:
 
 
 @dataclass(frozen=True)
-class ReLU:
-    """max(input, 0), and whether by a clamp, whose gradient at 0 is 1."""
+class Pad:
+    """A call of ``F.pad``."""
 
     input: Any
+    pad: Any
+    mode: Any = "constant"
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """max(input, negative_slope · input), and whether by a clamp, whose gradient at 0 is 1."""
+
+    input: Any
+    negative_slope: float = 0.0
     by_clamp: bool = False
+
+
+@dataclass(frozen=True)
+class _LeakyReLU:
+    input: Any
+    negative_slope: Any = 0.01
+    inplace: Any = False
 
 
 @dataclass(frozen=True)
@@ -110,15 +133,35 @@ def batch_norm(node: Node) -> BatchNorm | None:
 
 
 def relu(node: Node) -> ReLU | None:
-    """The ReLU that ``node`` calls."""
+    """The ReLU that ``node`` calls, leaky ones that rise throughout among them."""
     if _is_one_of(node, _RELUS):
         return ReLU(_argument(node, 0, "input"))
+    leaky = _call(node, _LEAKY_RELUS, _LeakyReLU)
+    if leaky is not None:
+        slope = leaky.negative_slope
+        rises = type(slope) in (int, float) and 0 < slope < math.inf
+        return ReLU(leaky.input, float(slope)) if rises else None
     clamp = _call(node, _CLAMPS, _Clamp) or _call(node, _CLAMPS_FROM_BELOW, _Clamp)
     if clamp is None or clamp.max is not None:
         return None
     if not isinstance(clamp.min, (int, float)) or clamp.min != 0:
         return None
     return ReLU(clamp.input, by_clamp=True)
+
+
+def border(node: Any) -> str | None:
+    """What the operators call the border of one pixel that ``node`` puts around a map."""
+    if not isinstance(node, Node):
+        return None
+    pad = _call(node, ({F.pad, torch._C._nn.pad}, set()), Pad)
+    if pad is None or not isinstance(pad.pad, (tuple, list)):
+        return None
+    if len(pad.pad) != 4 or not all(type(width) is int and width == 1 for width in pad.pad):
+        return None
+    if pad.mode == "constant":
+        is_zero = pad.value is None or (type(pad.value) in (int, float) and pad.value == 0)
+        return "zeros" if is_zero else None
+    return pad.mode if pad.mode in ("reflect", "replicate", "circular") else None
 
 
 def max_pool(node: Node) -> MaxPool | None:
@@ -133,25 +176,35 @@ def is_2x2(pool: MaxPool) -> bool:
         and (pool.stride in (None, (), []) or _both(pool.stride, 2))
         and _both(pool.padding, 0)
         and _both(pool.dilation, 1)
-        and pool.ceil_mode is False
+        and (pool.ceil_mode is False or (pool.ceil_mode is True and _is_even(value(pool.input))))
         and pool.return_indices is False
     )
+
+
+def _is_even(map: Tensor) -> bool:
+    return all(type(size) is int and size % 2 == 0 for size in map.shape[-2:])
 
 
 def why_not_conv3x3(convolution: Convolution, weight: Tensor) -> str | None:
     """Why it isn't this package's 3×3 convolution; None if it is. Completes "it ..."."""
     if tuple(weight.shape[2:]) != (3, 3):
         return f"has a {'x'.join(map(str, weight.shape[2:]))} kernel, not 3x3"
-    for name, has, needs in (
-        ("stride", convolution.stride, 1),
-        ("dilation", convolution.dilation, 1),
-        ("padding", convolution.padding, 1),
-    ):
-        if not _both(has, needs) and not (name == "padding" and has == "same"):
-            return f"has {name} {_shown(has)}, not {needs}"
+    for name, has in (("stride", convolution.stride), ("dilation", convolution.dilation)):
+        if not _both(has, 1):
+            return f"has {name} {_shown(has)}, not 1"
+    if padding(convolution) is None:
+        return f"has padding {_shown(convolution.padding)}, not 1 or 0"
     if convolution.groups != 1:
         return f"has groups {convolution.groups}, not 1"
     return None
+
+
+def padding(convolution: Convolution) -> str | None:
+    """What the operators call the padding; None if they haven't got it."""
+    has = convolution.padding
+    if has == "same" or _both(has, 1):
+        return "zeros"
+    return "valid" if has == "valid" or _both(has, 0) else None
 
 
 def value(node: Any) -> Any:
@@ -167,6 +220,14 @@ def value(node: Any) -> Any:
             found = getattr(found, part, None)
         return found
     return None
+
+
+def is_plain(tensor: Any) -> bool:
+    """Whether an example is that of an ordinary, dense tensor."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    # Dynamo's examples are fake tensors; frozen ones, and an exported graph's, are tensors.
+    return not torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor)
 
 
 def written_by(node: Node) -> Node | None:

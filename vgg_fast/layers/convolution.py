@@ -5,11 +5,11 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, max_pool2d
+from torch.nn.functional import conv2d, max_pool2d, pad
 from torch.nn.parameter import UninitializedParameter
 
 from vgg_fast import _extension
-from vgg_fast._layout import is_served_dtype, lay_out_as_torch, suggests_channels_last
+from vgg_fast._layout import is_served_dtype, lay_out, suggests_channels_last
 from vgg_fast.functional import conv3x3_relu, conv3x3_relu_pool
 
 __all__ = ["Conv3x3", "Conv3x3ReLU", "Conv3x3ReLUPool", "LazyConv3x3", "why_not_conv3x3"]
@@ -20,12 +20,14 @@ class Conv3x3(nn.Conv2d):
 
     Equivalent to: ``nn.Conv2d(in_channels, out_channels, 3, padding=1)``
 
-    The settings count as they are when the layer is called: with another stride, dilation, padding,
-    or more than one group, it computes by torch. Arguments are those of ``nn.Conv2d``.
+    Served are paddings of 0, and of 1 in each of torch's padding modes. The settings count as they
+    are when the layer is called: with another stride, dilation or padding, or more than one group,
+    it computes by torch. Arguments are those of ``nn.Conv2d``.
 
     Shape:
-        (N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W), in the memory format that
-        ``nn.Conv2d`` gives: channels_last if the input or the weight is.
+        (N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W), without padding two rows and two
+        columns less; in the memory format that ``nn.Conv2d`` gives: channels_last if the input or
+        the weight is.
 
     Raises:
         ValueError: a number of channels is less than 1.
@@ -59,30 +61,47 @@ class Conv3x3(nn.Conv2d):
         why_not = why_not_conv3x3(conv)
         if why_not is not None:
             raise ValueError(f"{cls.__name__} can't stand for {conv}: it {why_not}")
-        layer = cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None, device="meta")
+        padding: Any = conv.padding
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            padding=padding,
+            padding_mode=conv.padding_mode,
+            bias=conv.bias is not None,
+            device="meta",
+        )
         layer.weight, layer.bias = conv.weight, conv.bias
         return layer.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W)."""
-        if self._has_served_settings():
-            return convolve(input, self.weight, self.bias)
+        padding = self._served_padding()
+        if padding != "":
+            return convolve(input, self.weight, self.bias, padding)
         return self._conv_forward(input, self.weight, self.bias)
 
-    def _has_served_settings(self) -> bool:
+    def _served_padding(self) -> str:
+        """What the operators call the padding, if they serve these settings; else ""."""
+        if (
+            self.kernel_size != (3, 3)
+            or self.stride != (1, 1)
+            or self.dilation != (1, 1)
+            or self.groups != 1
+        ):
+            return ""
+        if self.padding_mode != "zeros":
+            # torch computes the width of the border when the layer is made, and reads this alone.
+            pads_by_one = list(self._reversed_padding_repeated_twice) == [1, 1, 1, 1]
+            is_known = self.padding_mode in ["reflect", "replicate", "circular"]
+            return self.padding_mode if pads_by_one and is_known else ""
         padding = self.padding
         if isinstance(padding, str):  # TorchScript compiles one of the two
-            pads_by_one = padding == "same"
+            pads_by_one, pads_not = padding == "same", padding == "valid"
         else:
-            pads_by_one = padding == (1, 1)
-        return (
-            pads_by_one
-            and self.kernel_size == (3, 3)
-            and self.stride == (1, 1)
-            and self.dilation == (1, 1)
-            and self.groups == 1
-            and self.padding_mode == "zeros"
-        )
+            pads_by_one, pads_not = padding == (1, 1), padding == (0, 0)
+        if pads_by_one:
+            return "zeros"
+        return "valid" if pads_not else ""
 
     def _get_name(self) -> str:
         return "Conv2d"
@@ -108,8 +127,9 @@ class Conv3x3ReLU(Conv3x3):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W)."""
-        if self._has_served_settings():
-            return conv3x3_relu(input, self.weight, self.bias)
+        padding = self._served_padding()
+        if padding != "":
+            return conv3x3_relu(input, self.weight, self.bias, padding=padding)
         return torch.relu(self._conv_forward(input, self.weight, self.bias))
 
     def _get_name(self) -> str:
@@ -131,8 +151,9 @@ class Conv3x3ReLUPool(Conv3x3):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) or (C, H, W) to (N, K, H // 2, W // 2) or (K, H // 2, W // 2)."""
-        if self._has_served_settings():
-            return conv3x3_relu_pool(input, self.weight, self.bias)
+        padding = self._served_padding()
+        if padding != "":
+            return conv3x3_relu_pool(input, self.weight, self.bias, padding=padding)
         return max_pool2d(torch.relu(self._conv_forward(input, self.weight, self.bias)), 2)
 
     def _get_name(self) -> str:
@@ -180,44 +201,67 @@ def why_not_conv3x3(conv: nn.Conv2d) -> str | None:
         ("stride", conv.stride, (1, 1)),
         ("dilation", conv.dilation, (1, 1)),
         ("groups", conv.groups, 1),
-        ("padding mode", conv.padding_mode, "zeros"),
     ):
         if has != needs:
             return f"has {name} {has}, not {needs}"
-    if conv.padding not in ((1, 1), "same"):
-        return f"has padding {conv.padding}, not (1, 1)"
+    if conv.padding_mode == "zeros":
+        if conv.padding not in ((1, 1), (0, 0), "same", "valid"):
+            return f"has padding {conv.padding}, not (1, 1) or (0, 0)"
+    elif conv.padding not in ((1, 1), "same"):
+        return f"has padding {conv.padding} in mode {conv.padding_mode}, not (1, 1)"
     if not is_served_dtype(conv.weight):
         return f"has weights of {conv.weight.dtype}, not a floating-point dtype that is served"
     return None
 
 
 @torch.fx.wrap  # torch.fx records the call, not what it chooses for one input
-def convolve(input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """``conv2d(input, weight, bias, padding=1)`` for a 3×3 weight, in the format torch gives it."""
+def convolve(
+    input: Tensor, weight: Tensor, bias: Optional[Tensor], padding: str = "zeros"
+) -> Tensor:
+    """``conv2d`` of a 3×3 weight, in the format torch gives it, with an operator's ``padding``."""
     if not torch.jit.is_scripting():
         if torch.jit.is_tracing() and not torch.is_autocast_enabled(input.device.type):
             # A script keeps the choice, where tracing would keep what was chosen. Not under
             # autocast, whose casts are recorded in what is traced, but not in what is scripted.
-            return torch.jit.script(convolve)(input, weight, bias)
-    if not is_served(input, weight):
-        return conv2d(input, weight, bias, padding=1)
+            return torch.jit.script(convolve)(input, weight, bias, padding)
+    if not is_served(input, weight, padding):
+        if padding == "zeros":
+            return conv2d(input, weight, bias, padding=1)
+        if padding != "valid":
+            input = pad(input, [1, 1, 1, 1], padding)
+        return conv2d(input, weight, bias)
     if input.dim() == 3:
-        return convolve_batch(input.unsqueeze(0), weight, bias).squeeze(0)
-    return convolve_batch(input, weight, bias)
+        return convolve_batch(input.unsqueeze(0), weight, bias, padding).squeeze(0)
+    return convolve_batch(input, weight, bias, padding)
 
 
-def convolve_batch(input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+def convolve_batch(input: Tensor, weight: Tensor, bias: Optional[Tensor], padding: str) -> Tensor:
     """:func:`convolve` for an input (N, C, H, W) that is served."""
-    output = torch.ops.vgg_fast.conv3x3(input, weight, bias)
-    return lay_out_as_torch(output, input, suggests_channels_last(weight))
+    output = torch.ops.vgg_fast.conv3x3(input, weight, bias, None, padding)
+    channels_last = keeps_channels_last(padding) and suggests_channels_last(input)
+    return lay_out(output, channels_last or suggests_channels_last(weight))
 
 
-def is_served(input: Tensor, weight: Tensor) -> bool:
+def keeps_channels_last(padding: str) -> bool:
+    """Whether torch convolves a map that is channels_last, given one: it turns circular ones."""
+    return padding != "circular"
+
+
+def is_served(input: Tensor, weight: Tensor, padding: str) -> bool:
     """Whether the operators take these tensors; torch does what they don't, or says why not."""
     if not torch.jit.is_scripting():
         if input.is_nested:
             return False
     if input.is_sparse or input.is_mkldnn or input.dim() not in [3, 4]:
+        return False
+    if padding != "zeros" and input.is_cuda:  # no kernel for GPUs knows another
+        return False
+    least = 1
+    if padding == "valid":
+        least = 3
+    elif padding == "reflect":
+        least = 2
+    if least > 1 and (input.size(-2) < least or input.size(-1) < least):
         return False
     return is_served_dtype(weight) and input.numel() > 0
 

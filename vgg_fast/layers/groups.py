@@ -1,9 +1,15 @@
 """Which layers that follow each other run as one operator.
 
-    Conv2d(3x3) → ReLU → MaxPool2d(2)    conv3x3_relu_pool
-    Conv2d(3x3) → ReLU                   conv3x3_relu
-    Conv2d(3x3)                          conv3x3
-    MaxPool2d(2)                         max_pool2x2
+    Conv2d(3x3) [→ BatchNorm2d] → ReLU → MaxPool2d(2)    conv3x3_relu_pool
+    Conv2d(3x3) [→ BatchNorm2d] → MaxPool2d(2) → ReLU    conv3x3_relu_pool
+    Conv2d(3x3) [→ BatchNorm2d] → ReLU                   conv3x3_relu
+    Conv2d(3x3) [→ BatchNorm2d]                          conv3x3
+    MaxPool2d(2)                                         max_pool2x2
+
+The ReLU may be a LeakyReLU if it comes before the pooling: behind it, its rounding can't make two
+pixels of a window equal, and torch's gradient may be another one's. The norm is in eval mode, and
+nothing of its own wants a gradient (norm.py). On a GPU a LeakyReLU, and a convolution that pads
+with anything but zeros, stay torch's.
 
 A layer takes part if it is exactly of one of these types, with settings that the operators serve,
 and if calling it does nothing else. An ``nn.Identity`` or an inactive ``nn.Dropout`` may stand
@@ -13,77 +19,121 @@ hook, patch and replacement; that takes less time than calling the modules that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import nn
 
 from vgg_fast.layers.convolution import Conv3x3
+from vgg_fast.layers.norm import is_scale_of
 from vgg_fast.layers.pooling import MaxPool2x2, pools_2x2
 
 __all__ = ["Group", "group", "is_called_plainly", "keeps_format"]
 
 
 class Group:
-    """Layers that run as one operator.
+    """Layers that run as one operator, or as a convolution's with a pooling's behind it.
 
     Attributes:
         operator: ``conv3x3``, ``conv3x3_relu``, ``conv3x3_relu_pool`` or ``max_pool2x2``.
         layers: in the order of their calls.
         conv: the convolution; None for ``max_pool2x2``.
+        padding: of the convolution, as the operators call it.
+        norm: the batch norm behind the convolution; None if there is none.
+        negative_slope: of the ReLU.
+        pools_first: whether a pooling comes before the ReLU; behind ``conv3x3`` there is none.
+        ceil_mode: of the pooling.
     """
 
-    __slots__ = ("conv", "layers", "operator")
+    __slots__ = (
+        "ceil_mode", "conv", "layers", "negative_slope", "norm", "operator", "padding",
+        "pools_first",
+    )  # fmt: skip
 
-    def __init__(self, operator: str, layer: nn.Module, conv: Any = None) -> None:
+    def __init__(self, operator: str, layer: nn.Module) -> None:
         self.operator = operator
         self.layers = [layer]
-        self.conv = conv
+        self.conv: Any = None
+        self.padding = "zeros"
+        self.norm: Any = None
+        self.negative_slope = 0.0
+        self.pools_first = self.ceil_mode = False
+
+    def takes(self, role: str, layer: Any, setting: Any) -> bool:
+        """Whether the operator computes ``layer`` as well; then all but ``layers`` says so."""
+        if role == "relu":
+            if self.operator != "conv3x3":
+                return False
+            # No kernel for GPUs knows a slope.
+            if setting and (self.pools_first or self.conv.weight.is_cuda):
+                return False
+            self.operator = "conv3x3_relu_pool" if self.pools_first else "conv3x3_relu"
+            self.negative_slope = setting
+        elif role == "pooling":
+            if self.operator == "conv3x3_relu":
+                self.operator = "conv3x3_relu_pool"
+            elif self.operator == "conv3x3" and not self.pools_first:
+                self.pools_first = True
+            else:
+                return False
+            self.ceil_mode = layer.ceil_mode
+        elif role == "norm":
+            if self.operator != "conv3x3" or self.pools_first or self.norm is not None:
+                return False
+            if not is_scale_of(layer, self.conv):
+                return False
+            self.norm = layer
+        else:
+            return False
+        return True
 
 
-def group(layers: Iterable[nn.Module]) -> list[Group | nn.Module]:
-    """The same layers in the same order, those that run as one operator in groups."""
+def group(layers: Iterable[nn.Module], without: Collection[str] = ()) -> list[Group | nn.Module]:
+    """The same layers in the same order, those that run as one operator in groups.
+
+    Args:
+        layers: of a Sequential.
+        without: "norm", "pooling" or "ceil_mode", for layers that are to be in no group.
+    """
     steps: list[Group | nn.Module] = []
     last: Group | None = None  # that more may be added to
     between: list[nn.Module] = []  # behind `last`, and nothing happens in them
+    layer: Any
     for layer in layers:
-        role = _role(layer)
+        role, setting = _role(layer)
         if role == "nothing" and last is not None:
             between.append(layer)
             continue
-        longer = _LONGER.get((last.operator, role)) if last is not None and role else None
-        if longer is not None:
-            assert last is not None
-            last.operator = longer
+        if without and (role in without or ("ceil_mode" in without and _is_ceiled(role, layer))):
+            role = None
+        if last is not None and role is not None and last.takes(role, layer, setting):
             last.layers += (*between, layer)
         else:
             steps += between
             last = None
             if role == "convolution":
-                last = Group("conv3x3", layer, layer)
+                last = Group("conv3x3", layer)
+                last.conv, last.padding = layer, setting
             elif role == "pooling":
                 last = Group("max_pool2x2", layer)
+                last.ceil_mode = layer.ceil_mode
             steps.append(last or layer)
         between = []
     return steps + between
 
 
-_LONGER = {
-    ("conv3x3", "relu"): "conv3x3_relu",
-    ("conv3x3_relu", "pooling"): "conv3x3_relu_pool",
-}
-
-
 def is_called_plainly(module: Any, forward: Any) -> bool:
     """Whether a call of ``module`` runs the function ``forward``, and nothing else."""
+    own = module.__dict__
     return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
         or module._compiled_call_impl is not None
         or type(module).forward is not forward
-        or "forward" in module.__dict__
     )
 
 
@@ -93,31 +143,48 @@ def keeps_format(layer: nn.Module) -> bool:
     return forward is not None and is_called_plainly(layer, forward)
 
 
-def _role(layer: nn.Module) -> str | None:
+def _role(layer: nn.Module) -> tuple[str | None, Any]:
+    """What the layer may be in a group, and the setting that the operators are given of it."""
     # Exact types: a subclass, such as a parametrization or a sharded weight makes, may do more.
     found = _ROLES.get(type(layer))
     if found is None:
-        return None
-    role, forward, is_served = found
-    if is_served is not None and not is_served(layer):
-        return None
-    return role if is_called_plainly(layer, forward) else None
+        return None, None
+    role, forward, read = found
+    setting = 0.0
+    if read is not None:
+        setting = read(layer)
+        if not setting:
+            return None, None
+    return (role, setting) if is_called_plainly(layer, forward) else (None, None)
 
 
-def _is_inactive(dropout: nn.Module) -> bool:
-    return not dropout.training
+def _is_ceiled(role: str | None, layer: Any) -> bool:
+    return role == "pooling" and layer.ceil_mode
+
+
+def _is_evaluated(layer: nn.Module) -> bool:
+    return not layer.training
+
+
+def _slope(relu: nn.LeakyReLU) -> float:
+    """Of what pools as it falls: not negative, and of 0, where torch makes NaN of an infinity."""
+    slope = relu.negative_slope
+    return slope if isinstance(slope, (int, float)) and 0 < slope < math.inf else 0.0
 
 
 # With each type, the forward that a group stands for: somebody may put another into the class. The
-# settings are asked of an nn.Conv2d as of a Conv3x3, so that one that is put in later takes part.
-_ROLES: dict[type, tuple[str, Any, Callable[[Any], bool] | None]] = {
-    nn.Conv2d: ("convolution", nn.Conv2d.forward, Conv3x3._has_served_settings),
-    Conv3x3: ("convolution", Conv3x3.forward, Conv3x3._has_served_settings),
+# settings, False if they aren't served, are asked of an nn.Conv2d as of a Conv3x3, so that one that
+# is put in later takes part.
+_ROLES: dict[type, tuple[str, Any, Callable[[Any], Any] | None]] = {
+    nn.Conv2d: ("convolution", nn.Conv2d.forward, Conv3x3._served_padding),
+    Conv3x3: ("convolution", Conv3x3.forward, Conv3x3._served_padding),
+    nn.BatchNorm2d: ("norm", nn.BatchNorm2d.forward, _is_evaluated),
     nn.ReLU: ("relu", nn.ReLU.forward, None),
+    nn.LeakyReLU: ("relu", nn.LeakyReLU.forward, _slope),
     nn.MaxPool2d: ("pooling", nn.MaxPool2d.forward, pools_2x2),
     MaxPool2x2: ("pooling", MaxPool2x2.forward, pools_2x2),
     nn.Identity: ("nothing", nn.Identity.forward, None),
-    nn.Dropout: ("nothing", nn.Dropout.forward, _is_inactive),
+    nn.Dropout: ("nothing", nn.Dropout.forward, _is_evaluated),
 }
 # No Dropout: it draws its mask in the order of the map's memory.
 _KEEP_FORMAT: dict[type, Any] = {

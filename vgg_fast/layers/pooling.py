@@ -17,7 +17,7 @@ _SERVED: dict[str, tuple[Any, ...]] = {
     "stride": (2, (2, 2), [2, 2]),
     "padding": (0, (0, 0), [0, 0]),
     "dilation": (1, (1, 1), [1, 1]),
-    "ceil_mode": (False,),
+    "ceil_mode": (False, True),
     "return_indices": (False,),
 }
 
@@ -25,8 +25,9 @@ _SERVED: dict[str, tuple[Any, ...]] = {
 class MaxPool2x2(nn.MaxPool2d):
     """``nn.MaxPool2d(2)``; for the backward pass it keeps a byte a window, not eight.
 
-    The settings count as they are when the layer is called: with others, it computes by torch.
-    Arguments are those of ``nn.MaxPool2d``.
+    With ``ceil_mode`` it computes by torch where the height or the width is odd. The settings count
+    as they are when the layer is called: with others, it computes by torch. Arguments are those of
+    ``nn.MaxPool2d``.
 
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H // 2, W // 2) or (C, H // 2, W // 2), in the memory
@@ -40,7 +41,7 @@ class MaxPool2x2(nn.MaxPool2d):
         """(N, C, H, W) or (C, H, W) to (N, C, H // 2, W // 2) or (C, H // 2, W // 2)."""
         if not torch.jit.is_scripting():
             if pools_2x2(self):
-                return pool(input)
+                return pool(input, self.ceil_mode)
         return max_pool2d(
             input,
             self.kernel_size,
@@ -56,13 +57,12 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 def pools_2x2(pool: nn.MaxPool2d) -> bool:
-    """Whether the arithmetic of ``pool`` is this package's 2×2 pooling."""
+    """Whether the arithmetic of ``pool`` is this package's 2×2 pooling, where no window is cut."""
     return (
         pool.kernel_size in _SERVED["kernel_size"]
         and pool.stride in _SERVED["stride"]
         and pool.padding in _SERVED["padding"]
         and pool.dilation in _SERVED["dilation"]
-        and not pool.ceil_mode
         and not pool.return_indices
     )
 
@@ -80,18 +80,18 @@ def why_not_max_pool2x2(pool: nn.MaxPool2d) -> str | None:
 
 
 @torch.fx.wrap  # torch.fx records the call, not what it chooses for one input
-def pool(input: Tensor) -> Tensor:
-    """``max_pool2d(input, 2)``, in the format that torch gives it."""
+def pool(input: Tensor, ceil_mode: bool = False) -> Tensor:
+    """``max_pool2d(input, 2, ceil_mode=ceil_mode)``, in the format that torch gives it."""
     if not torch.jit.is_scripting():
         if torch.jit.is_tracing():
             # A script keeps the choice, where tracing would keep what was chosen.
-            return torch.jit.script(pool)(input)
-    if not is_poolable(input):
-        return max_pool2d(input, 2)
+            return torch.jit.script(pool)(input, ceil_mode)
+    if not is_poolable(input, ceil_mode):
+        return max_pool2d(input, 2, ceil_mode=ceil_mode)
     return lay_out_as_torch(max_pool2x2(input), input, False)
 
 
-def is_poolable(input: Tensor) -> bool:
+def is_poolable(input: Tensor, ceil_mode: bool) -> bool:
     """Whether the operator takes ``input``, and isn't slower than torch's.
 
     Training on NCHW is torch's: turning the map and its gradient round takes longer than it spares.
@@ -103,4 +103,11 @@ def is_poolable(input: Tensor) -> bool:
             return False
     if not is_served_dtype(input):
         return False
+    if ceil_mode and cuts_windows(input.size(2), input.size(3)):
+        return False
     return suggests_channels_last(input) or not (torch.is_grad_enabled() and input.requires_grad)
+
+
+def cuts_windows(height: int, width: int) -> bool:
+    """Whether a window of 2×2 lies across the edge of a map."""
+    return height % 2 == 1 or width % 2 == 1

@@ -20,14 +20,14 @@ from torch.nn.modules import module as torch_module
 from vgg_fast._layout import (
     is_served_dtype,
     lay_out,
-    lay_out_as_torch,
     no_elements,
     suggests_channels_last,
 )
 from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
-from vgg_fast.layers.convolution import is_served
+from vgg_fast.layers.convolution import is_served, keeps_channels_last
 from vgg_fast.layers.groups import Group, group, is_called_plainly, keeps_format
-from vgg_fast.layers.pooling import is_poolable
+from vgg_fast.layers.norm import is_folded_cheaply, scale_and_bias
+from vgg_fast.layers.pooling import cuts_windows, is_poolable
 
 __all__ = ["FusedSequential", "GroupedForward", "fused_class", "unfused_class"]
 
@@ -46,7 +46,9 @@ class GroupedForward(nn.Sequential):
 
 
 class FusedSequential(GroupedForward):
-    """``nn.Sequential`` that runs a convolution, its ReLU and its pooling as one operator.
+    """``nn.Sequential`` that runs a convolution and what follows it as one operator.
+
+    That is a batch norm in eval mode, a ReLU or LeakyReLU, and a pooling (groups.py lists them).
 
     Equivalent to: ``nn.Sequential(*modules)``, also in its children, keys and printout. A child
     with a hook, a parametrization, a ``forward`` of its own, or of a type or with settings that the
@@ -103,27 +105,43 @@ def _run(sequential: nn.Sequential, input: Any) -> Any:
         for child in sequential:
             input = child(input)
         return input
-    steps = group(_flat(sequential))
+    tracing = torch.jit.is_tracing()
+    steps = group(_flat(sequential), without=_UNTRACED if tracing else ())
     # Under autocast a trace records the casts of what runs here, but not of what is scripted.
-    if torch.jit.is_tracing() and not torch.is_autocast_enabled(input.device.type):
+    if tracing and not torch.is_autocast_enabled(input.device.type):
         return _trace(steps, input)
-    # The input of a run of groups, between which maps are channels_last, and the run's weights.
+    # What decides the format of a run of groups, between which maps are channels_last: its input,
+    # and its weights.
     run: list[Tensor] = []
-    for step in steps:
-        if isinstance(step, Group) and _takes(step, input):
-            if not run:
-                run.append(input)
-            if step.conv is not None:
-                run.append(step.conv.weight)
-            input = _compute(step, input)
-            if _has_no_format(input):
-                input, run = _end(run, input), []
-            continue
+    steps.reverse()
+    while steps:
+        step = steps.pop()
+        if isinstance(step, Group):
+            without = _taken_without(step, input)
+            if without == "nothing" and torch.is_grad_enabled():
+                without = _kept_without(step, steps, run or [input])
+            if without == "nothing":
+                if not run:
+                    run.append(input)
+                if step.conv is not None:
+                    if not keeps_channels_last(step.padding):
+                        run.clear()
+                    run.append(step.conv.weight)
+                input = _compute(step, input)
+                if _has_no_format(input):
+                    input, run = _end(run, input), []
+                continue
+            if without != "everything":
+                steps += reversed(group(step.layers, without=(without,)))
+                continue
         for layer in step.layers if isinstance(step, Group) else (step,):
             if run and not keeps_format(layer):
                 input, run = _end(run, input), []
             input = layer(input)
     return _end(run, input) if run else input
+
+
+_UNTRACED = ("norm", "ceil_mode")  # whether they take part depends on tensors, or on sizes
 
 
 def _end(run: list[Tensor], output: Tensor) -> Tensor:
@@ -140,30 +158,85 @@ def _flat(sequential: nn.Sequential) -> Iterator[nn.Module]:
             yield child
 
 
-def _takes(group: Group, input: Any) -> bool:
+def _taken_without(group: Group, input: Any) -> str:
+    """What the operator can't compute for this input: "nothing", or what a group is to be without.
+
+    That is "norm" or "pooling", or "everything" where the layers run alone.
+    """
     if not isinstance(input, Tensor) or input.dim() != 4:
-        return False
-    if group.conv is None:
-        return is_poolable(input)
-    if not is_served(input, group.conv.weight):
-        return False
-    # A ReLU that isn't in place makes NCHW of a map that may be either: torch's has to run.
-    return group.operator == "conv3x3" or not (
-        group.conv.weight.size(0) == 1 or input.size(2) * input.size(3) == 1
-    )
+        return "everything"
+    conv = group.conv
+    if conv is None:
+        return "nothing" if is_poolable(input, group.ceil_mode) else "everything"
+    weight = conv.weight
+    if not is_served(input, weight, group.padding):
+        return "everything"
+    if group.operator == "conv3x3" and group.norm is None and not group.pools_first:
+        return "nothing"
+    height, width = input.size(2), input.size(3)
+    if group.padding == "valid":
+        height, width = height - 2, width - 2
+    # A norm, or a ReLU that isn't in place, makes NCHW of a map that may be either.
+    if weight.size(0) == 1 or height * width == 1:
+        return "everything"
+    if group.norm is not None and not is_folded_cheaply(weight, input, height * width):
+        return "norm"
+    if group.operator == "conv3x3_relu_pool" or group.pools_first:
+        if height < 2 or width < 2 or (group.ceil_mode and cuts_windows(height, width)):
+            return "pooling"
+        if group.pools_first and height < 4 and width < 4:  # the ReLU gets one pixel
+            return "pooling"
+    return "nothing"
+
+
+def _kept_without(group: Group, behind: list[Group | nn.Module], run: list[Tensor]) -> str:
+    """What a group is to be without, so that its result may be changed in place.
+
+    The operators keep their result for the backward pass, torch's pooling and LeakyReLU their
+    input.
+
+    Args:
+        group: what is to run.
+        behind: what follows it, in reverse.
+        run: what the run's format follows from.
+    """
+    if group.operator == "conv3x3_relu_pool" and not group.pools_first:
+        last = "pooling"
+    elif group.operator == "conv3x3_relu" and group.negative_slope and not group.layers[-1].inplace:
+        last = "relu"
+    else:
+        return "nothing"
+    for step in reversed(behind):
+        if isinstance(step, Group):
+            return "nothing"
+        if step.__dict__.get("inplace", False):
+            return last
+        if not isinstance(step, _PASSING):
+            return "nothing"
+    # Nobody knows what becomes of the Sequential's result, unless that is a copy in another format.
+    # A pooling's is rarely changed.
+    copies = not any(map(suggests_channels_last, (*run, group.conv.weight)))
+    return "nothing" if last == "pooling" or copies else last
+
+
+_PASSING = (nn.Identity, nn.Dropout, nn.Flatten)  # may return what they are given, or a view of it
 
 
 def _compute(group: Group, input: Tensor) -> Tensor:
-    if group.conv is None:
+    conv, operator = group.conv, group.operator
+    if conv is None:
         return max_pool2x2(input)
-    return _OPERATORS[group.operator](input, group.conv.weight, group.conv.bias)
-
-
-_OPERATORS = {
-    "conv3x3": conv3x3,
-    "conv3x3_relu": conv3x3_relu,
-    "conv3x3_relu_pool": conv3x3_relu_pool,
-}
+    bias, scale = conv.bias, None
+    if group.norm is not None:
+        scale, bias = scale_and_bias(group.norm, bias)
+    if operator == "conv3x3":
+        output = conv3x3(input, conv.weight, bias, scale=scale, padding=group.padding)
+        return max_pool2x2(output) if group.pools_first else output
+    run = conv3x3_relu_pool if operator == "conv3x3_relu_pool" else conv3x3_relu
+    return run(
+        input, conv.weight, bias, scale=scale, negative_slope=group.negative_slope,
+        padding=group.padding,
+    )  # fmt: skip
 
 
 def _has_no_format(map: Tensor) -> bool:
@@ -200,13 +273,22 @@ def _trace(steps: list[Group | nn.Module], input: Any) -> Any:
 def _trace_run(groups: list[Group], input: Any) -> Any:
     if not groups:
         return input
-    convs = [group.conv for group in groups if group.conv is not None]
-    weights = [conv.weight for conv in convs]
+    operators: list[str] = []
+    for step in groups:
+        operators.append(step.operator)
+        if step.operator == "conv3x3" and step.pools_first:
+            operators.append("max_pool2x2")
+    convolutions = [step for step in groups if step.conv is not None]
+    weights = [step.conv.weight for step in convolutions]
     # A list of tensors is traceable, one with None isn't.
-    biases = [no_elements(conv.weight) if conv.bias is None else conv.bias for conv in convs]
-    operators = [group.operator for group in groups]
+    biases = [
+        no_elements(weight) if step.conv.bias is None else step.conv.bias
+        for step, weight in zip(convolutions, weights, strict=True)
+    ]
+    slopes = [float(step.negative_slope) for step in convolutions]
+    paddings = [step.padding for step in convolutions]
     # A script, because its loop and its choice of a format stay in the trace.
-    return torch.jit.script(_traced_run)(input, operators, weights, biases)
+    return torch.jit.script(_traced_run)(input, operators, weights, biases, slopes, paddings)
 
 
 def _traced_run(
@@ -214,22 +296,25 @@ def _traced_run(
     operators: List[str],  # noqa: UP006  (TorchScript's spelling)
     weights: List[Tensor],  # noqa: UP006
     biases: List[Tensor],  # noqa: UP006
+    slopes: List[float],  # noqa: UP006
+    paddings: List[str],  # noqa: UP006
 ) -> Tensor:
-    output, channels_last_weight, layer = input, False, 0
+    output, channels_last, layer = input, suggests_channels_last(input), 0
     for operator in operators:
         if operator == "max_pool2x2":
             output = max_pool2x2(output)
             continue
-        weight = weights[layer]
+        weight, slope, padding = weights[layer], slopes[layer], paddings[layer]
         bias: Optional[Tensor] = None
         if biases[layer].numel() > 0:
             bias = biases[layer]
         layer += 1
-        channels_last_weight = channels_last_weight or suggests_channels_last(weight)
+        channels_last = channels_last and keeps_channels_last(padding)
+        channels_last = channels_last or suggests_channels_last(weight)
         if operator == "conv3x3_relu_pool":
-            output = conv3x3_relu_pool(output, weight, bias)
+            output = conv3x3_relu_pool(output, weight, bias, negative_slope=slope, padding=padding)
         elif operator == "conv3x3_relu":
-            output = conv3x3_relu(output, weight, bias)
+            output = conv3x3_relu(output, weight, bias, negative_slope=slope, padding=padding)
         else:
-            output = conv3x3(output, weight, bias)
-    return lay_out_as_torch(output, input, channels_last_weight)
+            output = conv3x3(output, weight, bias, padding=padding)
+    return lay_out(output, channels_last)

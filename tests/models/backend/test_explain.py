@@ -38,6 +38,22 @@ def test_explain_says_what_becomes_of_each_layer() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_explain_says_what_goes_with_a_layer() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4), nn.LeakyReLU(),
+        nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=2),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        found = vgg_fast.explain(model, image(2, 3, 16, 16))
+    assert [(layer.name, layer.operator, layer.why) for layer in found.compiled] == [
+        ("0", "conv3x3_relu, batch norm folded", None),
+        ("3", "conv3x3_relu_pool", None),
+        ("6", None, "has padding (2, 2), not 1 or 0"),
+    ]
+    assert dict(found.fused.left) == {"6": "has padding (2, 2), not (1, 1) or (0, 0)"}
+
+
 def test_explain_names_lines_and_breaks_of_a_function() -> None:
     weight = torch.randn(4, 3, 3, 3)
 
