@@ -14,15 +14,29 @@ import vgg_fast.ops  # noqa: F401  (registers torch.ops.vgg_fast)
 __all__ = ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2"]
 
 
-def conv3x3(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """3×3 convolution with stride 1 and padding 1, without a ReLU.
+def conv3x3(
+    input: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
+    padding: str = "zeros",
+) -> Tensor:
+    """3×3 convolution with stride 1, and a border of one pixel unless ``padding`` says otherwise.
 
-    Equivalent to: ``F.conv2d(input, weight, bias, padding=1)``
+    Equivalent to: ``F.conv2d(input, weight, bias, padding=1)``. With a ``scale`` it is
+    ``scale[:, None, None] * F.conv2d(input, weight, padding=1) + bias[:, None, None]``.
+
+    A batch norm in eval mode behind the convolution is such a scale and bias:
+    ``scale = gamma / sqrt(var + eps)``, ``bias = beta + (bias - mean) * scale``.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
         weight: (K, C, 3, 3), of input's dtype.
-        bias: (K), or None.
+        bias: (K), or None; of input's dtype, or of scale's where there is one.
+        scale: (K), or None; float32, or float64 for an input of float64.
+        padding: what lies around the input. "zeros"; "reflect", "replicate" or "circular", as
+            :func:`torch.nn.functional.pad` makes a border of the input's own pixels; or "valid",
+            nothing, for an output of (H - 2) × (W - 2).
 
     Returns:
         (N, K, H, W) or (K, H, W).
@@ -31,39 +45,77 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
         RuntimeError: a shape, dtype or device doesn't fit; the message says which.
     """
     _check_not_nested("conv3x3", input)
-    if input.dim() == 3:
-        return torch.ops.vgg_fast.conv3x3(input.unsqueeze(0), weight, bias).squeeze(0)
-    return torch.ops.vgg_fast.conv3x3(input, weight, bias)
+    batch = input.unsqueeze(0) if input.dim() == 3 else input
+    if scale is None and padding == "zeros":  # as most calls are: two arguments less to convert
+        output = torch.ops.vgg_fast.conv3x3(batch, weight, bias)
+    else:
+        output = torch.ops.vgg_fast.conv3x3(batch, weight, bias, scale, padding)
+    return output.squeeze(0) if input.dim() == 3 else output
 
 
-def conv3x3_relu(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """3×3 convolution with stride 1 and padding 1, bias and ReLU, in one kernel.
+def conv3x3_relu(
+    input: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
+) -> Tensor:
+    """3×3 convolution with stride 1, bias and ReLU, in one kernel.
 
-    Equivalent to: ``F.relu(F.conv2d(input, weight, bias, padding=1))``
+    Equivalent to: ``F.relu(conv3x3(input, weight, bias, scale=scale, padding=padding))``. With a
+    ``negative_slope`` it is ``F.leaky_relu(conv3x3(...), negative_slope)``.
 
-    Args, returns and errors as :func:`conv3x3`.
+    Args:
+        input: as in :func:`conv3x3`, and so the other tensors, and ``padding``.
+        weight: (K, C, 3, 3).
+        bias: (K), or None.
+        scale: (K), or None.
+        negative_slope: what a negative value is multiplied by; finite, and not negative itself.
+        padding: "zeros", "valid", "reflect", "replicate" or "circular".
+
+    Returns and errors as :func:`conv3x3`.
     """
     _check_not_nested("conv3x3_relu", input)
-    if input.dim() == 3:
-        return torch.ops.vgg_fast.conv3x3_relu(input.unsqueeze(0), weight, bias).squeeze(0)
-    return torch.ops.vgg_fast.conv3x3_relu(input, weight, bias)
+    batch = input.unsqueeze(0) if input.dim() == 3 else input
+    if scale is None and negative_slope == 0 and padding == "zeros":
+        output = torch.ops.vgg_fast.conv3x3_relu(batch, weight, bias)
+    else:
+        output = torch.ops.vgg_fast.conv3x3_relu(
+            batch, weight, bias, scale, negative_slope, padding
+        )
+    return output.squeeze(0) if input.dim() == 3 else output
 
 
-def conv3x3_relu_pool(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """3×3 convolution, bias, ReLU and 2×2 max pooling with stride 2, in one kernel.
+def conv3x3_relu_pool(
+    input: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
+) -> Tensor:
+    """3×3 convolution with stride 1, bias, ReLU and 2×2 max pooling with stride 2, in one kernel.
 
-    Equivalent to: ``F.max_pool2d(F.relu(F.conv2d(input, weight, bias, padding=1)), 2)``
+    Equivalent to: ``F.max_pool2d(conv3x3_relu(input, weight, bias, ...), 2)`` with the same
+    arguments.
 
-    Args and errors as :func:`conv3x3`; H and W must be at least 2.
+    Args and errors as :func:`conv3x3_relu`; H and W must be at least 2, and 4 where ``padding`` is
+    "valid".
 
     Returns:
-        (N, K, H // 2, W // 2) or (K, H // 2, W // 2).
+        (N, K, H // 2, W // 2) or (K, H // 2, W // 2); of H - 2 and W - 2 where ``padding`` is
+        "valid".
     """
     _check_not_nested("conv3x3_relu_pool", input)
-    if input.dim() == 3:
-        batch = input.unsqueeze(0)
-        return torch.ops.vgg_fast.conv3x3_relu_pool(batch, weight, bias, False)[0].squeeze(0)
-    return torch.ops.vgg_fast.conv3x3_relu_pool(input, weight, bias, False)[0]
+    batch = input.unsqueeze(0) if input.dim() == 3 else input
+    if scale is None and negative_slope == 0 and padding == "zeros":
+        output = torch.ops.vgg_fast.conv3x3_relu_pool(batch, weight, bias, False)[0]
+    else:
+        output = torch.ops.vgg_fast.conv3x3_relu_pool(
+            batch, weight, bias, False, scale, negative_slope, padding
+        )[0]
+    return output.squeeze(0) if input.dim() == 3 else output
 
 
 def max_pool2x2(input: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.support.cases import DTYPES, Shape
 from tests.support.drawn_tensors import Drawn, Placed, drawn, drawn_argmax
-from tests.support.operators import Arguments, output_shape
+from tests.support.operators import AllArguments, output_shape, sums_dtype
+from tests.support.paddings import LEAST, PADDINGS
 from vgg_fast import cpu
 
 # On, near and off the multiples of a vector's lanes, and of a block of channels.
@@ -22,6 +23,10 @@ SIZES = (1, 2, 3, 4, 5, 7, 8, 11, 13)
 BATCHES = (1, 2, 3, 0)
 FEW = 700  # products of C and K, up to which maps aren't kept small
 MOST = 4500
+# Multiplied by a power of two, a gradient of 16 bits isn't rounded, whoever multiplies it; and by
+# one up to 1, it doesn't overflow.
+SLOPES = (0.125, 0.5, 1.0)
+FINER_SLOPES = (0.01, 1e-5)
 
 
 @st.composite
@@ -72,6 +77,9 @@ class ConvolutionCase:
     input: Drawn
     weight: Drawn
     bias: Drawn | None
+    scale: Drawn | None
+    negative_slope: float
+    padding: str
     grad_output: Drawn
     needs: tuple[bool, bool, bool]
     further_calls: tuple[str, ...]
@@ -79,37 +87,64 @@ class ConvolutionCase:
     seed: int
 
     def place(self) -> dict[str, Placed | None]:
-        """The tensors of :class:`Arguments`."""
+        """The tensors of :class:`AllArguments`."""
         generator = torch.Generator().manual_seed(self.seed)
         n, c, k, h, w = self.shape
         # Near that of networks' weights, and a power of two: what was an integer stays exact.
-        scale = 2.0 ** round(math.log2(2 / (9 * c)) / 2)
+        size = 2.0 ** round(math.log2(2 / (9 * c)) / 2)
+        wide = self.dtype if self.scale is None else sums_dtype(self.dtype)
 
-        def place(drawn: Drawn | None, *shape: int, scale: float = 1.0) -> Placed | None:
-            return None if drawn is None else drawn.place(shape, self.dtype, generator, scale)
+        def place(
+            drawn: Drawn | None, *shape: int, dtype: torch.dtype = self.dtype, size: float = 1.0
+        ) -> Placed | None:
+            return None if drawn is None else drawn.place(shape, dtype, generator, size)
 
         return {
             "input": place(self.input, n, c, h, w),
-            "weight": place(self.weight, k, c, 3, 3, scale=scale),
-            "bias": place(self.bias, k),
-            "grad_output": place(self.grad_output, *output_shape(self.op, self.shape)),
+            "weight": place(self.weight, k, c, 3, 3, size=size),
+            "bias": place(self.bias, k, dtype=wide),
+            "scale": place(self.scale, k, dtype=wide),
+            "grad_output": place(
+                self.grad_output, *output_shape(self.op, self.shape, self.padding)
+            ),
         }
 
+    def arguments(self, placed: dict[str, Placed | None]) -> AllArguments:
+        """What the operator is given, of the tensors of :meth:`place`."""
+        tensors: dict[str, Tensor | None] = {
+            name: None if one is None else one.tensor for name, one in placed.items()
+        }
+        return AllArguments(**tensors, negative_slope=self.negative_slope, padding=self.padding)
 
-def convolution_cases(op: str) -> st.SearchStrategy[ConvolutionCase]:
-    return st.builds(
-        ConvolutionCase,
-        op=st.just(op),
-        shape=shapes(least=2 if op == "conv3x3_relu_pool" else 1),
-        dtype=st.sampled_from(DTYPES),
-        input=drawn(4),
-        weight=drawn(4),
-        bias=st.one_of(st.none(), drawn(1)),
-        grad_output=drawn(4),
-        needs=st.one_of(st.just((True,) * 3), st.tuples(*[st.booleans()] * 3)),
-        further_calls=st.lists(st.sampled_from(CHANGES), max_size=2).map(tuple),
-        setting=settings,
-        seed=st.integers(0, 2**31),
+
+@st.composite
+def convolution_cases(draw: st.DrawFn, op: str, backward: bool = False) -> ConvolutionCase:
+    """Calls of the operator; with ``backward`` such as its backward operator knows."""
+    dtype = draw(st.sampled_from(DTYPES))
+    scale, padding = None, "zeros"
+    if not backward:
+        scale = draw(st.one_of(st.none(), drawn(1)))
+        padding = draw(st.one_of(st.just("zeros"), st.sampled_from(PADDINGS)))
+    slopes = SLOPES if dtype == torch.bfloat16 else SLOPES + FINER_SLOPES
+    slope = st.just(0.0) if op == "conv3x3" else st.one_of(st.just(0.0), st.sampled_from(slopes))
+    window = 2 * (op == "conv3x3_relu_pool") + 2 * (padding == "valid")
+    needs = st.tuples(*[st.booleans()] * 3)
+    return ConvolutionCase(
+        op=op,
+        shape=draw(shapes(least=max(LEAST[padding], window))),
+        dtype=dtype,
+        input=draw(drawn(4)),
+        weight=draw(drawn(4)),
+        bias=draw(st.one_of(st.none(), drawn(1))),
+        scale=scale,
+        negative_slope=draw(slope),
+        padding=padding,
+        grad_output=draw(drawn(4)),
+        # Without any, a border isn't torch's.
+        needs=draw(st.one_of(st.just((True,) * 3), st.just((False,) * 3), needs)),
+        further_calls=draw(st.lists(st.sampled_from(CHANGES), max_size=2).map(tuple)),
+        setting=draw(settings),
+        seed=draw(st.integers(0, 2**31)),
     )
 
 
@@ -132,7 +167,7 @@ class SavedCase:
 
 
 def saved_cases(op: str) -> st.SearchStrategy[SavedCase]:
-    return st.builds(SavedCase, convolution_cases(op), drawn(4), drawn_argmax())
+    return st.builds(SavedCase, convolution_cases(op, backward=True), drawn(4), drawn_argmax())
 
 
 @dataclass(frozen=True)
@@ -171,10 +206,3 @@ pooling_cases = st.builds(
     threads=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
-
-
-def arguments_of(placed: dict[str, Placed | None]) -> Arguments:
-    tensors: dict[str, Tensor | None] = {
-        name: None if one is None else one.tensor for name, one in placed.items()
-    }
-    return Arguments(**tensors)

@@ -18,6 +18,7 @@ from tests.support.cases import (
     Shape,
 )
 from tests.support.numerics import relative_error
+from tests.support.paddings import bordered, inside, ringed, unbordered
 
 OPS = torch.ops.vgg_fast
 ALL = (True, True, True)
@@ -37,6 +38,33 @@ class Arguments:
     bias: Tensor | None
     grad_output: Tensor
 
+    # Not fields: most tests give nothing else, and take all that vars() has for tensors.
+    scale = None
+    negative_slope = 0.0
+    padding = "zeros"
+
+    def later(self, op: str) -> tuple:
+        """What the operator is given behind the arguments that it always had."""
+        if self.scale is None and self.negative_slope == 0 and self.padding == "zeros":
+            return ()
+        slope = () if op == "conv3x3" else (self.negative_slope,)
+        return (self.scale, *slope, self.padding)
+
+    def folded(self) -> Tensor:
+        """The weight that the data gradient is computed with: a scale's product, rounded."""
+        if self.scale is None:
+            return self.weight
+        return (self.weight * self.scale.view(-1, 1, 1, 1)).to(self.weight.dtype)
+
+
+@dataclass
+class AllArguments(Arguments):
+    """What they may be given as well."""
+
+    scale: Tensor | None = None
+    negative_slope: float = 0.0
+    padding: str = "zeros"
+
 
 @dataclass
 class Results:
@@ -49,9 +77,10 @@ class Results:
     grad_bias: Tensor | None
 
 
-def output_shape(op: str, shape: Shape) -> tuple[int, int, int, int]:
-    pooled = op == "conv3x3_relu_pool"
-    return shape.n, shape.k, shape.h // (1 + pooled), shape.w // (1 + pooled)
+def output_shape(op: str, shape: Shape, padding: str = "zeros") -> tuple[int, int, int, int]:
+    pooled, lost = op == "conv3x3_relu_pool", 2 * (padding == "valid")
+    height, width = shape.h - lost, shape.w - lost
+    return shape.n, shape.k, height // (1 + pooled), width // (1 + pooled)
 
 
 def random_arguments(op: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Arguments:
@@ -70,13 +99,41 @@ def random_arguments(op: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -
     )
 
 
+def random_further_arguments(
+    op: str,
+    shape: Shape,
+    dtype: torch.dtype,
+    *,
+    scaled: bool = False,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
+    seed: int = 0,
+) -> AllArguments:
+    """:func:`random_arguments` with others; scales are near 1, of either sign."""
+    given = vars(random_arguments(op, shape, dtype, seed))
+    generator = torch.Generator().manual_seed(seed + 1)
+    size = output_shape(op, shape, padding)
+    given["grad_output"] = torch.randn(size, generator=generator).to(dtype)
+    scale = None
+    if scaled:
+        scale = 0.5 + torch.rand(shape.k, generator=generator, dtype=sums_dtype(dtype))
+        scale[::3] *= -1
+        given["bias"] = given["bias"].to(scale.dtype)
+    return AllArguments(**given, scale=scale, negative_slope=negative_slope, padding=padding)
+
+
+def sums_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums are added up in, and a scale and the bias beside it are given in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def forward(
-    op: str, input: Tensor, weight: Tensor, bias: Tensor | None
+    op: str, input: Tensor, weight: Tensor, bias: Tensor | None, *later: object
 ) -> tuple[Tensor, Tensor | None]:
     """The output, and the argmax where there is one."""
     if op == "conv3x3_relu_pool":
-        return OPS.conv3x3_relu_pool(input, weight, bias, True)
-    return getattr(OPS, op)(input, weight, bias), None
+        return OPS.conv3x3_relu_pool(input, weight, bias, True, *later)
+    return getattr(OPS, op)(input, weight, bias, *later), None
 
 
 def saved_for_backward(op: str, output: Tensor, argmax: Tensor | None) -> tuple[Tensor, ...]:
@@ -87,9 +144,10 @@ def saved_for_backward(op: str, output: Tensor, argmax: Tensor | None) -> tuple[
 def backward(
     op: str, arguments: Arguments, saved: tuple[Tensor, ...], needs: tuple[bool, bool, bool] = ALL
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The backward operator itself."""
+    """The backward operator itself, which knows zeros around the map, and no scale."""
     call = getattr(OPS, op + "_backward")
-    return call(arguments.grad_output, arguments.input, arguments.weight, *saved, *needs)
+    slope = (arguments.negative_slope,) if arguments.negative_slope else ()
+    return call(arguments.grad_output, arguments.input, arguments.weight, *saved, *needs, *slope)
 
 
 def forward_backward(
@@ -101,7 +159,7 @@ def forward_backward(
         None if tensor is None else tensor.detach().requires_grad_(needed)
         for tensor, needed in zip(given, needs, strict=True)
     ]
-    output, argmax = forward(op, *leaves)
+    output, argmax = forward(op, *leaves, *arguments.later(op))
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
     found = iter(torch.autograd.grad(output, wanted, arguments.grad_output) if wanted else ())
     gradients = [
@@ -135,14 +193,26 @@ def exact_convolution(input: Tensor, weight: Tensor) -> Tensor:
     return output
 
 
-def exact_full_map(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """:func:`full_map` in fp64, by :func:`exact_convolution` where a term may not be finite."""
-    if are_finite(input, weight):
-        return full_map(op, *(t if t is None else t.double() for t in (input, weight, bias)))
-    full = exact_convolution(input, weight)
-    if bias is not None:
-        full += bias.double().view(-1, 1, 1)
-    return full if op == "conv3x3" else full.relu()
+def exact_sums(arguments: Arguments) -> Tensor:
+    """The convolution in fp64, by :func:`exact_convolution` where a term may not be finite."""
+    input = bordered(arguments.input.detach().double(), arguments.padding)
+    weight = arguments.weight.detach().double()
+    finite = are_finite(input, weight)
+    sums = F.conv2d(input, weight, padding=1) if finite else exact_convolution(input, weight)
+    return inside(sums, arguments.padding)
+
+
+def exact_full_map(op: str, arguments: Arguments, sums: Tensor) -> Tensor:
+    """The map before any pooling in fp64, given what :func:`exact_sums` gives."""
+    full = sums
+    if arguments.scale is not None:
+        full = full * arguments.scale.detach().double().view(-1, 1, 1)
+    if arguments.bias is not None:
+        full = full + arguments.bias.detach().double().view(-1, 1, 1)
+    if op == "conv3x3":
+        return full
+    slope = arguments.negative_slope
+    return F.leaky_relu(full, slope) if slope else full.relu()
 
 
 def exact_gradients(gradient: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
@@ -189,10 +259,16 @@ def gradient_of_full_map(op: str, arguments: Arguments, results: Results) -> Ten
     gradient = arguments.grad_output.double()
     if op == "conv3x3":
         return gradient
-    gradient = torch.where(results.output <= 0, 0.0, gradient)
+    slope = arguments.negative_slope
+    if slope:
+        gradient = torch.where(results.output > 0, gradient, slope * gradient)
+    else:
+        gradient = torch.where(results.output <= 0, 0.0, gradient)
     if op == "conv3x3_relu":
         return gradient
     n, _, height, width = arguments.input.shape
+    lost = 2 * (arguments.padding == "valid")
+    height, width = height - lost, width - lost
     full = gradient.new_empty((n, arguments.weight.shape[0], height, width))
     return torch.ops.aten.max_pool2d_with_indices_backward(
         gradient, full, [2, 2], [2, 2], [0, 0], [1, 1], False, torch_indices(results.argmax, width)
@@ -235,11 +311,13 @@ def assert_gradients_equal_fp64(
     op: str, arguments: Arguments, results: Results, values: str = NORMAL
 ) -> None:
     """Every gradient that there is, is within the tolerances of the fp64 result."""
-    gradient = gradient_of_full_map(op, arguments, results)
-    expected = exact_gradients(gradient, arguments.input.double(), arguments.weight.double())
-    sizes = magnitudes(gradient, arguments.input, arguments.weight)
+    padding, dtype = arguments.padding, arguments.input.dtype
+    # Of the ordinary convolution that this one comes down to.
+    gradient = ringed(gradient_of_full_map(op, arguments, results), padding)
+    input, weight = bordered(arguments.input, padding), arguments.folded()
+    expected = exact_gradients(gradient, input.double(), weight.double())
+    sizes = magnitudes(gradient, input, weight)
     if values != NORMAL:
-        dtype = arguments.input.dtype
         gradient, input, weight = (at_least_normal(size, dtype) for size in sizes)
         sizes = gradient, around(input), largest_taps(weight)
     terms = list(all_gradients(*sizes))
@@ -247,37 +325,97 @@ def assert_gradients_equal_fp64(
         n, k, h, w = sizes[0].shape
         counts = (9 * k, n * h * w, n * h * w)
         terms = [sums * count**0.5 for sums, count in zip(terms, counts, strict=True)]
-    for name, wanted, sums in (
-        ("grad_input", expected[0], around(terms[0])),
-        ("grad_weight", expected[1], terms[1].amax((2, 3), keepdim=True)),
-        ("grad_bias", expected[2], terms[2]),
+    terms = [around(terms[0]), terms[1].amax((2, 3), keepdim=True), terms[2]]
+    for name, wanted, sums, rounded in (
+        ("grad_input", *through_the_border(arguments, expected[0], terms[0])),
+        ("grad_weight", *through_the_scale(arguments, expected[1], terms[1])),
+        ("grad_bias", expected[2], terms[2], None),
     ):
         actual = getattr(results, name)
         if actual is not None:
-            assert_near(actual, wanted, sums, name, name != "grad_input", values == NORMAL)
+            actual = actual.to(dtype)  # beside a scale, the bias has 32 bits, its gradient 16
+            mean = values == NORMAL
+            assert_near(actual, wanted, sums, name, name != "grad_input", mean, rounded)
+
+
+def through_the_border(
+    arguments: Arguments, gradient: Tensor, terms: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradient of the input, given that of the input with its border; its terms; its roundings.
+
+    A pixel of the border adds its own to the pixel that it was made of, after rounding.
+    """
+    padding, input = arguments.padding, arguments.input
+    if padding in ("zeros", "valid"):
+        return gradient, terms, None
+
+    def back(gradient: Tensor) -> Tensor:
+        return unbordered(gradient, input, padding)
+
+    finfo = torch.finfo(input.dtype)
+    parts = back(torch.ones_like(gradient))
+    sizes = parts * back(gradient.abs().nan_to_num(0.0, 0.0, 0.0))
+    terms = back(terms + smallest_step(input.dtype) / TOLERANCES[input.dtype].element)
+    terms = torch.where(sizes >= finfo.max, torch.inf, terms)  # an overflow on the way
+    return back(gradient), terms, torch.where(parts > 1, sizes, 0.0)
+
+
+def through_the_scale(
+    arguments: Arguments, gradient: Tensor, terms: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradient of the weight, given that of the folded one; its terms; its roundings.
+
+    It is rounded before it is multiplied, and once more then.
+    """
+    if arguments.scale is None:
+        return gradient, terms, None
+    dtype = arguments.weight.dtype
+    scale = arguments.scale.double().view(-1, 1, 1, 1)
+    size = scale.abs().nan_to_num(0.0, 0.0, 0.0)
+    overflows = gradient.abs() >= torch.finfo(dtype).max
+    overflows = overflows | (terms.double() >= torch.finfo(sums_dtype(dtype)).max)
+    terms = (terms + smallest_step(dtype) / TOLERANCES[dtype].weight_element) * size
+    terms = torch.where(overflows | ~scale.isfinite(), torch.inf, terms)
+    wanted = gradient * scale
+    return wanted, terms, 2 * wanted.abs()
+
+
+def smallest_step(dtype: torch.dtype) -> float:
+    """What rounding may lose where numbers are subnormal, or count as zero."""
+    return 2.0**-25 if dtype == torch.float16 else torch.finfo(dtype).smallest_normal
 
 
 def assert_forward_equals_fp64(
     op: str, arguments: Arguments, results: Results, values: str = NORMAL
 ) -> None:
     """Output and argmax are within the tolerances of the fp64 result."""
-    given = [
-        tensor if tensor is None else tensor.detach()
-        for tensor in (arguments.input, arguments.weight, arguments.bias)
-    ]
-    expected = exact_full_map(op, *given)
-    input, weight, bias = magnitudes(*given)
+    padding, dtype = arguments.padding, arguments.input.dtype
+    sums = exact_sums(arguments)
+    expected = exact_full_map(op, arguments, sums)
+    bias, scale = arguments.bias, arguments.scale
+    input, weight, bias, scale = magnitudes(
+        bordered(arguments.input, padding), arguments.weight, bias, scale
+    )
     if values != NORMAL:
-        dtype = arguments.input.dtype
         input, weight = at_least_normal(input, dtype), at_least_normal(weight, dtype)
         weight = largest_taps(weight)
-    terms = F.conv2d(input, weight, bias, padding=1)
+    terms = inside(F.conv2d(input, weight, padding=1), padding)
+    if scale is not None:
+        terms = scaled_terms(arguments, sums, terms, scale)
+    if bias is not None:
+        terms = terms + bias.view(-1, 1, 1)
     terms = around(terms, input if values == NORMAL else None)
     if values == REPEATED:
         terms = terms * (9 * input.shape[1]) ** 0.5
+    terms = terms * max(1.0, arguments.negative_slope)
     if op == "conv3x3_relu_pool":
         assert results.argmax.dtype == torch.uint8
-        assert_winners_are_largest(expected, terms, results)
+        # There pooling is an operator of its own, and is given what was rounded.
+        in_two = padding != "zeros" and any(
+            gradient is not None
+            for gradient in (results.grad_input, results.grad_weight, results.grad_bias)
+        )
+        assert_winners_are_largest(expected, terms, results, rounded=in_two)
         expected, terms = F.max_pool2d(expected, 2), F.max_pool2d(terms, 2)
     assert_near(results.output, expected, terms, "output", mean=values == NORMAL)
     if (
@@ -286,6 +424,19 @@ def assert_forward_equals_fp64(
         and arguments.input.shape[1] in DIRECT_CHANNELS
     ):
         torch.testing.assert_close(results.output, expected.float())
+
+
+def scaled_terms(arguments: Arguments, sums: Tensor, terms: Tensor, scale: Tensor) -> Tensor:
+    """The terms of ``sums``, times the magnitudes of a scale; infinite where nothing is certain.
+
+    That is where a sum may have overflowed before it was multiplied, or where it is as small as its
+    error, and an infinite scale tells that from zero.
+    """
+    dtype, size = arguments.input.dtype, scale.view(-1, 1, 1)
+    overflows = terms.double() >= torch.finfo(sums_dtype(dtype)).max
+    infinite = arguments.scale.detach().isinf().view(-1, 1, 1)
+    vague = infinite & (sums.abs() <= TOLERANCES[dtype].element * terms)
+    return torch.where(overflows | vague, torch.inf, terms * size)
 
 
 def magnitudes(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -308,7 +459,7 @@ def at_least_normal(sizes: Tensor, dtype: torch.dtype) -> Tensor:
 
     Not a part of it, as an error of rounding is: hence that number over the part.
     """
-    dtype = computed_in(dtype)
+    dtype = sums_dtype(dtype)
     return sizes.clamp(min=torch.finfo(dtype).smallest_normal / TOLERANCES[dtype].element)
 
 
@@ -318,10 +469,15 @@ def largest_taps(weight: Tensor) -> Tensor:
     return weight.amax((2, 3), keepdim=True).expand_as(weight)
 
 
-def assert_winners_are_largest(full: Tensor, terms: Tensor, results: Results) -> None:
-    """Each argmax names a pixel that is the window's largest, except for rounding.
+def assert_winners_are_largest(
+    full: Tensor, terms: Tensor, results: Results, rounded: bool = False
+) -> None:
+    """Each argmax names a pixel that is the window's largest, except for a sum's error.
 
     Of infinities the first wins, and of NaNs the last.
+
+    Args:
+        rounded: whether the map was rounded to its dtype before it was pooled.
     """
     assert results.argmax.shape == results.output.shape
     assert int(results.argmax.max() if results.argmax.numel() else 0) < 4
@@ -329,18 +485,19 @@ def assert_winners_are_largest(full: Tensor, terms: Tensor, results: Results) ->
     winners = full.flatten(2).gather(2, indices.flatten(2)).view(results.output.shape)
     largest, torchs = F.max_pool2d(full, 2, return_indices=True)
     sums = F.max_pool2d(terms, 2).double()
-    certain = sums < torch.finfo(computed_in(results.output.dtype)).max
+    certain = sums < torch.finfo(sums_dtype(results.output.dtype)).max
     special = certain & ~largest.isfinite()
     assert torch.equal(indices[special], torchs[special]), "an argmax isn't that of torch"
     short = torch.where(certain & largest.isfinite(), largest - winners, 0.0)
     slack = 2 * TOLERANCES[results.output.dtype].element * sums
-    slack = slack + torch.finfo(computed_in(results.output.dtype)).smallest_normal
+    slack = slack + torch.finfo(sums_dtype(results.output.dtype)).smallest_normal
+    if rounded:
+        # Half a unit in the last place of two numbers; all that overflow are equal.
+        size = largest.abs().nan_to_num(0.0) + slack
+        rounding = TOLERANCES[results.output.dtype].rounding * size
+        slack = slack + 2 * (rounding + smallest_step(results.output.dtype))
+        slack[size >= torch.finfo(results.output.dtype).max] = torch.inf
     assert bool((short <= slack).all()), f"a winner is {float(short.max()):.1e} below its window's"
-
-
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """What sums are added up in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def around(terms: Tensor, input: Tensor | None = None) -> Tensor:
@@ -360,6 +517,7 @@ def assert_near(
     name: str,
     weight_gradient: bool = False,
     mean: bool = True,
+    rounded: Tensor | None = None,
 ) -> None:
     """``actual`` has the relative L2 error, and each element the error, that its dtype may have.
 
@@ -370,18 +528,20 @@ def assert_near(
         terms: the sum of the magnitudes of each element's terms.
         mean: whether the L2 error counts: not for values unlike those of a network, a few of which
             may be all that a mean is taken of.
+        rounded: where a result was rounded more than once, the magnitudes that were, summed up.
     """
     tolerance, finfo = TOLERANCES[actual.dtype], torch.finfo(actual.dtype)
     assert actual.shape == expected.shape, name
     actual = actual.detach()
     # Where the terms' sum overflows, their order decides what becomes of it.
-    certain = terms.double() < torch.finfo(computed_in(actual.dtype)).max
+    certain = terms.double() < torch.finfo(sums_dtype(actual.dtype)).max
     special = ~expected.isfinite()
     assert_specials_are(actual[certain & special], expected[certain & special], name)
 
     of_sum = tolerance.weight_element if weight_gradient else tolerance.element
     sums = of_sum * terms.double() + finfo.smallest_normal
-    allowed = sums + tolerance.rounding * (expected.abs() + sums)
+    rounded = expected.abs() if rounded is None else rounded.maximum(expected.abs())
+    allowed = sums + tolerance.rounding * (rounded + sums)
     if actual.dtype == torch.float16:
         allowed = allowed + 2.0**-25  # half a subnormal
     # From half a unit beyond the largest number on, rounding gives infinity.

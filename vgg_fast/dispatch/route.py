@@ -14,10 +14,28 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from vgg_fast import _extension
 from vgg_fast.dispatch import choices, environment, policy, state
+from vgg_fast.dispatch.folding import fold
 from vgg_fast.dispatch.policy import precision
+
+
+class Later(NamedTuple):
+    """The last arguments of an operator, which only the reference and C++ on a CPU compute with.
+
+    In front of any other kernel a scale is folded into weight and bias, and the rest isn't served.
+    """
+
+    scale: Tensor | None = None
+    negative_slope: float = 0.0
+    padding: str = "zeros"
+
+    @property
+    def is_only_a_scale(self) -> bool:
+        """Whether, but for a scale, the call is one that every kernel serves."""
+        return self.negative_slope == 0 and self.padding == "zeros"
 
 
 class PythonHalf(NamedTuple):
@@ -27,6 +45,12 @@ class PythonHalf(NamedTuple):
     """Refuses what no kernel takes. The C++ kernels refuse it themselves."""
     reference: Callable
     """The operator by PyTorch, which takes what the check lets through."""
+
+    early: int
+    """How many arguments come before the later ones."""
+
+    later: tuple[str, ...]
+    """Which of the later ones the operator has."""
 
 
 _library = torch.library.Library("vgg_fast", "IMPL")
@@ -40,7 +64,9 @@ _routed: set[tuple[str, str]] = set()
 
 def add(name: str, check: Callable, reference: Callable) -> None:
     """Route the calls of ``vgg_fast::name`` from now on."""
-    _operators[name] = PythonHalf(check, reference)
+    schema = getattr(torch.ops.vgg_fast, name).default._schema
+    later = tuple(a.name for a in schema.arguments if a.name in Later._fields)
+    _operators[name] = PythonHalf(check, reference, len(schema.arguments) - len(later), later)
     if torch.version.cuda is not None:
         _route_through_python(name, "CUDA")
 
@@ -66,20 +92,28 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
     chosen = state.get()
     if chosen == "auto":
         return _fastest(name, key, args)
-    native = _native_kernel(name, key)
+    if chosen == "reference":
+        return "reference", _operators[name].reference
     if chosen == "cpp":
-        if native is None:
+        kernel = _native_kernel(name, key)
+        if kernel is None:
             raise RuntimeError(
                 f"vgg_fast::{name}: no C++ kernel is built for {key}; python -m vgg_fast.info "
                 "shows what is. Use the backend 'auto'"
             )
-        return "cpp", native
-    if chosen == "triton":
+        if key == "CPU":
+            return "cpp", kernel
+    else:
         kernel, why_not = _triton_kernel(name, key)
         if kernel is None:
             raise RuntimeError(f"vgg_fast::{name}: the backend 'triton' can't run: {why_not}")
-        return "triton", kernel
-    return "reference", _operators[name].reference
+    later = _later(name, args)
+    if not later.is_only_a_scale:
+        raise RuntimeError(
+            f"vgg_fast::{name}: the backend {chosen!r} has no kernel for {key} with a "
+            "negative_slope, or with another padding than zeros; use the backend 'auto'"
+        )
+    return chosen, _folding(name, kernel, later)
 
 
 def planned(layer: choices.Layer, family: str) -> tuple[str, str]:
@@ -97,18 +131,42 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
     native = _native_kernel(name, key)
     if key == "CPU" and native is not None:
         return "cpp", native
-    for row in choices.order(name, args) if key == "CUDA" else ():
+    later = _later(name, args)
+    by_table = key == "CUDA" and later.is_only_a_scale
+    for row in choices.order(name, args) if by_table else ():
         if row.backend == choices.HOPPER and name in _sm90:
-            return choices.HOPPER, _sm90[name]
+            return choices.HOPPER, _folding(name, _sm90[name], later)
         if row.backend == "cpp" and native is not None:
-            return "cpp", native
+            return "cpp", _folding(name, native, later)
         if row.backend == "triton":
             kernel, _ = _triton_kernel(name, key)
             if kernel is not None:
-                return "triton", kernel
+                return "triton", _folding(name, kernel, later)
         if row.backend == "reference":
             break
-    return "reference", _operators[name].reference
+    # Here too a scale is folded: multiplying the sums would take a convolution in 32 bits.
+    return "reference", _folding(name, _operators[name].reference, later)
+
+
+def _later(name: str, args: tuple[Any, ...]) -> Later:
+    half = _operators[name]
+    return Later(**dict(zip(half.later, args[half.early :], strict=False)))
+
+
+def _folding(name: str, kernel: Callable, later: Later) -> Callable:
+    """``kernel``, which is to be given any scale as a part of weight and bias."""
+    if later.scale is None:
+        return kernel
+    half = _operators[name]
+
+    def call(*args: Any) -> Any:
+        half.check(*args)  # the kernel could only check what is folded
+        input, weight, bias, *rest = args[: half.early]
+        if not later.is_only_a_scale:
+            rest += [None, *args[half.early + 1 :]]
+        return kernel(input, *fold(weight, bias, later.scale), *rest)
+
+    return call
 
 
 def _route_through_python(name: str, key: str) -> None:

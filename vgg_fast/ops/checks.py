@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from vgg_fast._layout import is_served_dtype
+
+PADDINGS = ("zeros", "valid", "reflect", "replicate", "circular")
 
 
 def check_input(op: str, input: Tensor) -> None:
@@ -28,8 +32,19 @@ def check_input(op: str, input: Tensor) -> None:
         )
 
 
-def check_convolution(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """``weight`` is (K, C, 3, 3) and ``bias`` (K), of the dtype and on the device of ``input``."""
+def check_convolution(
+    op: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
+) -> None:
+    """``weight`` is (K, C, 3, 3) and ``bias`` (K), of the dtype and on the device of ``input``.
+
+    A ``scale`` is (K) too, and then both it and the bias have the dtype that sums are added up in.
+    """
     check_input(op, input)
     check_dense(op, "weight", weight)
     if bias is not None:
@@ -44,14 +59,67 @@ def check_convolution(op: str, input: Tensor, weight: Tensor, bias: Tensor | Non
             f"vgg_fast::{op}: input has {input.shape[1]} channels, but weight {_shape(weight)} "
             f"takes {weight.shape[1]}"
         )
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0]):
-        raise RuntimeError(
-            f"vgg_fast::{op}: bias must have one value for each of the {weight.shape[0]} output "
-            f"channels, but its shape is {_shape(bias)}"
-        )
-    check_alike(op, "weight", weight, input)
     if bias is not None:
+        _check_one_each(op, "bias", bias, weight)
+    check_alike(op, "weight", weight, input)
+    if scale is not None:
+        _check_scale(op, input, weight, bias, scale)
+    elif bias is not None:
         check_alike(op, "bias", bias, input)
+    _check_slope(op, negative_slope)
+    _check_padding(op, input, padding)
+
+
+def _check_one_each(op: str, name: str, tensor: Tensor, weight: Tensor) -> None:
+    if tensor.dim() != 1 or tensor.shape[0] != weight.shape[0]:
+        raise RuntimeError(
+            f"vgg_fast::{op}: {name} must have one value for each of the {weight.shape[0]} output "
+            f"channels, but its shape is {_shape(tensor)}"
+        )
+
+
+def _check_scale(
+    op: str, input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor
+) -> None:
+    check_dense(op, "scale", scale)
+    _check_one_each(op, "scale", scale, weight)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    wanted = str(dtype).removeprefix("torch.")
+    if scale.dtype != dtype:
+        raise RuntimeError(
+            f"vgg_fast::{op}: scale must be {wanted}, as an input of {_dtype(input)} wants it, "
+            f"but it is {_dtype(scale)}"
+        )
+    _check_device(op, "scale", scale, input)
+    if bias is not None:
+        if bias.dtype != dtype:
+            raise RuntimeError(
+                f"vgg_fast::{op}: with a scale, bias must be {wanted} too, but it is {_dtype(bias)}"
+            )
+        _check_device(op, "bias", bias, input)
+
+
+def _check_slope(op: str, negative_slope: float) -> None:
+    """Pooling commutes with the activation, whose output has the sign of what goes into it."""
+    if not (math.isfinite(negative_slope) and negative_slope >= 0):
+        raise RuntimeError(
+            f"vgg_fast::{op}: negative_slope must be finite and not negative, but it is "
+            f"{negative_slope:g}; use torch.nn.functional.leaky_relu"
+        )
+
+
+def _check_padding(op: str, input: Tensor, padding: str) -> None:
+    if padding not in PADDINGS:
+        raise RuntimeError(
+            f"vgg_fast::{op}: padding must be zeros, valid, reflect, replicate or circular, "
+            f"but it is {padding}"
+        )
+    least = {"valid": 3, "reflect": 2}.get(padding, 1)
+    if input.shape[2] < least or input.shape[3] < least:
+        raise RuntimeError(
+            f"vgg_fast::{op}: padding {padding} needs a height and width of at least {least}, "
+            f"but the input is {input.shape[2]}x{input.shape[3]}"
+        )
 
 
 def check_dense(op: str, name: str, tensor: Tensor) -> None:
@@ -70,6 +138,11 @@ def check_alike(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
             f"vgg_fast::{op}: input is {_dtype(input)}, but {name} is {_dtype(tensor)}; "
             "convert one of them, or use torch.autocast"
         )
+    _check_device(op, name, tensor, input)
+
+
+def _check_device(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
+    """``tensor`` lies on the device of ``input``."""
     if tensor.device != input.device:
         raise RuntimeError(
             f"vgg_fast::{op}: input is on {input.device}, but {name} is on {tensor.device}; "
@@ -77,12 +150,13 @@ def check_alike(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
         )
 
 
-def check_poolable(op: str, input: Tensor) -> None:
-    """``input`` has at least one 2×2 window."""
-    if input.shape[2] < 2 or input.shape[3] < 2:
+def check_poolable(op: str, input: Tensor, padding: str = "zeros") -> None:
+    """``input``, or its convolution with this ``padding``, has at least one 2×2 window."""
+    least = 4 if padding == "valid" else 2
+    if input.shape[2] < least or input.shape[3] < least:
         raise RuntimeError(
-            f"vgg_fast::{op}: 2x2 pooling needs a height and width of at least 2, but the input "
-            f"is {input.shape[2]}x{input.shape[3]}; use larger images or fewer blocks"
+            f"vgg_fast::{op}: 2x2 pooling needs a height and width of at least {least}, but the "
+            f"input is {input.shape[2]}x{input.shape[3]}; use larger images or fewer blocks"
         )
 
 

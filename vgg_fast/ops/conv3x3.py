@@ -1,6 +1,11 @@
-"""``vgg_fast::conv3x3``: 3×3 convolution, stride 1, padding 1, and bias.
+"""``vgg_fast::conv3x3``: 3×3 convolution with stride 1, and bias.
 
-output[n, k, y, x] = bias[k] + Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y + r - 1, x + s - 1]
+    output[n, k, y, x] = bias[k] + scale[k] · sum[n, k, y, x]
+    sum[n, k, y, x] = Σ_{c, r, s} weight[k, c, r, s] · input[n, c, y + r - 1, x + s - 1]
+
+``padding`` says what lies around the input: a border of zeros, of the input's own pixels
+("reflect", "replicate", "circular"), or nothing ("valid"): then the output lacks those of its
+pixels that would need one.
 """
 
 from __future__ import annotations
@@ -12,51 +17,100 @@ import torch
 from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, strided_channels_last
-from vgg_fast.ops._shared import fake_gradients, reference_gradients, wanted
+from vgg_fast.dispatch.folding import fold
+from vgg_fast.ops._shared import (
+    fake_gradients,
+    padded,
+    reference_convolution,
+    reference_gradients,
+    size_of_map,
+    surrounded,
+    wanted,
+)
 from vgg_fast.ops.checks import check_convolution, check_gradient
 from vgg_fast.ops.register import register, register_autocast
 
 
-def check(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+def check(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    padding: str = "zeros",
+) -> None:
     """Refuse what no kernel takes."""
-    check_convolution("conv3x3", input, weight, bias)
+    check_convolution("conv3x3", input, weight, bias, scale, padding=padding)
 
 
-def reference(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    padding: str = "zeros",
+) -> Tensor:
     """The operator by PyTorch."""
-    return strided_channels_last(torch.nn.functional.conv2d(input, weight, bias, padding=1))
+    return strided_channels_last(reference_convolution(input, weight, bias, scale, padding))
 
 
-def fake(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def fake(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    padding: str = "zeros",
+) -> Tensor:
     """The result's shape, layout and dtype."""
-    return empty_channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
+    return empty_channels_last(input, weight.shape[0], *size_of_map(input, padding))
 
 
 class Gradients(torch.autograd.Function):
-    """Keeps the input and the weight."""
+    """Keeps the input and the weight, into which any scale is folded."""
 
     @staticmethod
     def forward(
-        ctx: Any, compute: Callable, input: Tensor, weight: Tensor, bias: Tensor | None
+        ctx: Any,
+        compute: Callable,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        valid: bool = False,
     ) -> Tensor:
         """The output, and for the backward pass what it needs."""
         ctx.save_for_backward(input, weight)
+        ctx.valid = valid
         return compute(input, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients that autograd asked for."""
-        needs = ctx.needs_input_grad[1:]
+        needs = ctx.needs_input_grad[1:4]
         backward = torch.ops.vgg_fast.conv3x3_backward.default
         input, weight = ctx.saved_tensors
-        return None, *wanted(backward(grad_output, input, weight, *needs), needs, input, weight)
+        if ctx.valid:
+            (grad_output,) = surrounded(grad_output)
+        gradients = backward(grad_output, input, weight, *needs)
+        return None, *wanted(gradients, needs, input, weight), None
 
 
 def with_gradients(
-    compute: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None
+    compute: Callable,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    padding: str = "zeros",
 ) -> Tensor:
     """The operator where something wants a gradient; ``compute`` is the operator without one."""
-    return Gradients.apply(compute, input, weight, bias)
+    if scale is None and padding == "zeros":
+        return Gradients.apply(compute, input, weight, bias)
+    check(input, weight, bias, scale, padding)
+    input, padding = padded(input, padding)
+
+    def scaled(input: Tensor, *_folded: Tensor) -> Tensor:
+        return compute(input, weight, bias, scale, padding)
+
+    return Gradients.apply(scaled, input, *fold(weight, bias, scale), padding == "valid")
 
 
 def check_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *needs: bool) -> None:

@@ -1,9 +1,10 @@
 """``vgg_fast::conv3x3_relu_pool``: 3×3 convolution, bias, ReLU and 2×2 max pooling in one pass.
 
-    output = max_pool2d(relu(conv3x3(input, weight, bias)), kernel_size=2, stride=2)
+    output = max_pool2d(conv3x3_relu(input, weight, bias, scale, negative_slope, padding), 2)
 
 The full-resolution map is never stored. The backward pass finds a gradient's place from ``argmax``
 (uint8, the position ``2·row + column`` in its window) and the ReLU's mask from the output's sign.
+Where something wants a gradient and the padding isn't zeros, it is two operators, and the map is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ import torch
 from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, no_elements
+from vgg_fast.dispatch.folding import fold
 from vgg_fast.ops import max_pool2x2
-from vgg_fast.ops._shared import fake_gradients, reference_gradients, wanted
+from vgg_fast.ops._shared import (
+    fake_gradients,
+    reference_convolution,
+    reference_gradients,
+    reference_relu,
+    reference_relu_gradient,
+    size_of_map,
+    wanted,
+)
 from vgg_fast.ops.checks import (
     check_argmax,
     check_convolution,
@@ -28,26 +38,46 @@ from vgg_fast.ops.register import register, register_autocast
 
 
 def check(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, return_argmax: bool = True
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    return_argmax: bool = True,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
 ) -> None:
     """Refuse what no kernel takes."""
-    check_convolution("conv3x3_relu_pool", input, weight, bias)
-    check_poolable("conv3x3_relu_pool", input)
+    op = "conv3x3_relu_pool"
+    check_convolution(op, input, weight, bias, scale, negative_slope, padding)
+    check_poolable(op, input, padding)
 
 
 def reference(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, return_argmax: bool = True
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    return_argmax: bool = True,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
     """The operator by PyTorch."""
-    full = torch.nn.functional.conv2d(input, weight, bias, padding=1).relu()
-    return max_pool2x2.reference(full, return_argmax)
+    map = reference_convolution(input, weight, bias, scale, padding)
+    return max_pool2x2.reference(reference_relu(map, negative_slope), return_argmax)
 
 
 def fake(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, return_argmax: bool = True
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    return_argmax: bool = True,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
     """The results' shapes, layouts and dtypes."""
-    pooled = (weight.shape[0], input.shape[2] // 2, input.shape[3] // 2)
+    height, width = size_of_map(input, padding)
+    pooled = (weight.shape[0], height // 2, width // 2)
     return (
         empty_channels_last(input, *pooled),
         empty_channels_last(input, *pooled, torch.uint8)
@@ -57,7 +87,10 @@ def fake(
 
 
 class Gradients(torch.autograd.Function):
-    """Keeps the input, the weight, the output and the argmax, whether or not that is returned."""
+    """Keeps the input, the weight, into which any scale is folded, the output and the argmax.
+
+    The argmax whether or not it is returned.
+    """
 
     @staticmethod
     def forward(
@@ -67,10 +100,12 @@ class Gradients(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         return_argmax: bool,
+        negative_slope: float = 0.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The output, with the argmax if it is wanted, and for the backward pass what it needs."""
         output, argmax = compute(input, weight, bias, True)
         ctx.save_for_backward(input, weight, output, argmax)
+        ctx.negative_slope = negative_slope
         if not return_argmax:
             return output
         ctx.mark_non_differentiable(argmax)
@@ -82,8 +117,8 @@ class Gradients(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:4]
         backward = torch.ops.vgg_fast.conv3x3_relu_pool_backward.default
         saved = ctx.saved_tensors  # read once: a checkpoint computes them again each time
-        gradients = backward(grad_output, *saved, *needs)
-        return None, *wanted(gradients, needs, *saved[:2]), None
+        gradients = backward(grad_output, *saved, *needs, ctx.negative_slope)
+        return None, *wanted(gradients, needs, *saved[:2]), None, None
 
 
 def with_gradients(
@@ -92,9 +127,25 @@ def with_gradients(
     weight: Tensor,
     bias: Tensor | None = None,
     return_argmax: bool = True,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
     """The operator where something wants a gradient; ``compute`` is the operator without one."""
-    found = Gradients.apply(compute, input, weight, bias, return_argmax)
+    if scale is None and negative_slope == 0 and padding == "zeros":
+        found = Gradients.apply(compute, input, weight, bias, return_argmax)
+        return found if return_argmax else (found, no_elements(input, torch.uint8))
+    check(input, weight, bias, return_argmax, scale, negative_slope, padding)
+    if padding != "zeros":
+        ops = torch.ops.vgg_fast
+        map = ops.conv3x3_relu.default(input, weight, bias, scale, negative_slope, padding)
+        return ops.max_pool2x2.default(map, return_argmax)
+
+    def scaled(input: Tensor, *_folded: Any) -> tuple[Tensor, Tensor]:
+        return compute(input, weight, bias, True, scale, negative_slope)
+
+    folded = fold(weight, bias, scale)
+    found = Gradients.apply(scaled, input, *folded, return_argmax, negative_slope)
     return found if return_argmax else (found, no_elements(input, torch.uint8))
 
 
@@ -104,11 +155,14 @@ def check_backward(
     weight: Tensor,
     output: Tensor,
     argmax: Tensor,
-    *needs: bool,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    negative_slope: float = 0.0,
 ) -> None:
     """Refuse what no kernel takes."""
     op = "conv3x3_relu_pool_backward"
-    check_convolution(op, input, weight, None)
+    check_convolution(op, input, weight, None, negative_slope=negative_slope)
     n, _, h, w = input.shape
     pooled = (n, weight.shape[0], h // 2, w // 2)
     check_gradient(op, pooled, input, grad_output=grad_output, output=output)
@@ -125,10 +179,14 @@ def reference_backward(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
+    negative_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by PyTorch."""
     grad = max_pool2x2.reference_backward(
-        torch.where(output <= 0, 0, grad_output), argmax, input.shape[2], input.shape[3]
+        reference_relu_gradient(grad_output, output, negative_slope),
+        argmax,
+        input.shape[2],
+        input.shape[3],
     )
     return reference_gradients(grad, input, weight, need_input, need_weight, need_bias)
 
@@ -139,10 +197,13 @@ def fake_backward(
     weight: Tensor,
     output: Tensor,
     argmax: Tensor,
-    *needs: bool,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    negative_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients' shapes, layouts and dtypes."""
-    return fake_gradients(input, weight, *needs)
+    return fake_gradients(input, weight, need_input, need_weight, need_bias)
 
 
 register(

@@ -1,7 +1,8 @@
 """What ``torch.utils.flop_counter`` counts of the operators: as much as of torch's own layers.
 
-That is the direct convolution, two operations a multiply-add, whichever algorithm runs; bias, ReLU
-and pooling count as nothing.
+That is the direct convolution, two operations a multiply-add, whichever algorithm runs; scale,
+bias, ReLU and pooling count as nothing. Only the gradients of a convolution without a border of
+zeros count for more than torch's: they are computed as those of a map that is larger by it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import torch
 _COUNTER = "torch.utils.flop_counter"
 
 
-def convolution(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+def convolution(input: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
     """Of a forward operator, given shapes."""
     n, _channels, height, width = input
+    if "valid" in rest:
+        height, width = height - 2, width - 2
     return 2 * n * height * width * prod(weight)
 
 
@@ -30,7 +33,7 @@ def convolution_backward(
     grad_output: Sequence[int], input: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
 ) -> int:
     """Of a backward operator: a convolution for each of input and weight that wants a gradient."""
-    need_input, need_weight, _need_bias = rest[-3:]
+    need_input, need_weight, _need_bias = (flag for flag in rest if isinstance(flag, bool))
     return convolution(input, weight) * (need_input + need_weight)
 
 

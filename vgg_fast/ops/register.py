@@ -80,13 +80,19 @@ def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) ->
 
 
 def register_autocast(name: str) -> None:
-    """Under autocast, cast the floating-point arguments of ``vgg_fast::name`` to its dtype."""
+    """Under autocast, cast input, weight and bias of ``vgg_fast::name`` to its dtype.
+
+    Not a scale, which is float32 beside 16 bits too, and then neither the bias.
+    """
     op = getattr(torch.ops.vgg_fast, name).default
 
     def cast_and_call(device_type: str, key: torch._C.DispatchKey, *args: Any) -> Any:
         dtype = torch.get_autocast_dtype(device_type)
+        has_scale = any(isinstance(arg, Tensor) for arg in args[3:])
+        count = 2 if has_scale else 3
+        cast = (_cast(arg, device_type, dtype) for arg in args[:count])
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return op(*(_cast(arg, device_type, dtype) for arg in args))
+            return op(*cast, *args[count:])
 
     for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
         dispatch_key = getattr(torch._C.DispatchKey, key)
