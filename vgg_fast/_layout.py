@@ -100,11 +100,11 @@ def lay_out(output: Tensor, channels_last: bool) -> Tensor:
 
 
 def _contiguous(output: Tensor) -> Tensor:
-    # Of small maps, and of few channels, torch makes a copy as fast.
-    if output.device.type != "cpu" or output.size(1) < 16 or output.numel() < 1 << 15:
-        return output.contiguous()
     # A compiler may do without the copy, or leave it to what comes next.
     if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+        return output.contiguous()
+    # Of small maps, and of few channels, torch makes a copy as fast.
+    if output.device.type != "cpu" or output.size(1) < 16 or output.numel() < 1 << 15:
         return output.contiguous()
     return torch.ops.vgg_fast.to_nchw(output)
 
