@@ -21,7 +21,8 @@ def padded(input: Tensor, padding: str) -> tuple[Tensor, str]:
     if padding in ("zeros", "valid"):
         return input, padding
     if padding == "circular":
-        # F.pad writes into an empty tensor, in NCHW, of which torch.func.linearize makes a constant.
+        # In NCHW, as F.pad gives it. That writes into an empty tensor, of which
+        # torch.func.linearize makes a constant.
         input = input.contiguous()
         input = torch.cat((input[..., -1:, :], input, input[..., :1, :]), -2)
         return torch.cat((input[..., -1:], input, input[..., :1]), -1), "valid"
