@@ -45,7 +45,25 @@ def test_wrong_numbers_are_seen(training: bool) -> None:
         return model
 
     found = compare(_small(), wrong, training=training)
-    assert not found.equal and not found.doubtful and found.error > 1e-4
+    assert not found.equal and found.error > 1e-4
+
+
+def _with_first_weights_gradient(model: nn.Module, change) -> nn.Module:
+    model[0][0].weight.register_hook(change)
+    return model
+
+
+def test_a_gradient_that_is_off_by_a_little_is_a_fault() -> None:
+    found = compare(_small(), lambda m: _with_first_weights_gradient(m, lambda g: 1.02 * g))
+    assert not found.equal and "gradient" in str(found)
+
+
+def test_a_gradient_that_is_off_in_fp32_alone_is_a_flip() -> None:
+    def flipped(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient if gradient.dtype == torch.float64 else 1.02 * gradient
+
+    found = compare(_small(), lambda m: _with_first_weights_gradient(m, flipped))
+    assert found.equal and found.flips == 1
 
 
 def test_another_format_is_seen() -> None:
