@@ -124,7 +124,7 @@ inline void check_alike(const char* op, const char* name, const Tensor& tensor,
 // What may follow a convolution's sums, and lie around its map: vgg_fast/functional.py says what
 // the arguments mean.
 struct Arguments {
-  std::optional<Tensor> bias, scale;
+  std::optional<Tensor> bias = std::nullopt, scale = std::nullopt;
   double negative_slope = 0;
   std::string padding = "zeros";
 };

@@ -185,7 +185,9 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
   const int64_t after = patch.columns - before - (end - first);
   const auto read_border = [&](int64_t image, int64_t row, int64_t column, int64_t count,
                                Real* to) {
-    if (count > 0 && find_pixel(source.border, source.width, column)) {
+    // A column of the map is no border: it lies behind the tile, in a row that is longer than that.
+    const bool is_outside = column < 0 || column >= source.width;
+    if (count > 0 && is_outside && find_pixel(source.border, source.width, column)) {
       read_pixels<Value>(source, patch, image, row, column, 1, to);
       --count;
       to += patch.stride;
