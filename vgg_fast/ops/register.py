@@ -22,6 +22,7 @@ def register(
     reference: Callable,
     fake: Callable,
     with_gradients: Callable | None = None,
+    routed: bool = True,
 ) -> None:
     """Register the Python half of ``vgg_fast::name``.
 
@@ -36,13 +37,16 @@ def register(
         fake: the shapes, strides and dtypes of its results.
         with_gradients: the operator where one of its tensors wants a gradient, given first what
             computes it without; the reference if there is none.
+        routed: whether it has kernels to choose from. If not, the backend in force is not asked:
+            C++ serves CPUs, and the reference everything else.
     """
     by_torch = _after(check, reference)
     torch.library.register_fake(f"vgg_fast::{name}", _after(check, fake))
     _library.impl(name, by_torch, "CompositeExplicitAutograd")
     _library.impl(name, _autograd(name, by_torch, with_gradients), "Autograd", with_keyset=True)
     _library.impl(name, by_torch, "FuncTorchBatched")
-    route.add(name, check, reference)
+    if routed:
+        route.add(name, check, reference)
 
 
 def _autograd(name: str, by_torch: Callable, with_gradients: Callable | None) -> Callable:

@@ -54,4 +54,11 @@ def with_gradients(compute: Callable, input: Tensor) -> Tensor:
     return output
 
 
-register("to_nchw", check=check, reference=reference, fake=fake, with_gradients=with_gradients)
+register(
+    "to_nchw",
+    check=check,
+    reference=reference,
+    fake=fake,
+    with_gradients=with_gradients,
+    routed=False,
+)

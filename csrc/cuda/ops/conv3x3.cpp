@@ -23,7 +23,9 @@ Gradients conv3x3_backward_operator(bool allow_tf32, bool sm90, const Tensor& gr
                                               need_weight, need_bias);
 }
 
-Tensor plain_conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+Tensor plain_conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const std::optional<Tensor>& scale, const std::string& padding) {
+  refuse_later_arguments("conv3x3", scale.has_value(), 0, padding);
   return conv3x3_operator(false, false, input, weight, bias);
 }
 

@@ -25,13 +25,16 @@ Gradients conv3x3_relu_backward_operator(bool allow_tf32, bool sm90, const Tenso
 }
 
 Tensor plain_conv3x3_relu(const Tensor& input, const Tensor& weight,
-                          const std::optional<Tensor>& bias) {
+                          const std::optional<Tensor>& bias, const std::optional<Tensor>& scale,
+                          double negative_slope, const std::string& padding) {
+  refuse_later_arguments("conv3x3_relu", scale.has_value(), negative_slope, padding);
   return conv3x3_relu_operator(false, false, input, weight, bias);
 }
 
 Gradients plain_conv3x3_relu_backward(const Tensor& grad_output, const Tensor& input,
                                       const Tensor& weight, const Tensor& output, bool need_input,
-                                      bool need_weight, bool need_bias) {
+                                      bool need_weight, bool need_bias, double negative_slope) {
+  refuse_later_arguments("conv3x3_relu_backward", false, negative_slope, "zeros");
   return conv3x3_relu_backward_operator(false, false, grad_output, input, weight, output,
                                         need_input, need_weight, need_bias);
 }

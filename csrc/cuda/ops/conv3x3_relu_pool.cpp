@@ -28,14 +28,19 @@ Gradients conv3x3_relu_pool_backward_operator(bool allow_tf32, bool sm90, const 
 
 std::tuple<Tensor, Tensor> plain_conv3x3_relu_pool(const Tensor& input, const Tensor& weight,
                                                    const std::optional<Tensor>& bias,
-                                                   bool return_argmax) {
+                                                   bool return_argmax,
+                                                   const std::optional<Tensor>& scale,
+                                                   double negative_slope,
+                                                   const std::string& padding) {
+  refuse_later_arguments("conv3x3_relu_pool", scale.has_value(), negative_slope, padding);
   return conv3x3_relu_pool_operator(false, false, input, weight, bias, return_argmax);
 }
 
 Gradients plain_conv3x3_relu_pool_backward(const Tensor& grad_output, const Tensor& input,
                                            const Tensor& weight, const Tensor& output,
                                            const Tensor& argmax, bool need_input, bool need_weight,
-                                           bool need_bias) {
+                                           bool need_bias, double negative_slope) {
+  refuse_later_arguments("conv3x3_relu_pool_backward", false, negative_slope, "zeros");
   return conv3x3_relu_pool_backward_operator(false, false, grad_output, input, weight, output,
                                              argmax, need_input, need_weight, need_bias);
 }

@@ -19,6 +19,14 @@ namespace vgg_fast::cuda {
 using torch::stable::accelerator::DeviceGuard;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
+// The CUDA kernels know none of these; Python computes them otherwise before it calls one.
+inline void refuse_later_arguments(const char* op, bool has_scale, double negative_slope,
+                                   const std::string& padding) {
+  require(!has_scale && negative_slope == 0 && padding == "zeros", "vgg_fast::", op,
+          ": the CUDA C++ kernels take no scale, no negative_slope, and no padding but zeros; fold "
+          "a scale into weight and bias, and leave the rest to torch");
+}
+
 template <Epilogue kEpilogue>
 cudaError_t fprop(const char* op, const Options& options, const Tensor& input, const Tensor& weight,
                   const void* bias, void* output, uint8_t* argmax) {
