@@ -33,8 +33,6 @@ inline void with_lanes(int64_t count, const F& f) {
   f(Count<n>{});
 }
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // The first `count` lanes; the others read as zero, and aren't written.
 template <class Vector, class Element>
 inline Vector get_lanes(const Element* from, int64_t count = kLanesOf<Vector>) {

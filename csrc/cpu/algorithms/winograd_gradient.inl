@@ -146,6 +146,31 @@ bool winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool 
   return denormals.found();
 }
 
+// The taps of a vector of outputs and as many inputs, [tap][c][k], to where they belong in the
+// gradient: `outputs` × `inputs` of them, beginning at `to`.
+template <class Value>
+void store_taps(const float* taps, const Weight& destination, int64_t outputs, int64_t inputs,
+                Value* to) {
+  constexpr int64_t n = Shape<float>::kLanes;
+  const int64_t output_stride = destination.output_stride;
+  for (int64_t tap = 0; tap < 9; ++tap, taps += n * n) {
+    Value* at = to + tap / 3 * destination.row_stride + tap % 3 * destination.column_stride;
+    if (destination.input_stride == 1) {  // channels_last: whole vectors of inputs
+      FloatVector rows[n];
+      for (int64_t c = 0; c < n; ++c) rows[c] = load<float>(taps + c * n);
+      transpose(rows);
+      for (int64_t k = 0; k < outputs; ++k) put<float>(rows[k], inputs, at + k * output_stride);
+      continue;
+    }
+    for (int64_t k = 0; k < outputs; ++k) {
+      Value* row = at + k * output_stride;
+      for (int64_t c = 0; c < inputs; ++c) {
+        from_real(taps[c * n + k], row[c * destination.input_stride]);
+      }
+    }
+  }
+}
+
 // Transforms the sums of the input channels [first, last) back, and stores them as a weight.
 // Returns the largest magnitude, which isn't finite if the transforms have overflowed, or met an
 // infinity.
@@ -153,35 +178,38 @@ template <class W, class Value>
 float winograd_store_gradient(const WeightGradient& task, const Weight& destination,
                               const float* sums, int64_t first, int64_t last) {
   using S = Shape<float>;
+  constexpr int64_t n = S::kLanes;
   const WinogradGradient<W> layout(task);
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   FloatVector largest{}, check{};
-  // Along c the stores of one output are adjacent, along a block of k the loads are.
+  // Sums are read along a block of k, gradients are written along c: in between lie the taps of a
+  // block of k and a vector of c.
+  alignas(64) float taps[S::kVectors * 9 * n * n];
   for (int64_t block = 0; block < destination.outputs; block += S::kBlock) {
-    const int64_t end = block + block_width<float>(destination.outputs, block);
-    for (int64_t c = first; c < last; ++c) {
-      for (int64_t k = block; k < end; k += S::kLanes) {
-        alignas(64) float taps[9 * S::kLanes];
-        transform_tile<W::kInput, 3, W::weight_gradient>(
-            reads_from<W::kInput>(sums + c * layout.row_stride + k, layout.sums_stride),
-            [&](int64_t i, int64_t j, FloatVector vector) {
-              store<float>(vector, taps + (i * 3 + j) * S::kLanes);
-              largest = larger(largest, magnitude(vector));
-              check += vector * 0.f;  // a NaN for what isn't finite
-            });
-        const int64_t left = destination.outputs - k;
-        const int64_t width = left < S::kLanes ? left : S::kLanes;
-        Value* to = values + k * destination.output_stride + c * destination.input_stride;
-        for (int64_t i = 0; i < width; ++i, to += destination.output_stride) {
-          for (int64_t tap = 0; tap < 9; ++tap) {
-            from_real(taps[tap * S::kLanes + i],
-                      to[tap / 3 * destination.row_stride + tap % 3 * destination.column_stride]);
-          }
+    const int64_t width = block_width<float>(destination.outputs, block);
+    for (int64_t c = first; c < last; c += n) {
+      const int64_t inputs = least(n, last - c);
+      for (int64_t i = 0; i < inputs; ++i) {
+        for (int64_t k = 0; k < width; k += n) {
+          float* to = taps + k * 9 * n + i * n;
+          transform_tile<W::kInput, 3, W::weight_gradient>(
+              reads_from<W::kInput>(sums + (c + i) * layout.row_stride + block + k,
+                                    layout.sums_stride),
+              [&](int64_t y, int64_t x, FloatVector vector) {
+                store<float>(vector, to + (y * 3 + x) * n * n);
+                largest = larger(largest, magnitude(vector));
+                check += vector * 0.f;  // a NaN for what isn't finite
+              });
         }
+      }
+      for (int64_t k = 0; k < width; k += n) {
+        Value* to = values + (block + k) * destination.output_stride + c * destination.input_stride;
+        store_taps(taps + k * 9 * n, destination, least(n, destination.outputs - block - k), inputs,
+                   to);
       }
     }
   }
   float result = largest_lane(largest);
-  for (int64_t i = 0; i < S::kLanes; ++i) result += check[i];
+  for (int64_t i = 0; i < n; ++i) result += check[i];
   return result;
 }

@@ -28,12 +28,13 @@ inline void store(typename Shape<Real>::Vector vector, Real* to) {
   __builtin_memcpy(to, &vector, sizeof(vector));
 }
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Outputs of the block that begins at output k: whole vectors, as few as the last block needs.
 template <class Real>
 inline int64_t block_width(int64_t outputs, int64_t k) {
   using S = Shape<Real>;
-  const int64_t left = round_up(outputs - k, S::kLanes);
-  return left < S::kBlock ? left : S::kBlock;
+  return least(round_up(outputs - k, S::kLanes), S::kBlock);
 }
 
 template <int64_t kCount>
