@@ -15,29 +15,21 @@ case, as NAME.partial.json, and can be made in parts:
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import re
 import sys
 import time
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-import vgg_fast
-from benchmarks.models.case import Case, Size
+from benchmarks.models.case import Case
 from benchmarks.models.collection import CASES
-from benchmarks.models.compare import Comparison, Transform, compare
-from benchmarks.models.measure import measured
+from benchmarks.models.options import MEASURING, Options
 from benchmarks.models.record import (
     COLUMNS,
-    KINDS,
     begun,
     cells,
     check_environment,
@@ -46,125 +38,9 @@ from benchmarks.models.record import (
     finished,
     summary,
 )
+from benchmarks.models.row import first_line, row_of, version
+from benchmarks.models.worker import Worker
 from benchmarks.record import RESULTS, Record, environment, is_whole, write
-
-
-@dataclass
-class Options:
-    """Compare and measure other packages' models."""
-
-    only: str = ""
-    """A regular expression; the cases whose names it is found in. The record is written only if
-    --json says where to."""
-
-    size: Size = "full"
-    """What is measured: inputs as people use them, or those of the tests."""
-
-    rounds: int = 5
-    """How often each way is timed; 0 compares, and measures nothing."""
-
-    threads: int = 2
-    """CPU threads."""
-
-    inference: bool = False
-    """Measure the forward pass without gradients only."""
-
-    training: bool = False
-    """Measure forward and backward pass only."""
-
-    backend: str | None = None
-    """Instead of fuse(): torch.compile with this backend, relative to torch.compile without."""
-
-    json: Path | None = None
-    """The file of the record, or its folder."""
-
-    minutes: float | None = None
-    """Begin no further case after these, and leave the rest to --resume."""
-
-    resume: Path | None = None
-    """Add the cases that this record lacks: NAME.partial.json, or one that lacked a package. On the
-    same machine, at the same commit, and with the options that it was begun with; --only chooses
-    among the cases."""
-
-    list: bool = False
-    """Print the cases, and do nothing."""
-
-
-MEASURING = ("size", "rounds", "threads", "inference", "training", "backend")  # of the options
-
-
-def transforms(options: Options) -> tuple[Transform, Transform]:
-    """What the first two ways and the last two ways make of a copy of the model."""
-
-    def compiled(model: nn.Module, **how: Any) -> nn.Module:
-        # In place, so that the names in the state_dict and the model's own methods stay.
-        torch.compiler.reset()
-        model.compile(**how)
-        return model
-
-    if options.backend is None:
-        return lambda model: model, lambda model: vgg_fast.fuse(model)
-    return compiled, lambda model: compiled(model, backend=options.backend)
-
-
-def row(case: Case, options: Options) -> dict[str, Any]:
-    """What was found about one case; ``problem`` says why there isn't more."""
-    base, ours = transforms(options)
-    found: dict[str, Any] = {"name": case.name, "version": _version(case.package)}
-    try:
-        compared = compare(case, ours)
-        if case.training and not compared.exception:
-            trained = compare(case, ours, training=True)
-            compared.equal &= trained.equal
-            compared.error = max(compared.error, trained.error)
-            compared.differences += [f"in train mode: {text}" for text in trained.differences]
-            compared.exception = trained.exception
-    except Exception as error:  # of the model itself
-        return found | {"problem": _first_line(error)}
-    found |= dataclasses.asdict(compared)
-    found |= {"name": case.name, "problem": _problem(compared)}
-    if options.backend is not None:
-        found["replaced"] = None  # a backend replaces calls, no layers
-    if compared.equal and options.rounds:
-        found |= _times(case, base, ours, options)
-    return found
-
-
-def _times(case: Case, base: Transform, ours: Transform, options: Options) -> dict[str, Any]:
-    """What is timed of a case, by kind; ``problem`` says why something isn't there."""
-    try:
-        model = case.model(options.size)
-    except Exception as error:
-        return {"problem": _first_line(error)}
-    found: dict[str, Any] = {}
-    for kind in KINDS:
-        backward = kind == "training"
-        if options.inference != options.training and backward != options.training:
-            continue
-        if backward and case.gradients in ("none", "own"):
-            continue
-        try:
-            found[kind] = measured(case, model, base, ours, options.size, options.rounds, backward)
-        except Exception as error:
-            found["problem"] = f"{kind}: {_first_line(error)}"
-    return found
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0]
-
-
-def _problem(compared: Comparison) -> str | None:
-    if compared.exception:
-        return compared.exception
-    return "; ".join(compared.differences[:3]) or None
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def table(rows: list[Record]) -> Table:
@@ -236,22 +112,25 @@ def measure(
 ) -> None:
     """Add a row for each case, until the minutes are over; the draft of ``path`` has all so far."""
     began = time.perf_counter()
-    for case in cases:
-        start = time.perf_counter()
-        if options.minutes is not None and start - began >= 60 * options.minutes:
-            return
-        if path is not None:
-            write(record, draft(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other packages use what torch has deprecated
-            found = row(case, options)
-        found["seconds"] = time.perf_counter() - start
-        record["rows"].append(found)
-        line = "  ".join((case.name, *cells(found), f"({found['seconds']:.1f} s)"))
-        console.print(line, highlight=False, markup=False)
-        if found["problem"]:
-            text = f"  {found['problem']}"
-            console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+    with Worker(options.threads) as worker:
+        for case in cases:
+            start = time.perf_counter()
+            if options.minutes is not None and start - began >= 60 * options.minutes:
+                return
+            if path is not None:
+                write(record, draft(path))
+            try:
+                found = worker(row_of, case.name, options)
+            except RuntimeError as error:  # torch's own kernels too have crashed
+                found = {"name": case.name, "version": version(case.package)}
+                found["problem"] = first_line(error)
+            found["seconds"] = time.perf_counter() - start
+            record["rows"].append(found)
+            line = "  ".join((case.name, *cells(found), f"({found['seconds']:.1f} s)"))
+            console.print(line, highlight=False, markup=False)
+            if found["problem"]:
+                text = f"  {found['problem']}"
+                console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> Path | None:

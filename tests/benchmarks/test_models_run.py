@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from torch import nn
 import vgg_fast
 from benchmarks.models import __main__ as models
 from benchmarks.models import measure
+from benchmarks.models import row as row_module
 from benchmarks.models.case import Case
 from benchmarks.models.collection import CASES
+from benchmarks.models.worker import Worker
 from benchmarks.record import environment
 
 ONLY = "^pattern[.](conv_blocks|no_bias|dropout)$"  # conv_blocks is the first of the collection
@@ -21,7 +25,7 @@ THREADS = str(torch.get_num_threads())
 
 
 class Row:
-    """Stands for :func:`benchmarks.models.__main__.row`; notes which cases it was asked for."""
+    """Stands for :func:`benchmarks.models.row.row`; notes which cases it was asked for."""
 
     def __init__(self, fails_at: str | None = None) -> None:
         self.fails_at, self.asked, self.options = fails_at, [], None
@@ -35,10 +39,27 @@ class Row:
         return {"name": case.name, "version": "1", **found, "forward": {"ratio": 2.0}}
 
 
+class InThisProcess:
+    """Stands for :class:`benchmarks.models.worker.Worker`, whose process knows no Row."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def __call__(self, function: Callable, *arguments: object) -> object:
+        return function(*arguments)
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 @pytest.fixture
 def row(monkeypatch) -> Row:
     found = Row()
-    monkeypatch.setattr(models, "row", found)
+    monkeypatch.setattr(row_module, "row", found)
+    monkeypatch.setattr(models, "Worker", InThisProcess)
     return found
 
 
@@ -72,6 +93,27 @@ def test_a_row_is_compared_and_timed(tmp_path, capsys) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_process_that_dies_is_replaced() -> None:
+    with Worker(threads=1) as worker:
+        with pytest.raises(RuntimeError, match="the process died"):
+            worker(os.abort)
+        assert worker(torch.get_num_threads) == 1
+
+
+def test_a_case_that_kills_the_process_has_a_row(tmp_path, row, monkeypatch) -> None:
+    class Dead(InThisProcess):
+        def __call__(self, function: Callable, name: str, options: models.Options) -> object:
+            if name == "pattern.dropout":
+                raise RuntimeError("the process died")
+            return function(name, options)
+
+    monkeypatch.setattr(models, "Worker", Dead)
+    path = run("--only", ONLY, "--json", tmp_path / "models.json")
+    assert names(path) == ["conv_blocks", "no_bias", "dropout"]
+    problems = [row["problem"] for row in read(path)["rows"]]
+    assert problems == [None, None, "RuntimeError: the process died"]
+
+
 def test_a_model_that_fails_in_channels_last_is_timed_as_it_is() -> None:
     case = CASES["pattern.lenet_view"]
     model = case.model("small")
@@ -96,7 +138,8 @@ def test_one_that_fails_only_when_it_is_transformed_is_a_failure() -> None:
 
 def test_a_run_that_was_cut_short_is_continued(tmp_path, monkeypatch) -> None:
     path, partial = tmp_path / "models.json", tmp_path / "models.partial.json"
-    monkeypatch.setattr(models, "row", Row(fails_at="pattern.dropout"))
+    monkeypatch.setattr(row_module, "row", Row(fails_at="pattern.dropout"))
+    monkeypatch.setattr(models, "Worker", InThisProcess)
     with pytest.raises(SystemExit, match=r"interrupted; --resume .*models\.partial\.json"):
         run("--only", ONLY, "--rounds", 7, "--json", path)
     assert names(partial) == ["conv_blocks", "no_bias"] and not path.exists()
@@ -104,7 +147,7 @@ def test_a_run_that_was_cut_short_is_continued(tmp_path, monkeypatch) -> None:
         run("--only", ONLY, "--json", path)
 
     second = Row()
-    monkeypatch.setattr(models, "row", second)
+    monkeypatch.setattr(row_module, "row", second)
     assert run("--resume", partial) == path
     assert second.asked == ["dropout"] and second.options.rounds == 7
     assert names(path) == ["conv_blocks", "no_bias", "dropout"] and not partial.exists()
