@@ -198,6 +198,13 @@ inline void check_poolable(const char* op, const Tensor& input,
           input.size(2), "x", input.size(3), "; use larger images or fewer blocks");
 }
 
+// A channel of `input` has more than one value, whose variance is to be divided by.
+inline void check_normalisable(const char* op, const Tensor& input) {
+  require(input.size(0) * input.size(2) * input.size(3) > 1, "vgg_fast::", op,
+          ": a batch norm in training needs more than one value a channel, but the input is ",
+          shape_of(input));
+}
+
 // A tensor handed to a backward operator has the `shape`, and the device of `like`.
 inline void check_saved(const char* op, const char* name, const Tensor& tensor,
                         const std::vector<int64_t>& shape, const Tensor& like) {

@@ -47,6 +47,15 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "
       "-> Tensor");
 
+  // By the batch's own statistics, which it returns too; with a ReLU, leaky or not, or none.
+  m.def(
+      "batch_norm(Tensor input, Tensor? weight, Tensor? bias, float eps, bool relu=False, "
+      "float negative_slope=0.) -> (Tensor output, Tensor mean, Tensor var)");
+  m.def(
+      "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, "
+      "Tensor mean, Tensor var, float eps, bool relu=False, float negative_slope=0.) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+
   // A map in NCHW: the others return channels_last.
   m.def("to_nchw(Tensor input) -> Tensor");
 

@@ -32,7 +32,9 @@ def run(instruction_set: str, *arguments: str) -> subprocess.CompletedProcess:
 )
 def test_the_operators_equal_fp64_on(instruction_set: str) -> None:
     operators = [*TESTS.glob("ops/test_conv3x3*.py")]
-    operators += (TESTS / f"ops/test_{name}.py" for name in ("max_pool2x2", "to_nchw"))
+    operators += (
+        TESTS / f"ops/test_{name}.py" for name in ("max_pool2x2", "to_nchw", "batch_norm")
+    )
     process = run(
         instruction_set,
         *("-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"),

@@ -7,9 +7,10 @@
     MaxPool2d(2)                                         max_pool2x2
 
 The ReLU may be a LeakyReLU if it comes before the pooling: behind it, its rounding can't make two
-pixels of a window equal, and torch's gradient may be another one's. The norm is in eval mode, and
-nothing of its own wants a gradient (norm.py). On a GPU a LeakyReLU, and a convolution that pads
-with anything but zeros, stay torch's.
+pixels of a window equal, and torch's gradient may be another one's. A norm in eval mode, of which
+nothing wants a gradient, is folded into the convolution; one in training runs behind it, as one
+operator with the ReLU, and on CPUs alone (norm.py). On a GPU a LeakyReLU, and a convolution that
+pads with anything but zeros, stay torch's.
 
 A layer takes part if it is exactly of one of these types, with settings that the operators serve,
 and if calling it does nothing else. An ``nn.Identity`` or an inactive ``nn.Dropout`` may stand
@@ -26,29 +27,31 @@ from typing import Any
 from torch import nn
 
 from vgg_fast.layers.convolution import Conv3x3
-from vgg_fast.layers.norm import is_scale_of
+from vgg_fast.layers.norm import is_scale_of, normalises_the_batch
 from vgg_fast.layers.pooling import MaxPool2x2, pools_2x2
 
 __all__ = ["Group", "group", "is_called_plainly", "keeps_format"]
 
 
 class Group:
-    """Layers that run as one operator, or as a convolution's with a pooling's behind it.
+    """Layers that run as one operator, or as a convolution with a norm or a pooling behind it.
 
     Attributes:
         operator: ``conv3x3``, ``conv3x3_relu``, ``conv3x3_relu_pool`` or ``max_pool2x2``.
         layers: in the order of their calls.
         conv: the convolution; None for ``max_pool2x2``.
         padding: of the convolution, as the operators call it.
-        norm: the batch norm behind the convolution; None if there is none.
+        norm: the batch norm behind the convolution that is its scale; None if there is none.
+        batch_norm: the one that takes the batch's statistics; then the operator is what the layers
+            would be without it.
         negative_slope: of the ReLU.
         pools_first: whether a pooling comes before the ReLU; behind ``conv3x3`` there is none.
         ceil_mode: of the pooling.
     """
 
     __slots__ = (
-        "ceil_mode", "conv", "layers", "negative_slope", "norm", "operator", "padding",
-        "pools_first",
+        "batch_norm", "ceil_mode", "conv", "layers", "negative_slope", "norm", "operator",
+        "padding", "pools_first",
     )  # fmt: skip
 
     def __init__(self, operator: str, layer: nn.Module) -> None:
@@ -57,6 +60,7 @@ class Group:
         self.conv: Any = None
         self.padding = "zeros"
         self.norm: Any = None
+        self.batch_norm: Any = None
         self.negative_slope = 0.0
         self.pools_first = self.ceil_mode = False
 
@@ -79,11 +83,16 @@ class Group:
                 return False
             self.ceil_mode = layer.ceil_mode
         elif role == "norm":
-            if self.operator != "conv3x3" or self.pools_first or self.norm is not None:
+            if self.operator != "conv3x3" or self.pools_first:
                 return False
-            if not is_scale_of(layer, self.conv):
+            if self.norm is not None or self.batch_norm is not None:
                 return False
-            self.norm = layer
+            if not layer.training and is_scale_of(layer, self.conv):
+                self.norm = layer
+            elif normalises_the_batch(layer, self.conv):
+                self.batch_norm = layer
+            else:
+                return False
         else:
             return False
         return True
@@ -178,7 +187,7 @@ def _slope(relu: nn.LeakyReLU) -> float:
 _ROLES: dict[type, tuple[str, Any, Callable[[Any], Any] | None]] = {
     nn.Conv2d: ("convolution", nn.Conv2d.forward, Conv3x3._served_padding),
     Conv3x3: ("convolution", Conv3x3.forward, Conv3x3._served_padding),
-    nn.BatchNorm2d: ("norm", nn.BatchNorm2d.forward, _is_evaluated),
+    nn.BatchNorm2d: ("norm", nn.BatchNorm2d.forward, None),
     nn.ReLU: ("relu", nn.ReLU.forward, None),
     nn.LeakyReLU: ("relu", nn.LeakyReLU.forward, _slope),
     nn.MaxPool2d: ("pooling", nn.MaxPool2d.forward, pools_2x2),

@@ -26,7 +26,7 @@ from vgg_fast._layout import (
 from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
 from vgg_fast.layers.convolution import is_served, keeps_channels_last
 from vgg_fast.layers.groups import Group, group, is_called_plainly, keeps_format
-from vgg_fast.layers.norm import is_folded_cheaply, scale_and_bias
+from vgg_fast.layers.norm import is_folded_cheaply, normalise, scale_and_bias
 from vgg_fast.layers.pooling import cuts_windows, is_poolable
 
 __all__ = ["FusedSequential", "GroupedForward", "fused_class", "unfused_class"]
@@ -171,7 +171,8 @@ def _taken_without(group: Group, input: Any) -> str:
     weight = conv.weight
     if not is_served(input, weight, group.padding):
         return "everything"
-    if group.operator == "conv3x3" and group.norm is None and not group.pools_first:
+    is_normed = group.norm is not None or group.batch_norm is not None
+    if group.operator == "conv3x3" and not is_normed and not group.pools_first:
         return "nothing"
     height, width = input.size(2), input.size(3)
     if group.padding == "valid":
@@ -200,6 +201,8 @@ def _kept_without(group: Group, behind: list[Group | nn.Module], run: list[Tenso
         behind: what follows it, in reverse.
         run: what the run's format follows from.
     """
+    if group.batch_norm is not None:
+        return "nothing"  # none of its operators keeps what it returns
     if group.operator == "conv3x3_relu_pool" and not group.pools_first:
         last = "pooling"
     elif group.operator == "conv3x3_relu" and group.negative_slope and not group.layers[-1].inplace:
@@ -229,9 +232,13 @@ def _compute(group: Group, input: Tensor) -> Tensor:
     bias, scale = conv.bias, None
     if group.norm is not None:
         scale, bias = scale_and_bias(group.norm, bias)
-    if operator == "conv3x3":
+    if operator == "conv3x3" or group.batch_norm is not None:
         output = conv3x3(input, conv.weight, bias, scale=scale, padding=group.padding)
-        return max_pool2x2(output) if group.pools_first else output
+        if group.batch_norm is not None:
+            has_relu = operator != "conv3x3"
+            output = normalise(group.batch_norm, output, has_relu, group.negative_slope)
+        pools = group.pools_first or operator == "conv3x3_relu_pool"
+        return max_pool2x2(output) if pools else output
     run = conv3x3_relu_pool if operator == "conv3x3_relu_pool" else conv3x3_relu
     return run(
         input, conv.weight, bias, scale=scale, negative_slope=group.negative_slope,

@@ -9,8 +9,23 @@ from vgg_fast import _extension
 
 _extension.load()
 
-from vgg_fast.ops import conv3x3, conv3x3_relu, conv3x3_relu_pool, flops, max_pool2x2, to_nchw  # noqa: E402
+from vgg_fast.ops import (  # noqa: E402
+    batch_norm,
+    conv3x3,
+    conv3x3_relu,
+    conv3x3_relu_pool,
+    flops,
+    max_pool2x2,
+    to_nchw,
+)
 
 flops.register_when_imported()
 
-__all__ = ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2", "to_nchw"]
+__all__ = [
+    "batch_norm",
+    "conv3x3",
+    "conv3x3_relu",
+    "conv3x3_relu_pool",
+    "max_pool2x2",
+    "to_nchw",
+]

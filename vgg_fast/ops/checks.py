@@ -160,6 +160,38 @@ def check_poolable(op: str, input: Tensor, padding: str = "zeros") -> None:
         )
 
 
+def check_norm(
+    op: str, input: Tensor, each: dict[str, Tensor | None], negative_slope: float
+) -> None:
+    """``input`` has a variance, and ``each`` of the others a value for each of its channels.
+
+    They have the dtype that sums are added up in.
+    """
+    check_input(op, input)
+    if input.shape[0] * input.shape[2] * input.shape[3] <= 1:
+        raise RuntimeError(
+            f"vgg_fast::{op}: a batch norm in training needs more than one value a channel, but "
+            f"the input is {_shape(input)}"
+        )
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    for name, values in each.items():
+        if values is None:
+            continue
+        check_dense(op, name, values)
+        if values.dim() != 1 or values.shape[0] != input.shape[1]:
+            raise RuntimeError(
+                f"vgg_fast::{op}: {name} must have one value for each of the {input.shape[1]} "
+                f"channels, but its shape is {_shape(values)}"
+            )
+        if values.dtype != dtype:
+            raise RuntimeError(
+                f"vgg_fast::{op}: {name} must be {str(dtype).removeprefix('torch.')}, as an input "
+                f"of {_dtype(input)} wants it, but it is {_dtype(values)}"
+            )
+        _check_device(op, name, values, input)
+    _check_slope(op, negative_slope)
+
+
 def check_saved(op: str, name: str, tensor: Tensor, shape: tuple, like: Tensor) -> None:
     """A tensor handed to a backward operator has the ``shape``, and the device of ``like``."""
     if tuple(tensor.shape) != tuple(shape) or tensor.device != like.device:

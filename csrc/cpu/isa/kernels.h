@@ -133,6 +133,17 @@ struct Pooling {
   int64_t elements = 0;  // from the first to the last
 };
 
+// Batch norm by the batch's statistics: activation(scale · (input - mean) + bias), of maps that are
+// matrices, pixels × channels.
+struct Norm {
+  Storage storage = Storage::kFloat32;
+  int64_t channels = 0;
+  const void* input = nullptr;
+  const void *mean = nullptr, *scale = nullptr, *bias = nullptr;  // Real[padded(C)]
+  bool has_relu = false;
+  double negative_slope = 0;  // of the ReLU
+};
+
 // A sum no larger than this, where no factor is larger than 1, may have lost digits because
 // denormal numbers were flushed: there are at most 2²⁰ terms, so a larger sum has lost less than
 // 2⁻²⁶ of itself. Where factors are larger, the bound grows with the largest.
@@ -192,6 +203,20 @@ struct AmxKernels {
 // A map of at most this many pixels, over all images, is convolved with the weight in place.
 constexpr int64_t kFewPixels = 16;
 
+// Of the pixels [first, last); what belongs to a channel is Real[padded(C)].
+struct NormKernels {
+  // The mean, and the sum of squared distances from it.
+  void (*statistics)(const Norm&, int64_t first, int64_t last, void* mean, void* squares);
+  void (*forward)(const Norm&, int64_t first, int64_t last, void* output);
+  // Of the gradient that the activation lets through: its sum, and that of its products with
+  // (input - mean).
+  void (*gradient_sums)(const Norm&, const void* gradient, int64_t first, int64_t last, void* sums,
+                        void* products);
+  // scale · (what is let through - offset - factor · (input - mean)).
+  void (*backward)(const Norm&, const void* gradient, const void* offset, const void* factor,
+                   int64_t first, int64_t last, void* grad_input);
+};
+
 struct Kernels {
   InstructionSet set;
 
@@ -248,6 +273,7 @@ struct Kernels {
   // A hash of bytes that distinguishes two weights of equal size and `seed`.
   uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);
 
+  NormKernels norm;
   WinogradKernels winograd2, winograd4;  // m = 2 and 4
 };
 

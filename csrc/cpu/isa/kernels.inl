@@ -17,6 +17,7 @@
 #include "cpu/algorithms/winograd.inl"
 #include "cpu/algorithms/winograd_gradient.inl"
 #include "cpu/algorithms/pool.inl"
+#include "cpu/algorithms/norm.inl"
 #include "cpu/algorithms/layout.inl"
 #include "cpu/algorithms/fingerprint.inl"
 // clang-format on
@@ -61,6 +62,46 @@ constexpr WinogradKernels kWinograd = {
           return with_float_storage(task.input.storage, [&](auto s) {
             return winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first,
                                                                     last);
+          });
+        },
+};
+
+constexpr NormKernels kNorm = {
+    .statistics =
+        [](const Norm& norm, int64_t first, int64_t last, void* mean, void* squares) {
+          with_storage(norm.storage, [&](auto s) {
+            using Real = RealOf<decltype(s)>;
+            norm_statistics<ValueOf<decltype(s)>, Real>(norm, first, last, static_cast<Real*>(mean),
+                                                        static_cast<Real*>(squares));
+          });
+        },
+    .forward =
+        [](const Norm& norm, int64_t first, int64_t last, void* output) {
+          with_storage(norm.storage, [&](auto s) {
+            using Value = ValueOf<decltype(s)>;
+            norm_forward<Value, RealOf<decltype(s)>>(norm, first, last,
+                                                     static_cast<Value*>(output));
+          });
+        },
+    .gradient_sums =
+        [](const Norm& norm, const void* gradient, int64_t first, int64_t last, void* sums,
+           void* products) {
+          with_storage(norm.storage, [&](auto s) {
+            using Value = ValueOf<decltype(s)>;
+            using Real = RealOf<decltype(s)>;
+            norm_gradient_sums<Value, Real>(norm, static_cast<const Value*>(gradient), first, last,
+                                            static_cast<Real*>(sums), static_cast<Real*>(products));
+          });
+        },
+    .backward =
+        [](const Norm& norm, const void* gradient, const void* offset, const void* factor,
+           int64_t first, int64_t last, void* grad_input) {
+          with_storage(norm.storage, [&](auto s) {
+            using Value = ValueOf<decltype(s)>;
+            using Real = RealOf<decltype(s)>;
+            norm_backward<Value, Real>(
+                norm, static_cast<const Value*>(gradient), static_cast<const Real*>(offset),
+                static_cast<const Real*>(factor), first, last, static_cast<Value*>(grad_input));
           });
         },
 };
@@ -181,6 +222,7 @@ constexpr Kernels kTable = {
           });
         },
     .fingerprint = fingerprint,
+    .norm = kNorm,
     .winograd2 = kWinograd<Winograd<2>>,
     .winograd4 = kWinograd<Winograd<4>>,
 };
