@@ -289,7 +289,7 @@ def test_frozen_takes_models_whose_weights_exist():
 def test_a_plan_of_a_huge_map_is_made():
     """One that tried each number of blocks took 12.7 s for a side of 10⁶."""
     for side in (10**4, 10**5, 10**6, 2 * 10**6):
-        plans = cpu.plan(1, 8, side, side, 8)
+        plans = cpu.plan(1, 16, side, side, 16)
         assert all(plan["pieces"] > 0 and plan["workspace"] >= 0 for plan in plans.values())
         assert plans["forward"]["tiles"] > 50
 

@@ -45,6 +45,8 @@ CONV_SHAPES = (
     Shape(2, 13, 29, 8, 37),
     Shape(1, 130, 67, 4, 4),
     Shape(3, 57, 23, 2, 2),
+    Shape(2, 64, 3, 17, 35),
+    Shape(1, 300, 2, 15, 9),
 )
 # The pooling drops an odd last row or column, and must have one window.
 POOL_CONV_SHAPES = tuple(shape for shape in CONV_SHAPES if min(shape.h, shape.w) >= 2)

@@ -215,7 +215,7 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
               }
               return sum;
             });
-        write_tile<BFloat16>(convolution, one, sums, kOutputBlock, layout.pitch, k, count);
+        write_tile<kOutputBlock, BFloat16>(convolution, one, sums, layout.pitch, k, count);
       }
     }
   }

@@ -75,7 +75,7 @@ inline int64_t patch_size(const Tiling& tiling, int64_t channels, int64_t border
 }
 
 template <class Real>
-int64_t convolve_bytes(const Convolution& convolution) {
+int64_t direct_bytes(const Convolution& convolution) {
   using S = Shape<Real>;
   const int64_t channels = convolution.source.channels;
   const int64_t pixels = round_up(convolution.tiling.pixels(), S::kPixels);
@@ -90,8 +90,8 @@ int64_t convolve_bytes(const Convolution& convolution) {
 constexpr int64_t kDirectTerms = 256;
 
 template <class Value, class Real>
-void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
-              void* workspace) {
+void convolve_direct(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
+                     void* workspace) {
   using S = Shape<Real>;
   const Source& source = convolution.source;
   const int64_t terms = 9 * source.channels;
@@ -135,7 +135,7 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
             for (int64_t c = 0; c < source.channels; ++c) sum += pixel[c] * factor[c * width];
             return sum;
           });
-      write_tile<Value>(convolution, tile, sums, S::kBlock, tile.columns, k, count);
+      write_tile<S::kBlock, Value>(convolution, tile, sums, tile.columns, k, count);
     }
   }
 }
@@ -143,7 +143,7 @@ void convolve(const Convolution& convolution, int64_t first_tile, int64_t last_t
 // packed[block][m][k]: dgrad convolves the gradient with the weight rotated by 180°, with inputs
 // and outputs exchanged.
 template <class Value, class Real>
-void pack_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
+void pack_direct(const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
   using S = Shape<Real>;
   const Value* values = static_cast<const Value*>(weight.values);
   const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;

@@ -52,19 +52,19 @@ struct WindowMaximum {
   }
 };
 
-// Writes the channels [first, first + count) of a tile whose sums lie in `sums`, `stride` Reals a
+// Writes the channels [first, first + count) of a tile whose sums lie in `sums`, kStride Reals a
 // pixel and `pitch` pixels a row.
-template <class Value, class Real, class Activation>
+template <int64_t kStride, class Value, class Real, class Activation>
 void write_tile(const Source& source, const Destination& destination, const Tile& tile,
-                const Real* sums, int64_t stride, int64_t pitch, const Real* scale,
-                const Real* bias, int64_t first, int64_t count, const Activation& activate) {
+                const Real* sums, int64_t pitch, const Real* scale, const Real* bias, int64_t first,
+                int64_t count, const Activation& activate) {
   constexpr int64_t kLanes = Shape<Real>::kLanes;
   Value* values = static_cast<Value*>(destination.values) + first;
   scale += first;
   bias += first;
   const int64_t channels = destination.channels;
   const auto pixel = [&](int64_t image, int64_t row, int64_t column) {
-    return sums + ((image * tile.rows + row) * pitch + column) * stride;
+    return sums + ((image * tile.rows + row) * pitch + column) * kStride;
   };
   if (destination.epilogue != Epilogue::kReluPool) {
     for (int64_t image = 0; image < tile.images; ++image) {
@@ -74,10 +74,13 @@ void write_tile(const Source& source, const Destination& destination, const Tile
             channels;
         for (int64_t column = 0; column < tile.columns; ++column) {
           const Real* from = pixel(image, row, column);
+          // Where a pixel has no more than part of a vector, what the rest of it writes is written
+          // again with the pixels behind it, if there are any: a part alone takes longer.
+          const int64_t behind = count == channels ? (tile.columns - 1 - column) * channels : 0;
           for (int64_t k = 0; k < count; k += kLanes) {
             const auto sum = load<Real>(from + k);
-            put<Real>(activate(sum * load<Real>(scale + k) + load<Real>(bias + k)), count - k,
-                      values + at + column * channels + k);
+            put<Real>(activate(sum * load<Real>(scale + k) + load<Real>(bias + k)),
+                      count - k + behind, values + at + column * channels + k);
           }
         }
       }
@@ -93,16 +96,16 @@ void write_tile(const Source& source, const Destination& destination, const Tile
                             (tile.column + column) / 2) *
                            channels;
         const Real* const upper = pixel(image, row, column);
-        const Real* const lower = upper + pitch * stride;
+        const Real* const lower = upper + pitch * kStride;
         for (int64_t k = 0; k < count; k += kLanes) {
           const auto factor = load<Real>(scale + k), offset = load<Real>(bias + k);
           const auto value = [&](const Real* from) __attribute__((always_inline)) {
             return activate(load<Real>(from + k) * factor + offset);
           };
           WindowMaximum<Real> maximum(value(upper));
-          maximum.compare(value(upper + stride), 1);
+          maximum.compare(value(upper + kStride), 1);
           maximum.compare(value(lower), 2);
-          maximum.compare(value(lower + stride), 3);
+          maximum.compare(value(lower + kStride), 3);
           maximum.put_to(count - k, values + at + k, argmax == nullptr ? nullptr : argmax + at + k);
         }
       }
@@ -110,12 +113,13 @@ void write_tile(const Source& source, const Destination& destination, const Tile
   }
 }
 
-template <class Value, class Real>
-void write_tile(const Convolution& convolution, const Tile& tile, const Real* sums, int64_t stride,
-                int64_t pitch, int64_t first, int64_t count) {
+template <int64_t kStride, class Value, class Real>
+void write_tile(const Convolution& convolution, const Tile& tile, const Real* sums, int64_t pitch,
+                int64_t first, int64_t count) {
   with_activation<Real>(convolution.destination, [&](const auto& activate) {
-    write_tile<Value>(convolution.source, convolution.destination, tile, sums, stride, pitch,
-                      static_cast<const Real*>(convolution.packed_scale),
-                      static_cast<const Real*>(convolution.packed_bias), first, count, activate);
+    write_tile<kStride, Value>(convolution.source, convolution.destination, tile, sums, pitch,
+                               static_cast<const Real*>(convolution.packed_scale),
+                               static_cast<const Real*>(convolution.packed_bias), first, count,
+                               activate);
   });
 }

@@ -128,6 +128,6 @@ void multiply_patches(const Convolution& convolution, const Weight& weight, cons
           }
           return sum;
         });
-    write_tile<Value>(convolution, tile, results, S::kLanes, source.width, k, outputs);
+    write_tile<S::kLanes, Value>(convolution, tile, results, source.width, k, outputs);
   }
 }

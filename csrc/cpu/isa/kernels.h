@@ -109,6 +109,16 @@ struct Convolution {
   uint8_t* needs_direct = nullptr;
 };
 
+// Whether the direct algorithm multiplies with all taps' outputs at once (few_outputs.inl), because
+// vectors of `lanes` outputs would be mostly padding.
+inline bool has_few_outputs(int64_t inputs, int64_t outputs, int64_t lanes) {
+  const auto padded = [lanes](int64_t columns) { return (columns + lanes - 1) / lanes * lanes; };
+  return inputs >= 8 && outputs < lanes && 5 * padded(9 * outputs) <= 3 * 9 * padded(outputs);
+}
+inline bool has_few_outputs(const Convolution& convolution, int64_t lanes) {
+  return has_few_outputs(convolution.source.channels, convolution.destination.channels, lanes);
+}
+
 struct WeightGradient {
   Source input, gradient;
   bool need_weight = true;

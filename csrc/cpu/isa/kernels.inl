@@ -12,6 +12,7 @@
 #include "cpu/algorithms/edges.inl"
 #include "cpu/algorithms/epilogue.inl"
 #include "cpu/algorithms/direct.inl"
+#include "cpu/algorithms/few_outputs.inl"
 #include "cpu/algorithms/gemv.inl"
 #include "cpu/algorithms/winograd_transforms.inl"
 #include "cpu/algorithms/winograd.inl"
@@ -116,8 +117,14 @@ constexpr Kernels kTable = {
     .pack_weight =
         [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
           with_storage(weight.storage, [&](auto s) {
-            pack_weight<ValueOf<decltype(s)>, RealOf<decltype(s)>>(weight, for_dgrad, first, last,
-                                                                   packed);
+            using Value = ValueOf<decltype(s)>;
+            using Real = RealOf<decltype(s)>;
+            const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
+            const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
+            if (has_few_outputs(inputs, outputs, Shape<Real>::kLanes)) {
+              return pack_few_outputs<Value>(weight, for_dgrad, static_cast<Real*>(packed));
+            }
+            pack_direct<Value, Real>(weight, for_dgrad, first, last, packed);
           });
         },
     .pack_per_channel =
@@ -130,14 +137,21 @@ constexpr Kernels kTable = {
     .convolve_workspace =
         [](const Convolution& convolution) {
           return with_storage(convolution.source.storage, [&](auto s) {
-            return convolve_bytes<RealOf<decltype(s)>>(convolution);
+            using Real = RealOf<decltype(s)>;
+            return has_few_outputs(convolution, Shape<Real>::kLanes)
+                       ? few_outputs_bytes<Real>(convolution)
+                       : direct_bytes<Real>(convolution);
           });
         },
     .convolve =
         [](const Convolution& convolution, int64_t first_tile, int64_t last_tile, void* workspace) {
           with_storage(convolution.source.storage, [&](auto s) {
-            convolve<ValueOf<decltype(s)>, RealOf<decltype(s)>>(convolution, first_tile, last_tile,
-                                                                workspace);
+            using Value = ValueOf<decltype(s)>;
+            using Real = RealOf<decltype(s)>;
+            const auto run = has_few_outputs(convolution, Shape<Real>::kLanes)
+                                 ? convolve_few_outputs<Value, Real>
+                                 : convolve_direct<Value, Real>;
+            run(convolution, first_tile, last_tile, workspace);
           });
         },
     .lanes =

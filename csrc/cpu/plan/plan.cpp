@@ -36,7 +36,16 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   const double inputs = double(round_up(problem.inputs, problem.lanes));
   const double pairs = double(problem.inputs) * outputs;
   const double pixels = double(problem.images * problem.height * problem.width);
-  if (algorithm == Algorithm::kDirect) return 9 * pixels * pairs * 1.05;
+  if (algorithm == Algorithm::kDirect) {
+    if (weight_gradient) {  // the vectors lie along either
+      return 9 * pixels * std::min(pairs, inputs * double(problem.outputs)) * 1.05;
+    }
+    if (has_few_outputs(problem.inputs, problem.outputs, problem.lanes)) {
+      // A patch has a fifth more pixels than its tile.
+      return 1.2 * pixels * double(problem.inputs * round_up(9 * problem.outputs, problem.lanes));
+    }
+    return 9 * pixels * pairs * 1.05;
+  }
   if (algorithm == Algorithm::kAmx) {
     // AMX tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
     // pixel's channels takes about as long as 20 multiply-adds.
@@ -90,6 +99,22 @@ Plan direct_plan(const Problem& problem, int64_t channels) {
       choose_tiling(problem.images, problem.height, problem.width, channels, problem.threads);
   plan.pieces = plan.tiling.count();
   return plan;
+}
+
+// Tiles whose patch has few pixels more than they have themselves: each is multiplied with the
+// taps.
+Tiling few_outputs_tiling(const Problem& problem) {
+  constexpr int64_t kPatchElements = 32 * 1024, kMostRows = 14;
+  Tiling tiling;
+  tiling.images = 1;
+  tiling.rows = std::min(problem.height, kMostRows);
+  // A pooling's windows may not be cut.
+  const int64_t fit = kPatchElements / (problem.inputs * (tiling.rows + 2)) - 2;
+  tiling.columns = std::min(problem.width, std::max<int64_t>(2, fit / 2 * 2));
+  tiling.across_images = problem.images;
+  tiling.across_rows = divide_up(problem.height, tiling.rows);
+  tiling.across_columns = divide_up(problem.width, tiling.columns);
+  return tiling;
 }
 
 // Tiles for the AMX kernels: rows of maps, or some maps, whose patch stays in L2 with the
@@ -235,6 +260,10 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
   const Algorithm algorithm = choose(problem, settings, false);
   if (algorithm == Algorithm::kDirect) {
     Plan plan = direct_plan(problem, problem.inputs);
+    if (has_few_outputs(problem.inputs, problem.outputs, problem.lanes)) {
+      plan.tiling = few_outputs_tiling(problem);
+      plan.pieces = plan.tiling.count();
+    }
     const int64_t pixels = problem.images * problem.height * problem.width;
     if (problem.for_dgrad || pixels > kFewPixels) return plan;
     // Whatever the cap, because packing the weight for direct tiles takes more.
