@@ -1,24 +1,25 @@
-// From channels_last to NCHW, for a caller who wants that: torch's own copy takes several times as
-// long where the rows of the new map lie a power of two apart.
+// From channels_last to NCHW and back: a matrix of pixels and channels is transposed. torch's own
+// copies take several times as long where the rows of one lie a power of two apart.
 
-// from[pixel][c] to to[c][pixel], for some pixels of one image of so many.
+// to[column][row] = from[row][column].
 template <class Value>
-void copy_to_nchw(const Value* from, int64_t channels, int64_t pixels, int64_t first, int64_t last,
-                  Value* to) {
+void transpose_matrix(const Value* from, int64_t from_stride, int64_t rows, int64_t columns,
+                      Value* to, int64_t to_stride) {
   constexpr int64_t n = Isa::kBytes / int64_t(sizeof(Value));
   using Vector = typename Lanes<Value, n>::Vector;
-  for (int64_t pixel = first; pixel < last; pixel += n) {
-    const int64_t rows = least(n, last - pixel);
-    for (int64_t c = 0; c < channels; c += n) {
-      const int64_t columns = least(n, channels - c);
+  for (int64_t row = 0; row < rows; row += n) {
+    const int64_t height = least(n, rows - row);
+    for (int64_t column = 0; column < columns; column += n) {
+      const int64_t width = least(n, columns - column);
       Vector block[n];
       for (int64_t i = 0; i < n; ++i) {
-        block[i] =
-            i < rows ? get_lanes<Vector>(from + (pixel + i) * channels + c, columns) : Vector{};
+        block[i] = i < height ? get_lanes<Vector>(from + (row + i) * from_stride + column, width)
+                              : Vector{};
       }
       transpose(block);
-      for (int64_t i = 0; i < columns; ++i)
-        put_lanes(block[i], to + (c + i) * pixels + pixel, rows);
+      for (int64_t i = 0; i < width; ++i) {
+        put_lanes(block[i], to + (column + i) * to_stride + row, height);
+      }
     }
   }
 }

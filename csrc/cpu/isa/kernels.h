@@ -274,8 +274,9 @@ struct Kernels {
   void (*max_pool_backward)(const Pooling&, const void* grad_output, const uint8_t* argmax,
                             int64_t first_row, int64_t last_row, void* grad_input);
 
-  // Copies the pixels [first, last) of one image of a map to the same map in NCHW.
-  void (*to_nchw)(const Source&, int64_t image, int64_t first, int64_t last, void* output);
+  // to[column][row] = from[row][column], as they are stored; strides in elements.
+  void (*transpose)(Storage, const void* from, int64_t from_stride, int64_t rows, int64_t columns,
+                    void* to, int64_t to_stride);
 
   // Of the source's values from `first` to `last`, before its prologue.
   float (*largest_magnitude)(const Source&, int64_t first, int64_t last);

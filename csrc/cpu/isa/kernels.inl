@@ -219,14 +219,13 @@ constexpr Kernels kTable = {
                                                     last_row, grad_input);
           });
         },
-    .to_nchw =
-        [](const Source& source, int64_t image, int64_t first, int64_t last, void* output) {
-          with_storage(source.storage, [&](auto s) {
+    .transpose =
+        [](Storage storage, const void* from, int64_t from_stride, int64_t rows, int64_t columns,
+           void* to, int64_t to_stride) {
+          with_storage(storage, [&](auto s) {
             using Value = ValueOf<decltype(s)>;
-            const int64_t at = image * source.image_stride;
-            copy_to_nchw(static_cast<const Value*>(source.values) + at, source.channels,
-                         source.height * source.width, first, last,
-                         static_cast<Value*>(output) + at);
+            transpose_matrix(static_cast<const Value*>(from), from_stride, rows, columns,
+                             static_cast<Value*>(to), to_stride);
           });
         },
     .largest_magnitude =

@@ -87,11 +87,12 @@ std::optional<Tensor> per_channel(const char* op, const char* name,
   return per_channel(op, name, *values, map);
 }
 
-Norm norm_of(const Tensor& map, bool relu, double negative_slope) {
+Norm norm_of(const ChannelsLast& given, bool relu, double negative_slope) {
+  const Tensor& map = given.tensor();
   Norm norm;
   norm.storage = storage_of(map);
   norm.channels = map.size(1);
-  norm.input = map.data_ptr();
+  norm.input = given.data();
   norm.has_relu = relu;
   norm.negative_slope = negative_slope;
   return norm;
@@ -116,15 +117,17 @@ void add_up_statistics(const Rows<Real>& rows, const Pieces& pieces, int64_t cha
 }
 
 template <class Real>
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& map, const std::optional<Tensor>& weight,
+std::tuple<Tensor, Tensor, Tensor> forward(const ChannelsLast& given,
+                                           const std::optional<Tensor>& weight,
                                            const std::optional<Tensor>& bias, double eps, bool relu,
                                            double negative_slope) {
+  const Tensor& map = given.tensor();
   const ScalarType real = sizeof(Real) == 8 ? ScalarType::Double : ScalarType::Float;
   const std::vector<int64_t> each = {map.size(1)};
   const Tensor output = new_output(map, map.size(1), map.size(2), map.size(3));
   const Tensor mean = torch::stable::empty(each, real, std::nullopt, map.device());
   const Tensor var = torch::stable::empty(each, real, std::nullopt, map.device());
-  Norm norm = norm_of(map, relu, negative_slope);
+  Norm norm = norm_of(given, relu, negative_slope);
 
   const Pieces pieces(map);
   const Rows<Real> statistics(map, 2 * pieces.count);
@@ -146,13 +149,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& map, const std::optiona
 }
 
 template <class Real>
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& gradient, const Tensor& map,
+std::tuple<Tensor, Tensor, Tensor> backward(const ChannelsLast& gradient, const ChannelsLast& given,
                                             const std::optional<Tensor>& weight,
                                             const std::optional<Tensor>& bias, const Tensor& mean,
                                             const Tensor& var, double eps, bool relu,
                                             double negative_slope) {
   using C = Channels<Real>;
-  Norm norm = norm_of(map, relu, negative_slope);
+  const Tensor& map = given.tensor();
+  Norm norm = norm_of(given, relu, negative_slope);
   C channels(map);
   channels.set(norm, mean, var, weight, bias, eps);
 
@@ -160,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& gradient, const Tensor
   const Rows<Real> sums(map, 2 * pieces.count);
   parallel(pieces.count, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
-      kernels().norm.gradient_sums(norm, gradient.data_ptr(), pieces.begin(piece),
+      kernels().norm.gradient_sums(norm, gradient.data(), pieces.begin(piece),
                                    pieces.begin(piece + 1), sums[2 * piece], sums[2 * piece + 1]);
     }
   });
@@ -182,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& gradient, const Tensor
     static_cast<Real*>(grad_bias.data_ptr())[c] = Real(sum);
   }
   parallel(pieces.count, [&](int64_t first, int64_t last) {
-    kernels().norm.backward(norm, gradient.data_ptr(), channels.rows[C::kOffset],
+    kernels().norm.backward(norm, gradient.data(), channels.rows[C::kOffset],
                             channels.rows[C::kFactor], pieces.begin(first), pieces.begin(last),
                             grad_input.data_ptr());
   });
@@ -200,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& input,
   const auto weights = per_channel(op, "weight", weight, input);
   const auto biases = per_channel(op, "bias", bias, input);
   return with_oom_context(op, input, [&] {
-    const Tensor map = channels_last(input);
+    const ChannelsLast map(input);
     return input.scalar_type() == ScalarType::Double
                ? forward<double>(map, weights, biases, eps, relu, negative_slope)
                : forward<float>(map, weights, biases, eps, relu, negative_slope);
@@ -222,7 +226,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
   const Tensor means = per_channel(op, "mean", mean, input);
   const Tensor vars = per_channel(op, "var", var, input);
   return with_oom_context(op, input, [&] {
-    const Tensor map = channels_last(input), gradient = channels_last(grad_output);
+    const ChannelsLast map(input), gradient(grad_output);
     return input.scalar_type() == ScalarType::Double
                ? backward<double>(gradient, map, weights, biases, means, vars, eps, relu,
                                   negative_slope)

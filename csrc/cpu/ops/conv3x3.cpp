@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/memory/outputs.h"
 #include "cpu/ops/convolution.h"
 
 namespace vgg_fast::cpu {
@@ -23,9 +24,11 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, c
   check_saved(op, "grad_output", grad_output,
               {input.size(0), weight.size(0), input.size(2), input.size(3)}, input);
   check_alike(op, "grad_output", grad_output, input);
-  const Tensor grad = channels_last(grad_output);
-  return convolution_backward(op, read_map(grad), input, weight, need_input, need_weight,
-                              need_bias);
+  return with_oom_context(op, input, [&] {
+    const ChannelsLast grad(grad_output);
+    return convolution_backward(op, read_map(grad), input, weight, need_input, need_weight,
+                                need_bias);
+  });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/memory/outputs.h"
 #include "cpu/ops/convolution.h"
 
 namespace vgg_fast::cpu {
@@ -29,12 +30,15 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_outp
   check_saved(op, "output", output, shape, input);
   check_alike(op, "grad_output", grad_output, input);
   check_alike(op, "output", output, input);
-  const Tensor grad = channels_last(grad_output), mask = channels_last(output);
-  Source gradient = read_map(grad);
-  gradient.prologue = negative_slope == 0 ? Prologue::kReluGradient : Prologue::kLeakyReluGradient;
-  gradient.output = mask.data_ptr();
-  gradient.negative_slope = negative_slope;
-  return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
+  return with_oom_context(op, input, [&] {
+    const ChannelsLast grad(grad_output), mask(output);
+    Source gradient = read_map(grad);
+    gradient.prologue =
+        negative_slope == 0 ? Prologue::kReluGradient : Prologue::kLeakyReluGradient;
+    gradient.output = mask.data();
+    gradient.negative_slope = negative_slope;
+    return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
+  });
 }
 
 }  // namespace

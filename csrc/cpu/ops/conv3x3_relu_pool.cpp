@@ -18,7 +18,7 @@ std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& 
   check_convolution(op, input, weight, arguments);
   check_poolable(op, input, padding);
   return with_oom_context(op, input, [&] {
-    const Tensor map = channels_last(input);
+    const ChannelsLast map(input);
     const Source source = read_padded_map(map, padding);
     const PooledOutput pooled =
         new_pooled_output(input, weight.size(0), source.height, source.width, return_argmax);
@@ -47,19 +47,19 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
   check_alike(op, "grad_output", grad_output, input);
   check_alike(op, "output", output, input);
   check_argmax(op, argmax);
-  const Tensor grad = channels_last(grad_output), mask = channels_last(output),
-               positions = channels_last(argmax);
-  Source gradient = read_map(input);  // the full-resolution size is the input's
-  gradient.channels = weight.size(0);
-  gradient.row_stride = grad.size(3) * gradient.channels;
-  gradient.image_stride = grad.size(2) * gradient.row_stride;
-  gradient.prologue =
-      negative_slope == 0 ? Prologue::kPoolReluGradient : Prologue::kPoolLeakyReluGradient;
-  gradient.values = grad.data_ptr();
-  gradient.output = mask.data_ptr();
-  gradient.negative_slope = negative_slope;
-  gradient.argmax = static_cast<const uint8_t*>(positions.data_ptr());
-  return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
+  return with_oom_context(op, input, [&] {
+    const ChannelsLast grad(grad_output), mask(output);
+    const Tensor positions = channels_last(argmax);
+    Source gradient = read_map(grad);
+    gradient.height = input.size(2);  // of the full-resolution map
+    gradient.width = input.size(3);
+    gradient.prologue =
+        negative_slope == 0 ? Prologue::kPoolReluGradient : Prologue::kPoolLeakyReluGradient;
+    gradient.output = mask.data();
+    gradient.negative_slope = negative_slope;
+    gradient.argmax = static_cast<const uint8_t*>(positions.data_ptr());
+    return convolution_backward(op, gradient, input, weight, need_input, need_weight, need_bias);
+  });
 }
 
 }  // namespace

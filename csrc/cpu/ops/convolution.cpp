@@ -51,7 +51,7 @@ void pack_per_channel(const std::optional<Tensor>& values, double otherwise, con
                              packed.at(0));
 }
 
-Gradients weight_gradients(const Source& gradient, const Tensor& input, const Tensor& weight,
+Gradients weight_gradients(const Source& gradient, const ChannelsLast& input, const Tensor& weight,
                            bool need_weight, bool need_bias) {
   WeightGradient task;
   task.input = read_map(input);
@@ -111,7 +111,7 @@ void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
 Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
                            const Arguments& arguments, Epilogue epilogue) {
   return with_oom_context(op, input, [&] {
-    const Tensor map = channels_last(input);
+    const ChannelsLast map(input);
     const Source source = read_padded_map(map, arguments.padding);
     const Tensor output = new_output(input, weight.size(0), source.height, source.width);
     Destination destination;
@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const So
     Tensor grad_weight = nothing(weight, weight.scalar_type());
     Tensor grad_bias = nothing(weight, weight.scalar_type());  // operators return no alias
     if (need_weight || need_bias) {
-      const Tensor map = channels_last(input);
+      const ChannelsLast map(input);
       const Gradients gradients = weight_gradients(gradient, map, weight, need_weight, need_bias);
       grad_weight = gradients.weight;
       grad_bias = gradients.bias;

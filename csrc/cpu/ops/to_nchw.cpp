@@ -4,7 +4,6 @@
 
 #include "cpu/memory/outputs.h"
 #include "cpu/memory/tensors.h"
-#include "cpu/plan/threads.h"
 
 namespace vgg_fast::cpu {
 namespace {
@@ -13,18 +12,16 @@ Tensor to_nchw(const Tensor& input) {
   constexpr const char* op = "to_nchw";
   check_input(op, input);
   return with_oom_context(op, input, [&] {
-    const Tensor map = channels_last(input);
-    const Source source = read_map(map);
-    const Tensor output = new_nchw_output(map);
-    const int64_t pixels = source.height * source.width;
-    constexpr int64_t kPiece = 1024;  // pixels
-    const int64_t pieces = divide_up(pixels, kPiece);
-    parallel(source.images * pieces, [&](int64_t first, int64_t last) {
-      for (int64_t piece = first; piece < last; ++piece) {
-        const int64_t begin = piece % pieces * kPiece;
-        kernels().to_nchw(source, piece / pieces, begin, std::min(pixels, begin + kPiece),
-                          output.data_ptr());
-      }
+    const ChannelsLast map(input);
+    const Tensor output = new_nchw_output(input);
+    const Storage storage = storage_of(input);
+    const int64_t channels = input.size(1), pixels = input.size(2) * input.size(3);
+    const int64_t value = stored_size(storage), image_bytes = channels * pixels * value;
+    const char* const from = static_cast<const char*>(map.data());
+    char* const to = static_cast<char*>(output.data_ptr());
+    for_each_piece(input, [&](int64_t image, int64_t first, int64_t last) {
+      kernels().transpose(storage, from + image * image_bytes + first * channels * value, channels,
+                          last - first, channels, to + image * image_bytes + first * value, pixels);
     });
     return output;
   });
