@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from benchmarks.memory import keep_freed_memory
+
 T = TypeVar("T")
 
 
@@ -26,7 +28,7 @@ class Worker:
 
     def _started(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, torch.set_num_threads, (self.threads,))
+        return ProcessPoolExecutor(1, context, _begin, (self.threads,))
 
     def __call__(self, function: Callable[..., T], *arguments: object) -> T:
         """Call a function that can be pickled.
@@ -51,3 +53,8 @@ class Worker:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()

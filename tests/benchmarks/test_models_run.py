@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +100,28 @@ def test_a_process_that_dies_is_replaced() -> None:
         with pytest.raises(RuntimeError, match="the process died"):
             worker(os.abort)
         assert worker(torch.get_num_threads) == 1
+
+
+def test_freed_memory_is_kept() -> None:
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("the C library has no mallopt")
+    with Worker(threads=1) as worker:
+        first, second = worker(_faults_of_64_mebibytes_twice)
+    assert first > second < 100
+
+
+def _faults_of_64_mebibytes_twice() -> list[int]:
+    """How many pages come anew as a block is allocated, written and freed, and once more."""
+    libc, found = ctypes.CDLL(None), []
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        memory = libc.malloc(64 << 20)
+        ctypes.memset(memory, 1, 64 << 20)
+        libc.free(memory)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return found
 
 
 def test_a_case_that_kills_the_process_has_a_row(tmp_path, row, monkeypatch) -> None:
