@@ -4,7 +4,7 @@ Every case is compared at its small size, in eval mode and in train mode where i
 isn't equal isn't measured. Then four ways take turns: the model, the same in channels_last, and
 both transformed. A ratio is the time of the better of the first two, relative to the better of the
 last two: above 1, vgg_fast is faster. For all of them the C library keeps what is freed
-(benchmarks/memory.py says why).
+(benchmarks/allocator.py says why).
 
 All of it takes hours, most of them in the calls that are timed. The record is written after each
 case, as NAME.partial.json, and can be made in parts:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from benchmarks.memory import keep_freed_memory
+from benchmarks.allocator import keep_freed_memory
 
 T = TypeVar("T")
 
