@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 __all__ = [
     "is_folded_cheaply",
@@ -100,8 +101,8 @@ def scale_and_bias(norm: nn.BatchNorm2d, bias: Tensor | None) -> tuple[Tensor, T
 def normalises_the_batch(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> bool:
     """Whether ``norm``, behind ``conv``, takes the batch's statistics, and the operator serves it.
 
-    On CPUs alone, and not while a compiler or a transform of torch.func looks on: they know torch's
-    norm, and what becomes of its statistics.
+    On CPUs alone, and not while a compiler, a transform of torch.func or forward mode looks on: they
+    know torch's norm, and what becomes of its statistics.
     """
     parameters, buffers, weight = norm._parameters, norm._buffers, conv._parameters.get("weight")
     if weight is None or not weight.is_cpu or weight.shape[0] < _FEWEST_CHANNELS:
@@ -112,6 +113,8 @@ def normalises_the_batch(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> bool:
     if not norm.training and (mean is not None or var is not None):
         return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if forward_ad._current_level >= 0:  # the running statistics would get tangents
         return False
     shape, dtype = (weight.shape[0],), None
     for tensor in (mean, var, parameters["weight"], parameters["bias"]):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from tests.support.numerics import assert_as_accurate, in_float64, relative_error
@@ -201,6 +202,17 @@ def test_transforms_of_torch_func_see_torchs_norm() -> None:
         # A bias ahead of the norm has a gradient of nothing but rounding.
         if name != "0.bias":
             assert relative_error(found[1][name], expected) <= 1e-5
+
+
+def test_forward_mode_sees_torchs_norm() -> None:
+    plain = model(conv(), norm(), nn.ReLU())
+    tangents = []
+    for net in (plain, fuse(copy.deepcopy(plain))):
+        with forward_ad.dual_level():
+            output = net(forward_ad.make_dual(INPUT, INPUT.flip(0)))
+            tangents.append(forward_ad.unpack_dual(output).tangent)
+            assert forward_ad.unpack_dual(net[1].running_mean).tangent is None
+    assert relative_error(tangents[1], tangents[0]) <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
