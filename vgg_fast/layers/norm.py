@@ -101,8 +101,8 @@ def scale_and_bias(norm: nn.BatchNorm2d, bias: Tensor | None) -> tuple[Tensor, T
 def normalises_the_batch(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> bool:
     """Whether ``norm``, behind ``conv``, takes the batch's statistics, and the operator serves it.
 
-    On CPUs alone, and not while a compiler, a transform of torch.func or forward mode looks on: they
-    know torch's norm, and what becomes of its statistics.
+    On CPUs alone, and not while a compiler, a transform of torch.func or forward mode looks on:
+    they know torch's norm, and what becomes of its statistics.
     """
     parameters, buffers, weight = norm._parameters, norm._buffers, conv._parameters.get("weight")
     if weight is None or not weight.is_cpu or weight.shape[0] < _FEWEST_CHANNELS:
