@@ -23,7 +23,7 @@ from vgg_fast._layout import (
     suggests_channels_last,
 )
 from vgg_fast.ops._shared import reference_relu, reference_relu_gradient
-from vgg_fast.ops.checks import check_gradient, check_norm
+from vgg_fast.ops.checks import check_gradient, check_norm, dtype_of_sums
 from vgg_fast.ops.register import register
 
 
@@ -65,7 +65,7 @@ def fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The results' shapes, layouts and dtypes."""
     each = (input.shape[1],)
-    real = _real(input)
+    real = dtype_of_sums(input)
     return (
         empty_channels_last(input, *input.shape[1:]),
         input.new_empty(each, dtype=real),
@@ -177,14 +177,9 @@ def fake_backward(
     return fake(input, weight, bias, eps)
 
 
-def _real(input: Tensor) -> torch.dtype:
-    """What sums are taken in, and parameters and statistics have."""
-    return torch.float64 if input.dtype == torch.float64 else torch.float32
-
-
 def _normalised(input: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The input with mean 0 and variance 1, what it was multiplied with, and its statistics."""
-    wide = input.to(_real(input))
+    wide = input.to(dtype_of_sums(input))
     var, mean = torch.var_mean(wide, (0, 2, 3), correction=0, keepdim=True)
     inverse = torch.rsqrt(var + eps)
     return (wide - mean) * inverse, inverse, mean, var

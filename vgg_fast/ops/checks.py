@@ -83,20 +83,30 @@ def _check_scale(
 ) -> None:
     check_dense(op, "scale", scale)
     _check_one_each(op, "scale", scale, weight)
-    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    wanted = str(dtype).removeprefix("torch.")
-    if scale.dtype != dtype:
-        raise RuntimeError(
-            f"vgg_fast::{op}: scale must be {wanted}, as an input of {_dtype(input)} wants it, "
-            f"but it is {_dtype(scale)}"
-        )
-    _check_device(op, "scale", scale, input)
+    _check_summed(op, "scale", scale, input)
     if bias is not None:
-        if bias.dtype != dtype:
+        if bias.dtype != dtype_of_sums(input):
             raise RuntimeError(
-                f"vgg_fast::{op}: with a scale, bias must be {wanted} too, but it is {_dtype(bias)}"
+                f"vgg_fast::{op}: with a scale, bias must be {_dtype(scale)} too, but it is "
+                f"{_dtype(bias)}"
             )
         _check_device(op, "bias", bias, input)
+
+
+def dtype_of_sums(input: Tensor) -> torch.dtype:
+    """What is computed with for ``input``: float32 for 16 bits too."""
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def _check_summed(op: str, name: str, values: Tensor, input: Tensor) -> None:
+    """``values`` have the dtype that sums are added up in, and lie on the device of ``input``."""
+    wanted = dtype_of_sums(input)
+    if values.dtype != wanted:
+        raise RuntimeError(
+            f"vgg_fast::{op}: {name} must be {str(wanted).removeprefix('torch.')}, as an input of "
+            f"{_dtype(input)} wants it, but it is {_dtype(values)}"
+        )
+    _check_device(op, name, values, input)
 
 
 def _check_slope(op: str, negative_slope: float) -> None:
@@ -173,7 +183,6 @@ def check_norm(
             f"vgg_fast::{op}: a batch norm in training needs more than one value a channel, but "
             f"the input is {_shape(input)}"
         )
-    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     for name, values in each.items():
         if values is None:
             continue
@@ -183,12 +192,7 @@ def check_norm(
                 f"vgg_fast::{op}: {name} must have one value for each of the {input.shape[1]} "
                 f"channels, but its shape is {_shape(values)}"
             )
-        if values.dtype != dtype:
-            raise RuntimeError(
-                f"vgg_fast::{op}: {name} must be {str(dtype).removeprefix('torch.')}, as an input "
-                f"of {_dtype(input)} wants it, but it is {_dtype(values)}"
-            )
-        _check_device(op, name, values, input)
+        _check_summed(op, name, values, input)
     _check_slope(op, negative_slope)
 
 
