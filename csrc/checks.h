@@ -129,23 +129,29 @@ struct Arguments {
   std::string padding = "zeros";
 };
 
+// `values` lie on the device of `input`, in the dtype that its sums are added up in.
+inline void check_summed(const char* op, const char* name, const Tensor& values,
+                         const Tensor& input) {
+  const bool wide = input.scalar_type() == ScalarType::Double;
+  require(values.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), "vgg_fast::", op,
+          ": ", name, " must be ", wide ? "float64" : "float32", ", as an input of ",
+          dtype_of(input), " wants it, but it is ", dtype_of(values));
+  require(same_device(values, input), "vgg_fast::", op, ": input is on ", device_of(input),
+          ", but ", name, " is on ", device_of(values), "; move one of them");
+}
+
 // A value for each output channel, on the device of `input`, in the dtype that a scale has.
 inline void check_scale(const char* op, const Tensor& input, int64_t outputs,
                         const Arguments& arguments) {
   const Tensor& scale = *arguments.scale;
-  const bool wide = input.scalar_type() == ScalarType::Double;
-  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
-  const char* const name = wide ? "float64" : "float32";
   require(scale.dim() == 1 && scale.size(0) == outputs, "vgg_fast::", op,
           ": scale must have one value for each of the ", outputs,
           " output channels, but its shape is ", shape_of(scale));
-  require(scale.scalar_type() == dtype, "vgg_fast::", op, ": scale must be ", name,
-          ", as an input of ", dtype_of(input), " wants it, but it is ", dtype_of(scale));
-  require(same_device(scale, input), "vgg_fast::", op, ": input is on ", device_of(input),
-          ", but scale is on ", device_of(scale), "; move one of them");
+  check_summed(op, "scale", scale, input);
   if (!arguments.bias) return;
-  require(arguments.bias->scalar_type() == dtype, "vgg_fast::", op, ": with a scale, bias must be ",
-          name, " too, but it is ", dtype_of(*arguments.bias));
+  require(arguments.bias->scalar_type() == scale.scalar_type(), "vgg_fast::", op,
+          ": with a scale, bias must be ", dtype_of(scale), " too, but it is ",
+          dtype_of(*arguments.bias));
   require(same_device(*arguments.bias, input), "vgg_fast::", op, ": input is on ", device_of(input),
           ", but bias is on ", device_of(*arguments.bias), "; move one of them");
 }

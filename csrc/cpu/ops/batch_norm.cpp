@@ -69,15 +69,10 @@ struct Channels {
 
 // A norm's parameters or statistics, dense, as the kernels of `map` compute with them.
 Tensor per_channel(const char* op, const char* name, const Tensor& values, const Tensor& map) {
-  const bool wide = map.scalar_type() == ScalarType::Double;
   require(values.dim() == 1 && values.size(0) == map.size(1), "vgg_fast::", op, ": ", name,
           " must have one value for each of the ", map.size(1), " channels, but its shape is ",
           shape_of(values));
-  require(values.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), "vgg_fast::", op,
-          ": ", name, " must be ", wide ? "float64" : "float32", ", as an input of ", dtype_of(map),
-          " wants it, but it is ", dtype_of(values));
-  require(same_device(values, map), "vgg_fast::", op, ": input is on ", device_of(map), ", but ",
-          name, " is on ", device_of(values), "; move one of them");
+  check_summed(op, name, values, map);
   return torch::stable::contiguous(aligned(values));
 }
 
