@@ -20,6 +20,11 @@ struct Isa {
   static inline __m256i multiply_halves(Words words) {
     return _mm256_mul_epu32(__m256i(words), __m256i(words >> 32));
   }
+  // Fewer lanes than a vector has; the others read as zero. Zen 3 is slow to write so.
+  static inline __m256 load_first(const float* from, int64_t count) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), lanes));
+  }
 };
 
 #include "cpu/isa/kernels.inl"

@@ -20,6 +20,16 @@ struct Isa {
   static inline __m512i multiply_halves(Words words) {
     return _mm512_maskz_mul_epu32(0xff, __m512i(words), __m512i(words >> 32));
   }
+  // Fewer lanes than a vector has: the others read as zero, and aren't written.
+  static inline __m512 load_first(const float* from, int64_t count) {
+    return _mm512_maskz_loadu_ps(first(count), from);
+  }
+  static inline void store_first(__m512 vector, int64_t count, float* to) {
+    _mm512_mask_storeu_ps(to, first(count), vector);
+  }
+
+ private:
+  static inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
 };
 
 #include "cpu/isa/kernels.inl"

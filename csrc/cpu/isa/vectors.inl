@@ -74,8 +74,9 @@ inline void store_stored(FloatVector vector, Half* to) {
   __builtin_memcpy(to, &bits, sizeof(bits));
 }
 
-// Partial vectors are handled out of line: a transform that reads 36 vectors would have 36 copies,
-// and no longer fit into the instruction cache.
+// Without an instruction that leaves lanes out, partial vectors are handled out of line: a
+// transform that reads 36 vectors would have 36 copies, and no longer fit into the instruction
+// cache.
 template <class Real, class Value>
 [[gnu::noinline, gnu::cold]] typename Shape<Real>::Vector get_part(const Value* from,
                                                                    int64_t count) {
@@ -92,15 +93,25 @@ template <class Real, class Value>
   for (int64_t i = 0; i < count; ++i) to[i] = values[i];
 }
 
-template <class Real, class Value>
-inline typename Shape<Real>::Vector get(const Value* from, int64_t count) {
-  return count >= Shape<Real>::kLanes ? load_stored(from) : get_part<Real>(from, count);
+template <class Real, class Set = Isa, class Value>
+[[gnu::always_inline]] inline typename Shape<Real>::Vector get(const Value* from, int64_t count) {
+  if (count >= Shape<Real>::kLanes) return load_stored(from);
+  if constexpr (requires { Set::load_first(from, count); }) {
+    return Set::load_first(from, count);
+  } else {
+    return get_part<Real>(from, count);
+  }
 }
 
-template <class Real, class Value>
-inline void put(typename Shape<Real>::Vector vector, int64_t count, Value* to) {
+template <class Real, class Set = Isa, class Value>
+[[gnu::always_inline]] inline void put(typename Shape<Real>::Vector vector, int64_t count,
+                                       Value* to) {
   if (count >= Shape<Real>::kLanes) return store_stored(vector, to);
-  put_part<Real>(vector, count, to);
+  if constexpr (requires { Set::store_first(vector, count, to); }) {
+    Set::store_first(vector, count, to);
+  } else {
+    put_part<Real>(vector, count, to);
+  }
 }
 
 template <class Real>
