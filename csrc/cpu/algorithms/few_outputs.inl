@@ -117,6 +117,7 @@ void convolve_few_outputs(const Convolution& convolution, int64_t first_tile, in
       with_vectors<Real>(least(columns - n, S::kBlock), [&](auto vectors) {
         for (int64_t c = 0; c < channels; c += kDirectTerms) {
           const int64_t some = least(kDirectTerms, channels - c);
+          const Sums<Real> to{products + n, stride, c > 0};
           for (int64_t p = 0; p < pixels; p += S::kPixels) {
             // A patch's rows are too short for the processor to foresee them.
             for (int64_t i = p + 2 * S::kPixels; i < least(p + 3 * S::kPixels, pixels); ++i) {
@@ -125,9 +126,9 @@ void convolve_few_outputs(const Convolution& convolution, int64_t first_tile, in
                 __builtin_prefetch(ahead + byte);
               }
             }
-            multiply<Real, vectors.count>(values, offsets + p, terms + c, some,
-                                          weight + c * columns + n, columns, c > 0,
-                                          products + p * stride + n, stride);
+            const ScatteredRows<Real, S::kPixels> rows(values, offsets + p);
+            multiply<Real, vectors.count>(
+                rows, {terms + c, some, weight + c * columns + n, columns}, to.from(p));
           }
         }
       });

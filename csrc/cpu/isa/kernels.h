@@ -113,7 +113,7 @@ struct Convolution {
 // vectors of `lanes` outputs would be mostly padding.
 inline bool has_few_outputs(int64_t inputs, int64_t outputs, int64_t lanes) {
   const auto padded = [lanes](int64_t columns) { return (columns + lanes - 1) / lanes * lanes; };
-  return inputs >= 8 && outputs < lanes && 5 * padded(9 * outputs) <= 3 * 9 * padded(outputs);
+  return inputs >= 48 && outputs < lanes && 5 * padded(9 * outputs) <= 3 * 9 * padded(outputs);
 }
 inline bool has_few_outputs(const Convolution& convolution, int64_t lanes) {
   return has_few_outputs(convolution.source.channels, convolution.destination.channels, lanes);
