@@ -161,6 +161,75 @@ def test_the_same_threads_give_the_same_bits(algorithm, threads):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def weight_gradients(arguments: tuple[Tensor, ...], threads: int, **settings) -> list[Tensor]:
+    """Those of the weight and of the bias, and the bias's alone."""
+    input, weight, bias = (t.detach() for t in arguments)
+    gradient = torch.randn(len(input), len(weight), *input.shape[2:], dtype=input.dtype)
+    backward, before = torch.ops.vgg_fast.conv3x3_backward, torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with cpu.use("winograd4", **settings):
+            _, *both = backward(gradient, input, weight, False, True, True)
+            _, _, alone = backward(gradient, input, weight, False, False, True)
+    finally:
+        torch.set_num_threads(before)
+    exact = torch.ops.aten.convolution_backward(
+        gradient.double(), input.double(), weight.double(), [len(bias)],
+        [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, True],
+    )[1:]  # fmt: skip
+    for found, expected in zip(both, exact, strict=True):
+        assert relative_error(found, expected) < {torch.float32: 2e-6}.get(input.dtype, 5e-3)
+    return [*both, alone]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_threads_sum_up_a_small_weights_gradient_apart(threads: int, dtype) -> None:
+    shape = (7, 19, 61, 29, 35)
+    with cpu.use("winograd4"):
+        plan = cpu.plan(*shape, dtype=dtype, threads=threads)["weight gradient"]
+    assert plan["pieces"] == threads
+    torch.manual_seed(0)
+    *both, alone = weight_gradients(tensors(shape, dtype), threads)
+    assert torch.equal(both[1], alone)
+
+
+def test_a_cap_on_workspace_makes_threads_share_their_sums() -> None:
+    shape, cap = (4, 48, 56, 56, 48), 6
+    apart = cpu.plan(*shape, threads=8)["weight gradient"]
+    assert apart["workspace"] > cap << 20
+    with cpu.use(workspace=cap):
+        shared = cpu.plan(*shape, threads=8)["weight gradient"]
+    assert shared["algorithm"] == "winograd4" and shared["workspace"] <= cap << 20
+    torch.manual_seed(0)
+    weight_gradients(tensors(shape), 8, workspace=cap)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e-42], ids=str)
+def test_sums_apart_give_way_to_the_direct_algorithm(value: float) -> None:
+    """Where a value isn't finite, or denormal numbers were lost."""
+    shape, threads = (4, 16, 48, 48, 16), torch.get_num_threads()
+    input, weight, _ = (t.detach() for t in tensors(shape))
+    gradient = torch.ones(4, 16, 48, 48)
+    if value < 1:
+        input.fill_(value)
+    else:
+        input[3, 5, 40:, 40:] = value
+    found = {}
+    torch.set_num_threads(2)
+    try:
+        for algorithm in ("winograd4", "direct"):
+            with cpu.use(algorithm):
+                _, found[algorithm], _ = torch.ops.vgg_fast.conv3x3_backward(
+                    gradient, input, weight, False, True, True
+                )
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found["winograd4"].isnan(), found["direct"].isnan())
+    torch.testing.assert_close(found["winograd4"], found["direct"], atol=0, rtol=0, equal_nan=True)
+    assert bool((found["winograd4"][:, 5] != 0).all())
+
+
 def algorithm_of(**options) -> str:
     return cpu.plan(4, 64, 56, 56, 64, **options)["forward"]["algorithm"]
 

@@ -7,8 +7,9 @@
 //   V ᵀ· Y     ──────────▶  S[position][c][k] +=
 //   S          ──Aᵀ s A──▶  the weight's gradient
 //
-// All threads work on one chunk: first on its tiles, then on the rows (position, c) of S. So there
-// is one S, and its sums are taken in the same order for any number of threads.
+// Where S is large, all threads work on one chunk: first on its tiles, then on the rows (position,
+// c) of S. So there is one S, and its sums are taken in the same order for any number of threads.
+// Where it is small, each thread has a part of the tiles, and chunks and an S of its own.
 
 template <class W>
 struct WinogradGradient {

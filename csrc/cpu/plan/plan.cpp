@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <iterator>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -55,8 +56,8 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   }
   const double tiles = double(winograd_tiling(problem, algorithm).count());
   // A transform takes about as many operations for each value as these multiply-adds; the weight's
-  // gradient takes more, because its transformed tiles go through L2 to all threads.
-  constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 30;
+  // gradient takes more, because its transformed tiles go through L2.
+  constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 16;
   // A convolution's weight counts as kept: reading it costs a memory-bound pass, about as much as
   // multiplying 8 tiles, but no transform. The plan must not depend on whether it is kept: equal
   // calls give equal bits.
@@ -198,6 +199,47 @@ Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tile
   return best;
 }
 
+int64_t winograd_gradient_workspace(const Problem& problem, const Plan& plan) {
+  return positions(plan.algorithm) * 4 * plan.parts *
+         (plan.chunk * (problem.inputs + problem.outputs) +
+          problem.inputs * round_up(problem.outputs, problem.channel_block));
+}
+
+// All threads on one chunk at a time, and one array of sums.
+Plan winograd_gradient_in_chunks(const Problem& problem, Algorithm algorithm) {
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  // Enough to be worth waking the threads for, yet little enough to stay in L2. More than 128 tiles
+  // of 512 channels would save passes over the sums, but cost 38 MB.
+  constexpr int64_t kLeastBytes = 1 << 20;
+  const int64_t both = problem.inputs + problem.outputs;
+  const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
+  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, least / 64 * 64));
+  plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
+  plan.workspace = winograd_gradient_workspace(problem, plan);
+  return plan;
+}
+
+// Each thread with chunks and sums of its own, where these are small enough for its L2 cache and
+// there are tiles enough: it then waits for nobody and reads what no other core has written.
+std::optional<Plan> winograd_gradient_in_parts(const Problem& problem, Algorithm algorithm) {
+  constexpr int64_t kMostSums = 640 << 10, kChunkBytes = 384 << 10, kLeastTiles = 32;
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  const int64_t sums =
+      positions(algorithm) * 4 * problem.inputs * round_up(problem.outputs, problem.channel_block);
+  const bool has_enough = plan.tiling.count() >= 2 * kLeastTiles * problem.threads;
+  if (sums > kMostSums || !has_enough) return std::nullopt;
+  const int64_t tile_bytes = positions(algorithm) * 4 * (problem.inputs + problem.outputs);
+  plan.parts = problem.threads;
+  plan.chunk = std::max(kLeastTiles, kChunkBytes / tile_bytes / 16 * 16);
+  plan.pieces = plan.parts;
+  plan.workspace = winograd_gradient_workspace(problem, plan);
+  return plan;
+}
+
 std::string environment(const char* variable) {
   const char* value = std::getenv(variable);
   return value == nullptr ? "" : value;
@@ -303,20 +345,9 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
     plan.workspace = plan.chunk * tile_bytes + 9 * 4 * problem.inputs * problem.outputs;
     return within_cap(settings, plan, direct);
   }
-  Plan plan;
-  plan.algorithm = algorithm;
-  plan.tiling = winograd_tiling(problem, algorithm);
-  // Enough to be worth waking the threads for, yet little enough to stay in L2. More than 128 tiles
-  // of 512 channels would save passes over the sums, but cost 38 MB.
-  constexpr int64_t kLeastBytes = 1 << 20;
-  const int64_t both = problem.inputs + problem.outputs;
-  const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
-  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, least / 64 * 64));
-  plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
-  plan.workspace = positions(algorithm) * 4 *
-                   (plan.chunk * (problem.inputs + problem.outputs) +
-                    problem.inputs * round_up(problem.outputs, problem.channel_block));
-  return within_cap(settings, plan, direct);
+  const auto parts = winograd_gradient_in_parts(problem, algorithm);
+  if (parts && (settings.workspace < 0 || parts->workspace <= settings.workspace)) return *parts;
+  return within_cap(settings, winograd_gradient_in_chunks(problem, algorithm), direct);
 }
 
 }  // namespace vgg_fast::cpu

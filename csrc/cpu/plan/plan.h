@@ -46,6 +46,7 @@ struct Plan {
   Tiling tiling;
   Blocking blocking;      // a Winograd convolution's
   int64_t chunk = 0;      // a weight gradient's, except the direct one's: tiles
+  int64_t parts = 1;      // of its tiles, each with chunks and sums of its own; 1: shared by all
   int64_t pieces = 0;     // of work: shared by the threads, except chunks
   int64_t workspace = 0;  // approximate bytes in addition to the tensors; 0 for direct tiles
   // Workspace of the plan that exceeded the settings' cap, where this one replaces it; or 0.
