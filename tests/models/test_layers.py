@@ -259,10 +259,10 @@ class BackwardCalls(TorchDispatchMode):
 def test_only_the_gradients_asked_for_are_computed(
     layer, input_grad, weight_grad, bias_grad
 ) -> None:
-    made = layer(3, 4)
+    made = layer(4, 4)
     made.weight.requires_grad_(weight_grad)
     made.bias.requires_grad_(bias_grad)
-    input = torch.randn(1, 3, 4, 4, requires_grad=input_grad)
+    input = torch.randn(1, 4, 4, 4, requires_grad=input_grad)
     output = made(input)
     with BackwardCalls() as record:
         output.sum().backward()

@@ -224,7 +224,7 @@ def convolve(
             # A script keeps the choice, where tracing would keep what was chosen. Not under
             # autocast, whose casts are recorded in what is traced, but not in what is scripted.
             return torch.jit.script(convolve)(input, weight, bias, padding)
-    if not is_served(input, weight, padding):
+    if not is_served(input, weight, padding) or is_faster_by_torch(input, weight, padding):
         if padding == "zeros":
             return conv2d(input, weight, bias, padding=1)
         if padding != "valid":
@@ -264,6 +264,26 @@ def is_served(input: Tensor, weight: Tensor, padding: str) -> bool:
     if least > 1 and (input.size(-2) < least or input.size(-1) < least):
         return False
     return is_served_dtype(weight) and input.numel() > 0
+
+
+def is_faster_by_torch(input: Tensor, weight: Tensor, padding: str) -> bool:
+    """Whether torch convolves an image's 1 to 3 channels faster, with nothing fused behind it.
+
+    So few terms make little else than writing, which torch does from the registers, and in NCHW
+    too. A gradient makes up for that, but for the weight's alone in NCHW. For tensors that the
+    operators serve; measured in docs/performance.md.
+    """
+    channels = input.size(-3)
+    if channels > 3 or channels != weight.size(1) or input.device.type != "cpu":
+        return False
+    if input.dtype != torch.float32 or weight.dtype != torch.float32:
+        return False
+    if padding != "zeros" and padding != "valid":  # torch would copy the input first
+        return False
+    if not torch.is_grad_enabled() or not (input.requires_grad or weight.requires_grad):
+        return True
+    keeps_nchw = not suggests_channels_last(input) and not suggests_channels_last(weight)
+    return keeps_nchw and not input.requires_grad
 
 
 def _forget_weight(layer: nn.Module) -> None:
