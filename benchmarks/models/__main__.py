@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models.case import Case
-from benchmarks.models.collection import CASES
+from benchmarks.models.collection import CASES, COMPILED
 from benchmarks.models.options import MEASURING, Options
 from benchmarks.models.record import (
     COLUMNS,
@@ -53,8 +53,10 @@ def table(rows: list[Record]) -> Table:
     return shown
 
 
-def chosen_cases(only: str) -> list[Case]:
+def chosen_cases(only: str, backend: str | None) -> list[Case]:
     """Raises: SystemExit: the expression fits nothing, or isn't one."""
+    if backend is not None and not only:
+        return [CASES[name] for name in COMPILED]
     try:
         chosen = [case for name, case in CASES.items() if re.search(only, name)]
     except re.error as error:
@@ -105,7 +107,8 @@ def continued(options: Options, resume: Path) -> tuple[Record, Path]:
 def lacking(record: Record) -> list[Case]:
     """The cases that the record is to have and hasn't yet."""
     found = {row["name"] for row in record["rows"]}
-    return [case for case in chosen_cases(record["options"]["only"]) if case.name not in found]
+    chosen = chosen_cases(record["options"]["only"], record["options"]["backend"])
+    return [case for case in chosen if case.name not in found]
 
 
 def measure(
@@ -139,7 +142,7 @@ def main(arguments: list[str] | None = None) -> Path | None:
     options = tyro.cli(
         Options, prog="python -m benchmarks.models", description=__doc__, args=arguments
     )
-    chosen = chosen_cases(options.only)
+    chosen = chosen_cases(options.only, options.backend)
     if options.list:
         for case in chosen:
             print(f"{case.name:52} {case.missing() or case.note}")

@@ -13,8 +13,8 @@ class Options:
     """Compare and measure other packages' models."""
 
     only: str = ""
-    """A regular expression; the cases whose names it is found in. The record is written only if
-    --json says where to."""
+    """A regular expression; the cases whose names it is found in. Without one: all of them, or the
+    selection for --backend. A record with one is written only if --json says where to."""
 
     size: Size = "full"
     """What is measured: inputs as people use them, or those of the tests."""

@@ -18,7 +18,7 @@ from benchmarks.models import __main__ as models
 from benchmarks.models import measure
 from benchmarks.models import row as row_module
 from benchmarks.models.case import Case
-from benchmarks.models.collection import CASES
+from benchmarks.models.collection import CASES, COMPILED
 from benchmarks.models.worker import Worker
 from benchmarks.record import environment
 
@@ -231,10 +231,18 @@ def test_a_file_that_is_no_record_is_named(tmp_path, row, content) -> None:
 
 def test_a_whole_run_has_a_record_for_each_backend(tmp_path, row, monkeypatch) -> None:
     monkeypatch.setattr(models, "RESULTS", tmp_path)
-    monkeypatch.setattr(models, "CASES", {"pattern.no_bias": CASES["pattern.no_bias"]})
+    names = ("pattern.dropout", "pattern.no_bias")
+    monkeypatch.setattr(models, "CASES", {name: CASES[name] for name in names})
+    monkeypatch.setattr(models, "COMPILED", ("pattern.no_bias",))
     plain, compiled = run(), run("--backend", "vgg_fast")
+    assert row.asked == ["dropout", "no_bias", "no_bias"]  # a backend has a selection of its own
     assert {plain, compiled} == set(tmp_path.iterdir()) and plain != compiled
     assert plain.name.startswith("models-") and compiled.name.startswith("models-vgg_fast-")
     assert read(plain)["cpu"] == environment()["cpu"]
     assert run("--only", "no_bias") is None and run("--inference") is None
-    assert len(list(tmp_path.iterdir())) == 2
+    assert run("--only", "dropout", "--backend", "vgg_fast") is None
+    assert row.asked[-1] == "dropout" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_backends_selection_is_in_the_collection() -> None:
+    assert 10 <= len(COMPILED) == len(set(COMPILED)) and set(COMPILED) <= set(CASES)

@@ -26,3 +26,23 @@ CASES: dict[str, Case] = {
     )
     for case in part.CASES
 }
+
+COMPILED = (
+    "torchvision.vgg16_bn",
+    "torchvision.resnet18",
+    "lpips.vgg",
+    "piq.ContentLoss",
+    "DISTS_pytorch.DISTS",
+    "segmentation_models_pytorch.Unet.vgg16",
+    "segmentation_models_pytorch.PSPNet.resnet34",
+    "pattern.unet",
+    "pattern.dncnn",
+    "pattern.edsr_baseline",
+    "pattern.rrdbnet",
+    "pattern.craft",
+    "pattern.crnn",
+    "kornia.HardNet",
+    "pattern.vgg16_features",
+)
+"""The names of those that a ``torch.compile`` backend is measured with, some of every kind: each is
+compiled ten times, which takes minutes."""
