@@ -11,7 +11,7 @@ would have given them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, List, Optional  # noqa: UP035  (TorchScript's spelling)
+from typing import TYPE_CHECKING, Any, List, Optional  # noqa: UP035  (TorchScript's spelling)
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from vgg_fast._layout import (
     suggests_channels_last,
 )
 from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
+from vgg_fast.layers import scripted
 from vgg_fast.layers.convolution import is_served, keeps_channels_last
 from vgg_fast.layers.groups import Group, group, is_called_plainly, keeps_format
 from vgg_fast.layers.norm import is_folded_cheaply, normalise, scale_and_bias
@@ -35,13 +36,57 @@ __all__ = ["FusedSequential", "GroupedForward", "fused_class", "unfused_class"]
 class GroupedForward(nn.Sequential):
     """The forward of every Sequential that runs its children in groups."""
 
+    if TYPE_CHECKING:  # TorchScript would read them as strings
+        _operators: list[str]
+        _slopes: list[float]
+        _ends: list[bool]
+
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Sequential``, which takes what its first child takes."""
         if torch.jit.is_scripting():
-            for module in self:
-                input = module(input)
+            input = self._run_script(input)
         else:
             input = _run(self, input)
+        return input
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Called by torch.jit.script, whose programs can't look at the children themselves."""
+        found = scripted.parts(self._modules.values(), _kept_without)
+        attribute = torch.jit.Attribute
+        self.__dict__.update(
+            _operators=attribute([part.operator for part in found], list[str]),
+            _slopes=attribute([part.negative_slope for part in found], list[float]),
+            _ends=attribute([part.ends for part in found], list[bool]),
+        )
+        return self
+
+    def _run_script(self, input: Tensor) -> Tensor:
+        """:func:`_run` in TorchScript, by the groups that were there when it was made."""
+        in_run, channels_last = False, False
+        for i, module in enumerate(self):
+            operator, slope = self._operators[i], self._slopes[i]
+            # Asked while this is compiled, for each child.
+            if hasattr(module, "_served_padding"):
+                padding: str = module._served_padding()  # type: ignore[operator]
+                weight: Tensor = module.weight  # type: ignore[assignment]
+                bias: Optional[Tensor] = module.bias  # type: ignore[assignment]
+                if operator != "" and scripted.is_computed(operator, input, weight, padding):
+                    if not in_run:
+                        channels_last = suggests_channels_last(input)
+                    channels_last = channels_last and keeps_channels_last(padding)
+                    channels_last = channels_last or suggests_channels_last(weight)
+                    input = scripted.compute(operator, input, weight, bias, slope, padding)
+                    in_run = True
+                    if self._ends[i] or _has_no_format(input):
+                        input, in_run = lay_out(input, channels_last), False
+                else:
+                    if in_run:
+                        input, in_run = lay_out(input, channels_last), False
+                    input = module(input)
+                    if operator != "":
+                        input = scripted.activate(operator, input, slope)
+            elif operator != "in a group":
+                input = module(input)
         return input
 
 

@@ -67,9 +67,7 @@ def test_torchscript(pair, way: str, tmp_path) -> None:
     for input in (INPUT, INPUT.contiguous(memory_format=torch.channels_last), INPUT[:1]):
         assert_same(loaded, plain, input)
         assert_same(compiled, plain, input)
-    # A script runs each layer alone, and of an image's three channels that is torch's.
-    expected = 6 if way == "script" else 7
-    assert len([n for n in operators(loaded, INPUT) if n.startswith("conv")]) == expected
+    assert len([n for n in operators(loaded, INPUT) if n.startswith("conv")]) == 7
 
 
 def test_torch_fx(pair) -> None:
