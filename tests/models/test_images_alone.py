@@ -34,3 +34,5 @@ def test_an_image_alone_is_the_operators_where_torch_gains_nothing() -> None:
         assert operators(Conv3x3(3, 4).double(), image.double()) == ["conv3x3"]
         assert operators(Conv3x3(3, 4).bfloat16(), image.bfloat16()) == ["conv3x3"]
         assert operators(Conv3x3ReLU(3, 4), image) == ["conv3x3_relu"]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert operators(Conv3x3(3, 4), image) == ["conv3x3"]

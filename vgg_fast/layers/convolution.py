@@ -280,6 +280,9 @@ def is_faster_by_torch(input: Tensor, weight: Tensor, padding: str) -> bool:
         return False
     if padding != "zeros" and padding != "valid":  # torch would copy the input first
         return False
+    if not torch.jit.is_scripting():
+        if torch.is_autocast_enabled("cpu"):  # which makes 16 bits of it
+            return False
     if not torch.is_grad_enabled() or not (input.requires_grad or weight.requires_grad):
         return True
     keeps_nchw = not suggests_channels_last(input) and not suggests_channels_last(weight)
