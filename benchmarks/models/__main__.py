@@ -6,7 +6,7 @@ both transformed. A ratio is the time of the better of the first two, relative t
 last two: above 1, vgg_fast is faster. For all of them the C library keeps what is freed
 (benchmarks/allocator.py says why).
 
-All of it takes hours, most of them in the calls that are timed. The record is written after each
+All of it takes half an hour to hours, as the processor is. The record is written after each
 case, as NAME.partial.json, and can be made in parts:
 
     python -m benchmarks.models --minutes 30
