@@ -37,9 +37,9 @@ class GroupedForward(nn.Sequential):
     """The forward of every Sequential that runs its children in groups."""
 
     if TYPE_CHECKING:  # TorchScript would read them as strings
-        _operators: list[str]
-        _slopes: list[float]
-        _ends: list[bool]
+        _script_operators: list[str]
+        _script_slopes: list[float]
+        _script_ends: list[bool]
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Sequential``, which takes what its first child takes."""
@@ -54,9 +54,9 @@ class GroupedForward(nn.Sequential):
         found = scripted.parts(self._modules.values(), _kept_without)
         attribute = torch.jit.Attribute
         self.__dict__.update(
-            _operators=attribute([part.operator for part in found], list[str]),
-            _slopes=attribute([part.negative_slope for part in found], list[float]),
-            _ends=attribute([part.ends for part in found], list[bool]),
+            _script_operators=attribute([part.operator for part in found], list[str]),
+            _script_slopes=attribute([part.negative_slope for part in found], list[float]),
+            _script_ends=attribute([part.ends for part in found], list[bool]),
         )
         return self
 
@@ -64,7 +64,7 @@ class GroupedForward(nn.Sequential):
         """:func:`_run` in TorchScript, by the groups that were there when it was made."""
         in_run, channels_last = False, False
         for i, module in enumerate(self):
-            operator, slope = self._operators[i], self._slopes[i]
+            operator, slope = self._script_operators[i], self._script_slopes[i]
             # Asked while this is compiled, for each child.
             if hasattr(module, "_served_padding"):
                 padding: str = module._served_padding()  # type: ignore[operator]
@@ -77,7 +77,7 @@ class GroupedForward(nn.Sequential):
                     channels_last = channels_last or suggests_channels_last(weight)
                     input = scripted.compute(operator, input, weight, bias, slope, padding)
                     in_run = True
-                    if self._ends[i] or _has_no_format(input):
+                    if self._script_ends[i] or _has_no_format(input):
                         input, in_run = lay_out(input, channels_last), False
                 else:
                     if in_run:
