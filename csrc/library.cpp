@@ -42,6 +42,37 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "Tensor argmax, bool need_input, bool need_weight, bool need_bias, float negative_slope=0.) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 
+  // The map before its pooling, and behind it.
+  m.def(
+      "conv3x3_relu_and_pool(Tensor input, Tensor weight, Tensor? bias=None, Tensor? scale=None, "
+      "float negative_slope=0., str padding=\"zeros\") -> (Tensor output, Tensor pooled)");
+
+  // The same where only the input wants a gradient, with all that its backward pass needs of the
+  // output: mask, one bit of each value of `output`, and windows, two bits of each window.
+  // vgg_fast/ops/frozen.py says how they are packed. The input's gradient is that of zeros around
+  // the map, whatever the padding.
+  m.def(
+      "_conv3x3_relu_masked(Tensor input, Tensor weight, Tensor? bias=None, Tensor? scale=None, "
+      "float negative_slope=0., str padding=\"zeros\") -> (Tensor output, Tensor mask)");
+  m.def(
+      "_conv3x3_relu_pool_masked(Tensor input, Tensor weight, Tensor? bias=None, "
+      "Tensor? scale=None, float negative_slope=0., str padding=\"zeros\") "
+      "-> (Tensor output, Tensor mask, Tensor windows)");
+  m.def(
+      "_conv3x3_relu_and_pool_masked(Tensor input, Tensor weight, Tensor? bias=None, "
+      "Tensor? scale=None, float negative_slope=0., str padding=\"zeros\") "
+      "-> (Tensor output, Tensor pooled, Tensor mask, Tensor windows)");
+  m.def("_conv3x3_dgrad(Tensor grad_output, Tensor weight) -> Tensor");
+  m.def(
+      "_conv3x3_relu_dgrad(Tensor grad_output, Tensor weight, Tensor mask, "
+      "float negative_slope=0.) -> Tensor");
+  m.def(
+      "_conv3x3_relu_pool_dgrad(Tensor grad_output, Tensor weight, Tensor mask, Tensor windows, "
+      "SymInt height, SymInt width, float negative_slope=0.) -> Tensor");
+  m.def(
+      "_conv3x3_relu_and_pool_dgrad(Tensor grad_output, Tensor grad_pooled, Tensor weight, "
+      "Tensor mask, Tensor windows, float negative_slope=0.) -> Tensor");
+
   m.def("max_pool2x2(Tensor input, bool return_argmax=True) -> (Tensor output, Tensor argmax)");
   m.def(
       "max_pool2x2_backward(Tensor grad_output, Tensor argmax, SymInt height, SymInt width) "

@@ -2,7 +2,7 @@
 
 Schemas and CPU kernels live in C++ (``csrc/``). Each file here adds what Python owns: what the
 operator refuses, the plain-PyTorch reference, the fake kernel, autograd and autocast. ``flops``
-has what torch counts of them.
+has what torch counts of them, and ``frozen`` what they do where the weight wants no gradient.
 """
 
 from vgg_fast import _extension
@@ -13,8 +13,10 @@ from vgg_fast.ops import (  # noqa: E402
     batch_norm,
     conv3x3,
     conv3x3_relu,
+    conv3x3_relu_and_pool,
     conv3x3_relu_pool,
     flops,
+    frozen,
     max_pool2x2,
     to_nchw,
 )
@@ -25,7 +27,9 @@ __all__ = [
     "batch_norm",
     "conv3x3",
     "conv3x3_relu",
+    "conv3x3_relu_and_pool",
     "conv3x3_relu_pool",
+    "frozen",
     "max_pool2x2",
     "to_nchw",
 ]

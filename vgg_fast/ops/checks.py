@@ -212,6 +212,30 @@ def check_gradient(op: str, shape: tuple[int, ...], input: Tensor, **maps: Tenso
         check_alike(op, name, tensor, input)
 
 
+def check_dgrad(
+    op: str,
+    grad_output: Tensor,
+    weight: Tensor,
+    size: tuple[int, ...],
+    **bits: tuple[Tensor, tuple[int, ...]],
+) -> None:
+    """``grad_output`` is of the outputs of ``weight`` and of this height and width.
+
+    ``bits`` are as :mod:`vgg_fast.ops.frozen` packs them, for maps of the sizes given with them.
+    """
+    check_input(op, grad_output)
+    check_dense(op, "weight", weight)
+    if weight.dim() != 4 or tuple(weight.shape[2:]) != (3, 3):
+        raise RuntimeError(f"vgg_fast::{op}: weight must be (K, C, 3, 3), not {_shape(weight)}")
+    check_alike(op, "weight", weight, grad_output)
+    n, channels = grad_output.shape[0], weight.shape[0]
+    check_saved(op, "grad_output", grad_output, (n, channels, *size), grad_output)
+    for name, (tensor, places) in bits.items():
+        check_saved(op, name, tensor, (n, *places, (channels + 7) // 8), grad_output)
+        if tensor.dtype != torch.uint8:
+            raise RuntimeError(f"vgg_fast::{op}: {name} must be uint8, but it is {_dtype(tensor)}")
+
+
 def check_argmax(op: str, argmax: Tensor) -> None:
     """``argmax`` is one byte a window."""
     if argmax.dtype != torch.uint8:

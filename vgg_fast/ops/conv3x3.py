@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, strided_channels_last
 from vgg_fast.dispatch.folding import fold
+from vgg_fast.ops import frozen
 from vgg_fast.ops._shared import (
     fake_gradients,
     padded,
@@ -102,7 +103,7 @@ def with_gradients(
     padding: str = "zeros",
 ) -> Tensor:
     """The operator where something wants a gradient; ``compute`` is the operator without one."""
-    if scale is None and padding == "zeros":
+    if scale is None and padding == "zeros" and not frozen.is_frozen(weight, bias):
         return Gradients.apply(compute, input, weight, bias)
     check(input, weight, bias, scale, padding)
     input, padding = padded(input, padding)
@@ -110,7 +111,10 @@ def with_gradients(
     def scaled(input: Tensor, *_folded: Tensor) -> Tensor:
         return compute(input, weight, bias, scale, padding)
 
-    return Gradients.apply(scaled, input, *fold(weight, bias, scale), padding == "valid")
+    folded, valid = fold(weight, bias, scale), padding == "valid"
+    if frozen.is_frozen(*folded):
+        return frozen.Gradient.apply(scaled, input, folded[0], valid)
+    return Gradients.apply(scaled, input, *folded, valid)
 
 
 def check_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *needs: bool) -> None:

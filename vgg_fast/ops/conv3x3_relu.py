@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, strided_channels_last
 from vgg_fast.dispatch.folding import fold
+from vgg_fast.ops import frozen
 from vgg_fast.ops._shared import (
     fake_gradients,
     padded,
@@ -113,16 +114,24 @@ def with_gradients(
     padding: str = "zeros",
 ) -> Tensor:
     """The operator where something wants a gradient; ``compute`` is the operator without one."""
-    if scale is None and negative_slope == 0 and padding == "zeros":
+    plain = scale is None and negative_slope == 0 and padding == "zeros"
+    if plain and not frozen.is_frozen(weight, bias):
         return Gradients.apply(compute, input, weight, bias)
     check(input, weight, bias, scale, negative_slope, padding)
     input, padding = padded(input, padding)
+    folded, valid = fold(weight, bias, scale), padding == "valid"
+    if frozen.is_frozen(*folded):
+        masked = frozen.operator("_conv3x3_relu_masked")
+
+        def with_mask(input: Tensor) -> tuple[Tensor, Tensor]:
+            return masked(input, weight, bias, scale, negative_slope, padding)
+
+        return frozen.ReluGradient.apply(with_mask, input, folded[0], negative_slope, valid)
 
     def scaled(input: Tensor, *_folded: Tensor) -> Tensor:
         return compute(input, weight, bias, scale, negative_slope, padding)
 
-    folded = fold(weight, bias, scale)
-    return Gradients.apply(scaled, input, *folded, negative_slope, padding == "valid")
+    return Gradients.apply(scaled, input, *folded, negative_slope, valid)
 
 
 def check_backward(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, no_elements
 from vgg_fast.dispatch.folding import fold
-from vgg_fast.ops import max_pool2x2
+from vgg_fast.ops import frozen, max_pool2x2
 from vgg_fast.ops._shared import (
     fake_gradients,
     reference_convolution,
@@ -132,7 +132,8 @@ def with_gradients(
     padding: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
     """The operator where something wants a gradient; ``compute`` is the operator without one."""
-    if scale is None and negative_slope == 0 and padding == "zeros":
+    plain = scale is None and negative_slope == 0 and padding == "zeros"
+    if plain and (return_argmax or not frozen.is_frozen(weight, bias)):
         found = Gradients.apply(compute, input, weight, bias, return_argmax)
         return found if return_argmax else (found, no_elements(input, torch.uint8))
     check(input, weight, bias, return_argmax, scale, negative_slope, padding)
@@ -140,11 +141,19 @@ def with_gradients(
         ops = torch.ops.vgg_fast
         map = ops.conv3x3_relu.default(input, weight, bias, scale, negative_slope, padding)
         return ops.max_pool2x2.default(map, return_argmax)
+    folded = fold(weight, bias, scale)
+    if frozen.is_frozen(*folded) and not return_argmax:
+        masked = frozen.operator("_conv3x3_relu_pool_masked")
+
+        def with_bits(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return masked(input, weight, bias, scale, negative_slope)
+
+        found = frozen.ReluPoolGradient.apply(with_bits, input, folded[0], negative_slope)
+        return found, no_elements(input, torch.uint8)
 
     def scaled(input: Tensor, *_folded: Any) -> tuple[Tensor, Tensor]:
         return compute(input, weight, bias, True, scale, negative_slope)
 
-    folded = fold(weight, bias, scale)
     found = Gradients.apply(scaled, input, *folded, return_argmax, negative_slope)
     return found if return_argmax else (found, no_elements(input, torch.uint8))
 

@@ -37,6 +37,26 @@ def convolution_backward(
     return convolution(input, weight) * (need_input + need_weight)
 
 
+def dgrad(grad_output: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the input's gradient alone."""
+    return convolution(grad_output, weight)
+
+
+def both_dgrad(
+    grad_output: Sequence[int], grad_pooled: Any, weight: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Of the input's gradient alone, where the map is wanted pooled and not."""
+    return convolution(grad_output, weight)
+
+
+def pooled_dgrad(
+    grad_output: Sequence[int], weight: Sequence[int], mask: Any, windows: Any, *rest: Any, **_: Any
+) -> int:
+    """Of the input's gradient alone, where the map was pooled."""
+    n, channels = grad_output[:2]
+    return convolution((n, channels, *rest[:2]), weight)
+
+
 def pooling(*_: Any, **__: Any) -> int:
     """Of pooling, either way."""
     return 0
@@ -54,10 +74,21 @@ def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
     ops = torch.ops.vgg_fast
-    forward = [ops.conv3x3, ops.conv3x3_relu, ops.conv3x3_relu_pool]
+    forward = [
+        ops.conv3x3,
+        ops.conv3x3_relu,
+        ops.conv3x3_relu_pool,
+        ops.conv3x3_relu_and_pool,
+        ops._conv3x3_relu_masked,
+        ops._conv3x3_relu_pool_masked,
+        ops._conv3x3_relu_and_pool_masked,
+    ]
     backward = [ops.conv3x3_backward, ops.conv3x3_relu_backward, ops.conv3x3_relu_pool_backward]
     register_flop_formula(forward)(convolution)
     register_flop_formula(backward)(convolution_backward)
+    register_flop_formula([ops._conv3x3_dgrad, ops._conv3x3_relu_dgrad])(dgrad)
+    register_flop_formula(ops._conv3x3_relu_and_pool_dgrad)(both_dgrad)
+    register_flop_formula(ops._conv3x3_relu_pool_dgrad)(pooled_dgrad)
     register_flop_formula([ops.max_pool2x2, ops.max_pool2x2_backward])(pooling)
 
 
