@@ -36,6 +36,16 @@ PooledOutput new_pooled_output(const Tensor& like, int64_t channels, int64_t hei
           return_argmax};
 }
 
+Tensor new_mask(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  const std::vector<int64_t> sizes = {like.size(0), height, width, mask_bytes(channels)};
+  return torch::stable::new_empty(like, sizes, ScalarType::Byte);
+}
+
+Tensor new_windows(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  const std::vector<int64_t> sizes = {like.size(0), height / 2, width / 2, 2, mask_bytes(channels)};
+  return torch::stable::new_empty(like, sizes, ScalarType::Byte);
+}
+
 Tensor new_gradient(const Tensor& weight) {
   const int64_t bytes = weight.numel() * stored_size(storage_of(weight));
   check_memory(bytes);
