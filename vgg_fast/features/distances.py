@@ -35,6 +35,25 @@ def _distance(x: Tensor, y: Tensor, linear_weight: Tensor | None) -> Tensor:
     return squares.sum(1, keepdim=True)
 
 
+def statistics(x: Tensor, y: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """(N): distances of means and of what is left of each channel, weighted by (C) and (C).
+
+    Ding et al. 2020 (arXiv:2004.07728), equations 5 and 6, as differences from one:
+
+        1 - (2 μx μy + c) / (μx² + μy² + c)    = (μx - μy)² / (μx² + μy² + c)
+        1 - (2 σxy + c) / (σx² + σy² + c)      = E(x - μx - y + μy)² / (σx² + σy² + c)
+
+    which are zero, with their gradients, where x and y are equal.
+    """
+    x, y = widened(x), widened(y)
+    x_mean, y_mean = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+    x, y = x - x_mean, y - y_mean
+    of_means = (x_mean - y_mean).square() / (x_mean.square() + y_mean.square() + 1e-6)
+    variances = x.square().mean((2, 3)) + y.square().mean((2, 3))
+    of_rest = (x - y).square().mean((2, 3)) / (variances + 1e-6)
+    return (alpha * of_means.flatten(1) + beta * of_rest).sum(1)
+
+
 def _unit(x: Tensor) -> Tensor:
     squares = x.square().sum(1, keepdim=True)
     # Not by the root alone: its slope at zero is infinite.

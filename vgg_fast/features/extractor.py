@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from vgg_fast.features.checks import RangeCheck, check_choice, check_images
 from vgg_fast.features.plan import ARCHS, Step, block_of, layer_names, plan
+from vgg_fast.features.pooling import L2Pool2d
 from vgg_fast.features.weights import Weights, load
 from vgg_fast.layers import FusedSequential
 from vgg_fast.layers.norm import scale_and_bias
@@ -22,7 +24,10 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VGGFeatures"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-POOLINGS = ("max", "average")
+_OTHER_POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "average": functools.partial(nn.AvgPool2d, 2),
+    "l2": L2Pool2d,
+}
 
 
 class VGGFeatures(nn.Module):
@@ -46,7 +51,7 @@ class VGGFeatures(nn.Module):
         mean: of each channel, of images between 0 and 1, to be subtracted.
         std: of each channel, to be divided by. Where this or the mean is None, images are taken as
             they are.
-        pooling: "max", or "average" as in Gatys et al. 2016.
+        pooling: "max"; "average", as in Gatys et al. 2016; or "l2", as in DISTS.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -79,7 +84,7 @@ class VGGFeatures(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("VGGFeatures: arch", arch, ARCHS)
-        check_choice("VGGFeatures: pooling", pooling, POOLINGS)
+        check_choice("VGGFeatures: pooling", pooling, ("max", *_OTHER_POOLINGS))
         self.arch, self.taps, self.pooling = arch, _checked_taps(arch, taps), pooling
         self._range_check = RangeCheck(*input_range)
 
@@ -88,19 +93,22 @@ class VGGFeatures(nn.Module):
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         layers = feature_layers(self._blocks, arch.endswith("_bn"), fused=True, options=options)
         layers = itertools.islice(layers, len(names))
-        if pooling == "average":
-            layers = (nn.AvgPool2d(2) if isinstance(x, nn.MaxPool2d) else x for x in layers)
+        other = _OTHER_POOLINGS.get(pooling)
+        if other is not None:
+            layers = (other() if isinstance(x, nn.MaxPool2d) else x for x in layers)
         self.features = FusedSequential(*layers)
         if weights is None:
             initialize_weights(self.features)
         else:
             load(self.features, arch, weights)
         for name, values in zip(("scale", "shift"), self._normalisation(mean, std), strict=True):
-            values = None if values is None else values.to(**options)
+            if values is not None:
+                values = values.to(device=device, dtype=dtype or torch.get_default_dtype())
             self.register_buffer(name, values, persistent=False)  # the keys are torchvision's
 
         self._steps = plan(names, self.taps, fuses_pooling=pooling == "max")
-        self._least_size = 2 ** sum(name.startswith("pool") for name in names)
+        halvings = sum(name.startswith("pool") for name in names)
+        self._least_size = 1 if pooling == "l2" else 2**halvings  # that one rounds up
         self.requires_grad_(False)
         self.eval()
 
@@ -117,7 +125,7 @@ class VGGFeatures(nn.Module):
             ValueError: their shape isn't served.
             RuntimeError: they are of another dtype or device than the weights.
         """
-        check_images(images, self._first_weight, self._least_size)
+        check_images(images, self.first_weight, self._least_size)
         self._range_check(images)
         x = images
         if self.scale is not None and self.shift is not None:
@@ -151,6 +159,12 @@ class VGGFeatures(nn.Module):
         """The values of black and white."""
         return self._range_check.low, self._range_check.high
 
+    @property
+    def first_weight(self) -> Tensor:
+        """Whose dtype and device images have to have."""
+        conv: Any = self.features[0]
+        return conv.weight
+
     def train(self, mode: bool = True) -> VGGFeatures:
         """Stay in eval mode: the statistics of batch norms are a part of the trained network."""
         return super().train(False)
@@ -174,13 +188,7 @@ class VGGFeatures(nn.Module):
         means, stds = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
         scale = 1 / (stds * (high - low))
         shift = -(low + means * (high - low)) * scale
-        default = torch.get_default_dtype()
-        return scale.to(default), shift.to(default)
-
-    @property
-    def _first_weight(self) -> Tensor:
-        conv: Any = self.features[0]
-        return conv.weight
+        return scale, shift
 
     @property
     def _blocks(self) -> tuple[tuple[int, int], ...]:

@@ -37,7 +37,7 @@ class Target:
 class FeatureLoss(nn.Module):
     """What the losses have in common: features of the input and of the target, and a reduction.
 
-    A subclass says what is compared (``_described``), and how far that is apart (``_distance``).
+    A subclass says what is compared (``_described``), and how far that is apart (``_of_tap``).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FeatureLoss(nn.Module):
             A scalar, or what belongs to each image where the reduction is "none".
         """
         of_input, of_target = self._both(input, target)
-        losses: Any = sum(self._distance(tap, of_input[tap], of_target[tap]) for tap in self.taps)
+        losses = self._per_image(of_input, of_target)
         if self.reduction == "none":
             return losses
         return losses.mean() if self.reduction == "mean" else losses.sum()
@@ -112,7 +112,11 @@ class FeatureLoss(nn.Module):
         maps = self.features(images)
         return {tap: maps[tap] for tap in self.taps}
 
-    def _distance(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
+    def _per_image(self, of_input: dict[str, Tensor], of_target: dict[str, Tensor]) -> Tensor:
+        losses: Any = sum(self._of_tap(tap, of_input[tap], of_target[tap]) for tap in self.taps)
+        return losses
+
+    def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _check_pair(self, tap: str, x: Tensor, y: Tensor) -> None:
@@ -177,7 +181,7 @@ class ContentLoss(FeatureLoss):
         self.distance = distance
         super().__init__(weights, reduction, features, arch, vgg_weights, options)
 
-    def _distance(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
+    def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         found = self.distance(x, y)
         if found.shape != x.shape[:1]:
             raise ValueError(
@@ -217,7 +221,7 @@ class StyleLoss(FeatureLoss):
     def _described(self, images: Tensor) -> dict[str, Tensor]:
         return {tap: gram_matrix(map) for tap, map in super()._described(images).items()}
 
-    def _distance(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
+    def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         return self.weights[tap] * (x - y).square().mean((1, 2))
 
 

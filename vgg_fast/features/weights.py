@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def read(path: str | os.PathLike[str], what: str) -> Any:
             f"{what}: {path} is no readable file of tensors, such as "
             f"torch.save(model.state_dict(), path) writes: {reason}"
         ) from error
+
+
+def find_file(what: str, candidates: Iterable[tuple[str, str]]) -> Path:
+    """The first of these (package, file in it) that is installed; no package is imported.
+
+    Raises:
+        ImportError: none is.
+    """
+    candidates = tuple(candidates)
+    for package, file in candidates:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            path = Path(folder, file)
+            if path.is_file():
+                return path
+    packages = " or ".join(package for package, _ in candidates)
+    raise ImportError(f"{what}: no package has them; install {packages}, or give a file")
 
 
 def _state_dict(arch: str, weights: Weights) -> Mapping[str, Tensor]:
