@@ -88,18 +88,18 @@ class RangeCheck:
             warnings.warn(
                 f"VGGFeatures: images have values from {least:g} to {largest:g}, but input_range "
                 f"says {self.low:g} to {self.high:g}",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
 def _are_values_hidden(images: Tensor) -> bool:
     return (
-        type(images) not in (Tensor, torch.nn.Parameter)
-        or images.is_meta
-        or images.numel() == 0
-        or torch.jit.is_tracing()
+        torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
+        or type(images) not in (Tensor, torch.nn.Parameter)
+        or images.is_meta
+        or images.numel() == 0
         or (images.is_cuda and torch.cuda.is_current_stream_capturing())
     )
 

@@ -90,7 +90,8 @@ class VGGFeatures(nn.Module):
 
         names = layer_names(arch)
         names = names[: max(names.index(tap) for tap in self.taps) + 1]
-        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        # Without values, where others are to be copied.
+        options: dict[str, Any] = {"device": device if weights is None else "meta", "dtype": dtype}
         layers = feature_layers(self._blocks, arch.endswith("_bn"), fused=True, options=options)
         layers = itertools.islice(layers, len(names))
         other = _OTHER_POOLINGS.get(pooling)
@@ -100,6 +101,7 @@ class VGGFeatures(nn.Module):
         if weights is None:
             initialize_weights(self.features)
         else:
+            self.features.to_empty(device=device or torch.get_default_device())
             load(self.features, arch, weights)
         for name, values in zip(("scale", "shift"), self._normalisation(mean, std), strict=True):
             if values is not None:
@@ -126,9 +128,9 @@ class VGGFeatures(nn.Module):
             RuntimeError: they are of another dtype or device than the weights.
         """
         check_images(images, self.first_weight, self._least_size)
-        self._range_check(images)
         x = images
         if self.scale is not None and self.shift is not None:
+            self._range_check(images)
             x = torch.addcmul(self.shift, x, self.scale)
         found: dict[str, Tensor] = {}
         for step in self._steps:

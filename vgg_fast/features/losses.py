@@ -174,12 +174,12 @@ class ContentLoss(FeatureLoss):
         vgg_weights: Weights = "DEFAULT",
         **options: Any,
     ) -> None:
-        self.weights = _checked_weights(self._name, weights)
+        weights = _checked_weights("ContentLoss", weights)
         if not callable(distance):
             check_choice("ContentLoss: distance", distance, _DISTANCES)
             distance = _DISTANCES[distance]
-        self.distance = distance
         super().__init__(weights, reduction, features, arch, vgg_weights, options)
+        self.weights, self.distance = weights, distance
 
     def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         found = self.distance(x, y)
@@ -215,8 +215,9 @@ class StyleLoss(FeatureLoss):
         vgg_weights: Weights = "DEFAULT",
         **options: Any,
     ) -> None:
-        self.weights = _checked_weights(self._name, weights)
+        weights = _checked_weights("StyleLoss", weights)
         super().__init__(weights, reduction, features, arch, vgg_weights, options)
+        self.weights = weights
 
     def _described(self, images: Tensor) -> dict[str, Tensor]:
         return {tap: gram_matrix(map) for tap, map in super()._described(images).items()}

@@ -31,6 +31,7 @@ def load(features: nn.Sequential, arch: str, weights: Weights) -> None:
         for key, tensor in own.items():
             # Files of before 2018 don't have the count, which eval mode doesn't need.
             if key not in given and key.endswith("num_batches_tracked"):
+                tensor.zero_()
                 continue
             _check_shape(key, given.get(key), tensor, arch)
             tensor.copy_(given[key])
