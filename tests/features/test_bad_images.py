@@ -62,7 +62,13 @@ def test_arguments_of_losses() -> None:
     for loss in (ContentLoss, StyleLoss):
         assert_refused(ValueError, "weights must say how much", loss, {}, features=own)
         assert_refused(ValueError, "the network's are vgg_weights", loss, "DEFAULT")
-        assert_refused(ValueError, "no tap relu3_1, only", loss, {"relu3_1": 1.0}, features=own)
+        assert_refused(
+            ValueError,
+            "no relu3_1 among the taps of the features: relu1_1, relu2_1",
+            loss,
+            {"relu3_1": 1.0},
+            features=own,
+        )
         weights = {"relu1_1": 1.0}
         assert_refused(ValueError, "reduction must be", loss, weights, reduction="avg")
         assert_refused(TypeError, "not a Identity", loss, weights, features=nn.Identity())
@@ -130,7 +136,9 @@ def test_targets() -> None:
     assert_refused(ValueError, "of StyleLoss, not of this", loss, images, style.target(images))
     assert_refused(ValueError, "as many or one", style, images, torch.rand(3, 3, 8, 8))
     other = StyleLoss({"relu2_1": 1.0}, features=features()).target(images)
-    assert_refused(ValueError, "the target have no tap relu1_1, only relu2_1", style, images, other)
+    assert_refused(
+        ValueError, "no relu1_1 among the taps of the target: relu2_1", style, images, other
+    )
 
 
 def test_a_target_on_another_device() -> None:

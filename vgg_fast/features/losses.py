@@ -63,7 +63,7 @@ class FeatureLoss(nn.Module):
                 f"{self._name}: {', '.join(options)} can't be chosen where features are given, "
                 "which have their own"
             )
-        _check_has(f"{self._name}: the features", features.taps, self.taps)
+        self._check_has("the features", features.taps)
         self.features = features
 
     def forward(self, input: Tensor, target: Tensor | Target) -> Tensor:
@@ -102,7 +102,7 @@ class FeatureLoss(nn.Module):
             target = self.target(target)
         elif target.loss != self._name:
             raise ValueError(f"{self._name}: the target is one of {target.loss}, not of this loss")
-        _check_has(f"{self._name}: the target", target.of_taps, self.taps)
+        self._check_has("the target", target.of_taps)
         of_input = self._described(input)
         for tap in self.taps:
             self._check_pair(tap, of_input[tap], target.of_taps[tap])
@@ -118,6 +118,14 @@ class FeatureLoss(nn.Module):
 
     def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _check_has(self, what: str, taps: Collection[str]) -> None:
+        lacking = [tap for tap in self.taps if tap not in taps]
+        if lacking:
+            raise ValueError(
+                f"{self._name}: there is no {', '.join(lacking)} among the taps of {what}: "
+                f"{', '.join(taps)}"
+            )
 
     def _check_pair(self, tap: str, x: Tensor, y: Tensor) -> None:
         if x.shape[1:] != y.shape[1:] or y.shape[0] not in (1, x.shape[0]):
@@ -251,9 +259,3 @@ def _checked_weights(loss: str, weights: Mapping[str, float]) -> dict[str, float
             f"they are {weights!r}; the network's are vgg_weights"
         )
     return {tap: float(weight) for tap, weight in weights.items()}
-
-
-def _check_has(what: str, taps: Collection[str], wanted: Iterable[str]) -> None:
-    lacking = [tap for tap in wanted if tap not in taps]
-    if lacking:
-        raise ValueError(f"{what} have no tap {', '.join(lacking)}, only {', '.join(taps)}")
