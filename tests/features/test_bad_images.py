@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.features import torchvisions
-from vgg_fast.features import DISTS, LPIPS, ContentLoss, StyleLoss, VGGFeatures
+from vgg_fast.features import DISTS, LPIPS, ContentLoss, StyleLoss, VGGFeatures, gram_matrix
 from vgg_fast.features.lpips import CHANNELS
 
 
@@ -20,7 +20,9 @@ def assert_refused(error: type[Exception], match: str, call: Callable, *args, **
         call(*args, **options)
     sentence = str(caught.value)
     assert re.search(match, sentence), sentence
-    assert re.match(r"(VGGFeatures|ContentLoss|StyleLoss|LPIPS|DISTS)\b.*: ", sentence), sentence
+    assert re.match(
+        r"(VGGFeatures|ContentLoss|StyleLoss|LPIPS|DISTS|gram_matrix)\b.*: ", sentence
+    ), sentence
     assert "\n" not in sentence
 
 
@@ -122,6 +124,10 @@ def test_the_smallest_images() -> None:
     assert deep(torch.rand(1, 3, 16, 17))["relu5_1"].shape == (1, 512, 1, 1)
     assert_refused(ValueError, "needs 16x16", deep, torch.rand(1, 3, 15, 17))
     assert VGGFeatures("vgg11", ["relu5_1"], pooling="l2")(torch.rand(1, 3, 1, 1))
+
+
+def test_maps() -> None:
+    assert_refused(ValueError, r"must be \(N, C, H, W\), but", gram_matrix, torch.rand(3, 8, 8))
 
 
 # ------------------------------------------------------------------------------------------ targets

@@ -128,9 +128,8 @@ def test_dists_weights_come_with_a_package() -> None:
 def test_features_of_basicsr() -> None:
     case, model = built("basicsr.VGGFeatureExtractor")
     (images,) = (tensor.double() for tensor in case.draw("small"))
-    weights = dict(zip(map(str, range(99)), model.vgg_net, strict=False))
-    weights = nn.Sequential(*weights.values()).state_dict()
-    ours = VGGFeatures("vgg19", model.wanted, weights=weights, dtype=torch.float64)
+    layers = nn.Sequential(*model.vgg_net)  # by their indices
+    ours = VGGFeatures("vgg19", model.wanted, weights=layers, dtype=torch.float64)
 
     def total(extractor: nn.Module):
         return lambda x: sum(map.square().mean() for map in extractor(x).values())

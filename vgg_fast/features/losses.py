@@ -245,7 +245,12 @@ def gram_matrix(map: Tensor) -> Tensor:
 
     Returns:
         (N, C, C).
+
+    Raises:
+        ValueError: the map has another number of dimensions.
     """
+    if map.dim() != 4:
+        raise ValueError(f"gram_matrix: map must be (N, C, H, W), but it is {tuple(map.shape)}")
     channels, height, width = map.shape[1:]
     pixels = distances.widened(map).permute(0, 2, 3, 1).flatten(1, 2)
     with torch.autocast(map.device.type, enabled=False):
