@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from vgg_fast import backends, cpu, functional, layers, models
+from vgg_fast import backends, cpu, features, functional, layers, models
 from vgg_fast.dispatch import environment as _environment
 from vgg_fast.fusing import FusionReport, fuse, unfuse
 from vgg_fast.fusing.explain import Explanation, explain
@@ -35,6 +35,7 @@ __all__ = [
     "backends",
     "cpu",
     "explain",
+    "features",
     "functional",
     "fuse",
     "layers",

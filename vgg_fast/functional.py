@@ -11,7 +11,13 @@ from torch import Tensor
 
 import vgg_fast.ops  # noqa: F401  (registers torch.ops.vgg_fast)
 
-__all__ = ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2"]
+__all__ = [
+    "conv3x3",
+    "conv3x3_relu",
+    "conv3x3_relu_and_pool",
+    "conv3x3_relu_pool",
+    "max_pool2x2",
+]
 
 
 def conv3x3(
@@ -116,6 +122,35 @@ def conv3x3_relu_pool(
             batch, weight, bias, False, scale, negative_slope, padding
         )[0]
     return output.squeeze(0) if input.dim() == 3 else output
+
+
+def conv3x3_relu_and_pool(
+    input: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
+    negative_slope: float = 0.0,
+    padding: str = "zeros",
+) -> tuple[Tensor, Tensor]:
+    """3×3 convolution with stride 1, bias and ReLU, and that map pooled, in one kernel.
+
+    Equivalent to: ``conv3x3_relu(input, ...), conv3x3_relu_pool(input, ...)`` with the same
+    arguments. For features that are taken in front of a pooling, as perceptual losses do.
+
+    Args and errors as :func:`conv3x3_relu_pool`.
+
+    Returns:
+        The map, (N, K, H, W) or (K, H, W), and the pooled one, (N, K, H // 2, W // 2) or
+        (K, H // 2, W // 2); H - 2 and W - 2 instead of H and W where ``padding`` is "valid".
+    """
+    _check_not_nested("conv3x3_relu_and_pool", input)
+    batch = input.unsqueeze(0) if input.dim() == 3 else input
+    output, pooled = torch.ops.vgg_fast.conv3x3_relu_and_pool(
+        batch, weight, bias, scale, negative_slope, padding
+    )
+    if input.dim() == 3:
+        return output.squeeze(0), pooled.squeeze(0)
+    return output, pooled
 
 
 def max_pool2x2(input: Tensor) -> Tensor:

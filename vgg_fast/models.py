@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -238,20 +238,11 @@ class ImageNetVGG(nn.Module):
         sequential = FusedSequential if fused else nn.Sequential
         linear = Linear if fused else nn.Linear
 
-        layers: list[nn.Module] = []
-        channels = 3
-        for num_convs, num_channels in _checked_arch(conv_arch):
-            for _ in range(num_convs):
-                layers.append(_conv(channels, num_channels, fused, options))
-                if batch_norm:
-                    layers.append(nn.BatchNorm2d(num_channels, **options))
-                layers.append(nn.ReLU(inplace=True))
-                channels = num_channels
-            layers.append(MaxPool2x2(2, 2) if fused else nn.MaxPool2d(2, 2))
-        self.features = sequential(*layers)
+        blocks = _checked_arch(conv_arch)
+        self.features = sequential(*feature_layers(blocks, batch_norm, fused, options))
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = sequential(
-            linear(channels * 7 * 7, 4096, **options),
+            linear(blocks[-1][1] * 7 * 7, 4096, **options),
             nn.ReLU(True),
             nn.Dropout(p=dropout),
             linear(4096, 4096, **options),
@@ -260,7 +251,7 @@ class ImageNetVGG(nn.Module):
             linear(4096, num_classes, **options),
         )
         if init_weights:
-            self._initialize_weights()
+            initialize_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, num_classes)."""
@@ -269,18 +260,35 @@ class ImageNetVGG(nn.Module):
         x = torch.flatten(x, 1)
         return self.classifier(x)
 
-    def _initialize_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0, 0.01)
-                nn.init.zeros_(module.bias)
-
     def _get_name(self) -> str:
         return "VGG"
+
+
+def feature_layers(
+    blocks: ConvArch, batch_norm: bool, fused: bool, options: dict[str, Any]
+) -> Iterator[nn.Module]:
+    """The layers of torchvision's ``features``, which take images of 3 channels."""
+    channels = 3
+    for num_convs, num_channels in blocks:
+        for _ in range(num_convs):
+            yield _conv(channels, num_channels, fused, options)
+            if batch_norm:
+                yield nn.BatchNorm2d(num_channels, **options)
+            yield nn.ReLU(inplace=True)
+            channels = num_channels
+        yield MaxPool2x2(2, 2) if fused else nn.MaxPool2d(2, 2)
+
+
+def initialize_weights(model: nn.Module) -> None:
+    """Initial values as torchvision draws them."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
 
 
 def vgg11(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
