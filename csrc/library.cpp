@@ -87,6 +87,18 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "Tensor mean, Tensor var, float eps, bool relu=False, float negative_slope=0.) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 
+  // How far two maps are apart, the target's batch being as large or one; and the slope of that
+  // with respect to the input. vgg_fast/ops/distances.py says what they mean.
+  m.def("_mean_distance(Tensor input, Tensor target, bool squared) -> Tensor");
+  m.def(
+      "_mean_distance_slope(Tensor input, Tensor target, bool squared) "
+      "-> (Tensor distance, Tensor slope)");
+  m.def("_sign_gradient(Tensor signs, Tensor factor, SymInt channels) -> Tensor");
+  m.def("_unit_distance(Tensor input, Tensor target, Tensor? weight=None) -> Tensor");
+  m.def(
+      "_unit_distance_slope(Tensor input, Tensor target, Tensor? weight=None) "
+      "-> (Tensor distance, Tensor slope)");
+
   // A map in NCHW: the others return channels_last.
   m.def("to_nchw(Tensor input) -> Tensor");
 

@@ -13,8 +13,8 @@ from benchmarks.models.weights import random_weights
 from tests.support.features import with_gradient
 from tests.support.numerics import relative_error
 from vgg_fast.features import LPIPS, VGGFeatures
-from vgg_fast.features.distances import _distance
 from vgg_fast.features.lpips import CHANNELS, TAPS
+from vgg_fast.ops.distances import unit_distance
 
 lpips = pytest.importorskip("lpips")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torchvision")
@@ -129,7 +129,7 @@ def test_pixels_without_features_get_no_gradient(linear: bool) -> None:
     weight = torch.rand(8) if linear else None
     x, y = torch.rand(2, 2, 8, 4, 5)
     x[..., 0], y[..., :2] = 0, 0
-    map, gradient = with_gradient(lambda x: _distance(x, y, weight), x)
+    map, gradient = with_gradient(lambda x: unit_distance(x, y, weight), x)
     assert map.shape == (2, 1, 4, 5) and not map[..., 0].any() and map[..., 1].all()
     assert gradient.isfinite().all() and not gradient[..., 0].any() and gradient[..., 2].any()
 
@@ -144,6 +144,6 @@ def test_the_distance_is_the_packages() -> None:
 
     for scale in (1e-6, 1.0, 1e6):
         value, gradient = with_gradient(packages, scale * x)
-        found, gradient_found = with_gradient(lambda x: _distance(x, y, weight), scale * x)
+        found, gradient_found = with_gradient(lambda x: unit_distance(x, y, weight), scale * x)
         assert relative_error(found, value) < 1e-4 if scale < 1 else 1e-5
         assert relative_error(gradient_found, gradient) < 1e-4

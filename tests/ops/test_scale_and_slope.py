@@ -261,15 +261,25 @@ def operators_of(op: str, needs: tuple[bool, bool, bool], **options) -> list[str
 @operators
 def test_a_gradient_through_them_is_one_operator_each_way(op: str, needs) -> None:
     slope = some_slope(op)
-    backward = op + "_backward"
-    assert operators_of(op, needs, scaled=True, negative_slope=slope) == [op, backward]
+    trains = needs[1]
+    each_way = {
+        "conv3x3": ["conv3x3", "conv3x3_backward" if trains else "_conv3x3_dgrad"],
+        "conv3x3_relu": ["conv3x3_relu", "conv3x3_relu_backward"]
+        if trains
+        else ["_conv3x3_relu_masked", "_conv3x3_relu_dgrad"],
+        "conv3x3_relu_pool": ["conv3x3_relu_pool", "conv3x3_relu_pool_backward"]
+        if trains
+        else ["_conv3x3_relu_pool_masked", "_conv3x3_relu_pool_dgrad"],
+    }
+    assert operators_of(op, needs, scaled=True, negative_slope=slope) == each_way[op]
     if op != "conv3x3_relu_pool":
         options = {"scaled": True, "negative_slope": slope}
-        assert operators_of(op, needs, padding="valid", **options) == [op, backward]
-        assert operators_of(op, needs, padding="reflect", **options) == [op, backward]
+        assert operators_of(op, needs, padding="valid", **options) == each_way[op]
+        assert operators_of(op, needs, padding="reflect", **options) == each_way[op]
         return
+    forward, backward = each_way["conv3x3_relu"]
     assert operators_of(op, needs, padding="circular", negative_slope=slope) == [
-        "conv3x3_relu", "max_pool2x2", "max_pool2x2_backward", "conv3x3_relu_backward",
+        forward, "max_pool2x2", "max_pool2x2_backward", backward,
     ]  # fmt: skip
 
 

@@ -114,7 +114,7 @@ class LPIPS(FeatureLoss):
         total: Any = 0
         for i, tap in enumerate(TAPS):
             weight = None if self.linear is None else self.linear[i]
-            map = distances._distance(of_input[tap], of_target[tap], weight)
+            map = distances.unit_distance(of_input[tap], of_target[tap], weight)
             if self.spatial:
                 total = total + F.interpolate(map, size, mode="bilinear", align_corners=False)
             else:

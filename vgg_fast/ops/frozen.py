@@ -6,8 +6,8 @@ needs the weight and
 - ``mask``, (N, H, W, ⌈K / 8⌉) of uint8: whether the ReLU passes a value's gradient on. That of
   channel ``k`` is bit ``k % 8`` of byte ``k // 8``. It is set where the output is positive, and
   without a slope where it is NaN, as in torch. Bits beyond the last channel are zero.
-- ``windows``, (N, H // 2, W // 2, 2, ⌈K / 8⌉) of uint8, where there is a pooling: the column and the
-  row of the window's largest value, one bit each, packed in the same way.
+- ``windows``, (N, H // 2, W // 2, 2, ⌈K / 8⌉) of uint8, where there is a pooling: the column and
+  the row of the window's largest value, one bit each, packed in the same way.
 
 H and W are those of the operator's output: of the pooled map for ``conv3x3_relu_pool``, which keeps
 nothing of the values that lost; of the full one for ``conv3x3_relu_and_pool``.
@@ -169,7 +169,7 @@ def _padding(rest: tuple[Any, ...]) -> str:
     return rest[3] if len(rest) > 3 else "zeros"
 
 
-def _halved(size: tuple[int, int]) -> tuple[int, int]:
+def _halved(size: tuple[int, ...]) -> tuple[int, ...]:
     return size[0] // 2, size[1] // 2
 
 

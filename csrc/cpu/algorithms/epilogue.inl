@@ -62,8 +62,9 @@ struct WindowMaximum {
   }
 };
 
-// Writes a vector of channels, at most `count` of them, and what else is wanted of it.
-template <class Value, class Real>
+// Writes a vector of channels, at most `count` of them, and what else is wanted of it: if kMasked,
+// a mask and windows.
+template <class Value, class Real, bool kMasked>
 class OutputWriter {
   using Vector = typename Shape<Real>::Vector;
 
@@ -83,7 +84,7 @@ class OutputWriter {
   inline void write(Vector output, int64_t pixel, int64_t channel, int64_t count,
                     int64_t behind = 0) const {
     put<Real>(output, count + behind, values_ + pixel * channels_ + channel);
-    if (mask_ != nullptr) write_mask(output, pixel, channel, count);
+    if constexpr (kMasked) write_mask(output, pixel, channel, count);
   }
 
   // Of one window of the pooled map.
@@ -91,15 +92,15 @@ class OutputWriter {
                     int64_t count) const {
     const int64_t at = window * channels_ + channel;
     put<Real>(maximum.value, count, pooled_ + at);
-    if (argmax_ != nullptr) {
+    if constexpr (kMasked) {
+      uint8_t* const to = windows_ + 2 * window * bytes_ + channel / 8;
+      put_bits<Real>(bits_of<Real>((maximum.position & 1) != 0), channel, count, to);
+      put_bits<Real>(bits_of<Real>((maximum.position & 2) != 0), channel, count, to + bytes_);
+      if (values_ == nullptr) write_mask(maximum.value, window, channel, count);
+    } else if (argmax_ != nullptr) {
       put_bytes<Real>(__builtin_convertvector(maximum.position, typename Shape<Real>::Bytes), count,
                       argmax_ + at);
     }
-    if (windows_ == nullptr) return;
-    uint8_t* const to = windows_ + 2 * window * bytes_ + channel / 8;
-    put_bits<Real>(bits_of<Real>((maximum.position & 1) != 0), channel, count, to);
-    put_bits<Real>(bits_of<Real>((maximum.position & 2) != 0), channel, count, to + bytes_);
-    if (values_ == nullptr) write_mask(maximum.value, window, channel, count);
   }
 
  private:
@@ -114,14 +115,20 @@ class OutputWriter {
   const bool is_leaky_;
 };
 
+// f(what writes to the destination).
+template <class Value, class Real, class F>
+inline void with_writer(const Destination& destination, F&& f) {
+  if (destination.mask != nullptr) return f(OutputWriter<Value, Real, true>(destination));
+  f(OutputWriter<Value, Real, false>(destination));
+}
+
 // Writes the channels [first, first + count) of a tile whose sums lie in `sums`, kStride Reals a
 // pixel and `pitch` pixels a row.
-template <int64_t kStride, class Value, class Real, class Activation>
-void write_tile(const Source& source, const Destination& destination, const Tile& tile,
-                const Real* sums, int64_t pitch, const Real* scale, const Real* bias, int64_t first,
-                int64_t count, const Activation& activate) {
+template <int64_t kStride, class Real, class Writer, class Activation>
+void write_tile(const Source& source, const Destination& destination, const Writer& writer,
+                const Tile& tile, const Real* sums, int64_t pitch, const Real* scale,
+                const Real* bias, int64_t first, int64_t count, const Activation& activate) {
   constexpr int64_t kLanes = Shape<Real>::kLanes;
-  const OutputWriter<Value, Real> writer(destination);
   scale += first;
   bias += first;
   const auto sums_of = [&](int64_t image, int64_t row, int64_t column) {
@@ -175,10 +182,13 @@ void write_tile(const Source& source, const Destination& destination, const Tile
 template <int64_t kStride, class Value, class Real>
 void write_tile(const Convolution& convolution, const Tile& tile, const Real* sums, int64_t pitch,
                 int64_t first, int64_t count) {
-  with_activation<Real>(convolution.destination, [&](const auto& activate) {
-    write_tile<kStride, Value>(convolution.source, convolution.destination, tile, sums, pitch,
-                               static_cast<const Real*>(convolution.packed_scale),
-                               static_cast<const Real*>(convolution.packed_bias), first, count,
-                               activate);
+  const Destination& destination = convolution.destination;
+  with_writer<Value, Real>(destination, [&](const auto& writer) {
+    with_activation<Real>(destination, [&](const auto& activate) {
+      write_tile<kStride>(convolution.source, destination, writer, tile, sums, pitch,
+                          static_cast<const Real*>(convolution.packed_scale),
+                          static_cast<const Real*>(convolution.packed_bias), first, count,
+                          activate);
+    });
   });
 }

@@ -208,11 +208,12 @@ class Pixels {
   }
 
   // `count` channels from `channel` on, as many as a vector has at most; the others are zero. The
-  // position, 2 · row + column, is the pixel's in its window.
+  // position, 2 · row + column, is the pixel's in its window. kIsInside: the pixel has a place.
+  template <bool kIsInside = false>
   inline Vector read(const Line& row, const Line& column, uint8_t position, int64_t channel,
                      int64_t count) const {
     const int64_t at = row.pixel.offset + column.pixel.offset + channel;
-    const int64_t inside = row.pixel.inside & column.pixel.inside;
+    const int64_t inside = kIsInside ? -1 : row.pixel.inside & column.pixel.inside;
     const Value* const values = at_or_zeros(values_, at, inside);
     if constexpr (kPrologue == Prologue::kNone) {
       return get<Real>(values, count);
@@ -241,7 +242,10 @@ class Pixels {
  private:
   Place place(int64_t y, int64_t size, int64_t stride, int64_t first, int64_t pixels) const {
     Place found;
-    found.inside = -int64_t(find_pixel(source_.border, size, y));
+    // A gradient has a border of zeros.
+    const bool exists = kPrologue == Prologue::kNone ? find_pixel(source_.border, size, y)
+                                                     : uint64_t(y) < uint64_t(size);
+    found.inside = -int64_t(exists);
     found.offset = y * stride;
     if constexpr (kMasked) found.bits = (first + y) * pixels * mask_bytes(source_.channels);
     return found;
@@ -294,10 +298,14 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
     const Line line = pixels.row(image, row);
     for (int64_t x = column; x < column + count; ++x, to += patch.stride) {
       const Line place = pixels.column(x);
+      if (!(line.pixel.inside & place.pixel.inside)) {  // of an odd last row or column
+        zero(to, patch.stride);
+        continue;
+      }
       const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
       for (int64_t c = 0; c < channels; c += Shape<Real>::kLanes) {
         const int64_t channel = patch.first_channel + c, left = channels - c;
-        put<Real>(pixels.read(line, place, position, channel, left), left, to + c);
+        put<Real>(pixels.template read<true>(line, place, position, channel, left), left, to + c);
       }
       zero(to + channels, padding);
     }

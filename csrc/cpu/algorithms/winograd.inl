@@ -251,11 +251,12 @@ void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64
 
 // The store of one tile's outputs[row][column], pooled or not, a vector of the channels from
 // `first` on.
-template <class Value, int64_t kSide>
-inline void write_outputs(const Source& source, const OutputWriter<Value, float>& writer,
-                          const Tile& tile, const FloatVector (&outputs)[kSide][kSide],
-                          bool writes_map, bool pools, int64_t first, int64_t count) {
-  if (writes_map) {
+template <class Writer, int64_t kSide>
+inline void write_outputs(const Source& source, const Destination& destination,
+                          const Writer& writer, const Tile& tile,
+                          const FloatVector (&outputs)[kSide][kSide], int64_t first) {
+  const int64_t count = destination.channels - first;
+  if (destination.values != nullptr) {
     const int64_t pixel = (tile.image * source.height + tile.row) * source.width + tile.column;
 #pragma GCC unroll 4
     for (int64_t i = 0; i < kSide; ++i) {
@@ -266,7 +267,7 @@ inline void write_outputs(const Source& source, const OutputWriter<Value, float>
       }
     }
   }
-  if (!pools) return;
+  if (destination.pooled == nullptr) return;
   const int64_t height = source.height / 2, width = source.width / 2;
   const int64_t window = (tile.image * height + tile.row / 2) * width + tile.column / 2;
 #pragma GCC unroll 2
@@ -285,15 +286,14 @@ inline void write_outputs(const Source& source, const OutputWriter<Value, float>
 
 // Transforms the products of a block of tiles and outputs back, and writes them; marks the tiles
 // with an output that isn't finite.
-template <class W, class Value>
-void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W>& layout,
-                       int64_t first_tile, int64_t tiles, const float* products, int64_t first,
-                       int64_t width, uint8_t* needs_direct) {
+template <class W, class Writer>
+void transform_outputs(const Convolution& convolution, const Writer& writer,
+                       const WinogradWorkspace<W>& layout, int64_t first_tile, int64_t tiles,
+                       const float* products, int64_t first, int64_t width, uint8_t* needs_direct) {
   using S = Shape<float>;
   const float* scale = static_cast<const float*>(convolution.packed_scale) + first;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
   const Destination& destination = convolution.destination;
-  const OutputWriter<Value, float> writer(destination);
   for (int64_t t = 0; t < tiles; ++t) {
     const Tile tile = tile_at(convolution.tiling, first_tile + t, convolution.source.images,
                               convolution.source.height, convolution.source.width);
@@ -309,8 +309,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
               check += sum * 0.f;  // zero only for what is finite
             });
       });
-      write_outputs(convolution.source, writer, tile, outputs, destination.values != nullptr,
-                    destination.pooled != nullptr, first + v, destination.channels - first - v);
+      write_outputs(convolution.source, destination, writer, tile, outputs, first + v);
     }
     bool finite = true;
     for (int64_t i = 0; i < S::kLanes; ++i) finite &= check[i] == 0;
@@ -379,8 +378,10 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
                                              weight_layout.position_stride(block), products);
       });
       uint8_t* const needs_direct = convolution.needs_direct + split * all_tiles;
-      transform_outputs<W, Value>(convolution, layout, first_tile, tiles, products, k, width,
-                                  needs_direct);
+      with_writer<Value, float>(convolution.destination, [&](const auto& writer) {
+        transform_outputs(convolution, writer, layout, first_tile, tiles, products, k, width,
+                          needs_direct);
+      });
       WinogradWeightFacts facts;
       __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));
       if (facts.small) {

@@ -168,6 +168,13 @@ struct Norm {
   double negative_slope = 0;  // of the ReLU
 };
 
+// Two maps that are compared, as matrices, pixels × channels.
+struct MapPair {
+  Storage storage = Storage::kFloat32;
+  int64_t channels = 0;
+  const void *input = nullptr, *target = nullptr;
+};
+
 // A sum no larger than this, where no factor is larger than 1, may have lost digits because
 // denormal numbers were flushed: there are at most 2²⁰ terms, so a larger sum has lost less than
 // 2⁻²⁶ of itself. Where factors are larger, the bound grows with the largest.
@@ -241,6 +248,15 @@ struct NormKernels {
                    int64_t first, int64_t last, void* grad_input);
 };
 
+// Of the pixels [first, last) of two maps, except fp64's; distances.inl says what of them.
+struct DistanceKernels {
+  double (*mean_sum)(const MapPair&, bool squared, int64_t first, int64_t last, void* slope);
+  void (*sign_gradient)(const uint8_t* signs, float factor, int64_t channels, int64_t first,
+                        int64_t last, float* gradient);
+  void (*unit)(const MapPair&, const float* weight, int64_t first, int64_t last, float* distance,
+               void* slope);
+};
+
 struct Kernels {
   InstructionSet set;
 
@@ -299,6 +315,7 @@ struct Kernels {
   uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);
 
   NormKernels norm;
+  DistanceKernels distance;
   WinogradKernels winograd2, winograd4;  // m = 2 and 4
 };
 

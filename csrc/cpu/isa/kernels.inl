@@ -21,6 +21,7 @@
 #include "cpu/algorithms/winograd_gradient.inl"
 #include "cpu/algorithms/pool.inl"
 #include "cpu/algorithms/norm.inl"
+#include "cpu/algorithms/distances.inl"
 #include "cpu/algorithms/layout.inl"
 #include "cpu/algorithms/fingerprint.inl"
 // clang-format on
@@ -65,6 +66,23 @@ constexpr WinogradKernels kWinograd = {
           return with_float_storage(task.input.storage, [&](auto s) {
             return winograd_store_gradient<W, ValueOf<decltype(s)>>(task, destination, sums, first,
                                                                     last);
+          });
+        },
+};
+
+constexpr DistanceKernels kDistance = {
+    .mean_sum =
+        [](const MapPair& pair, bool squared, int64_t first, int64_t last, void* slope) {
+          return with_float_storage(pair.storage, [&](auto s) {
+            return mean_distance_sum<ValueOf<decltype(s)>>(pair, squared, first, last, slope);
+          });
+        },
+    .sign_gradient = sign_gradient,
+    .unit =
+        [](const MapPair& pair, const float* weight, int64_t first, int64_t last, float* distance,
+           void* slope) {
+          with_float_storage(pair.storage, [&](auto s) {
+            unit_distance<ValueOf<decltype(s)>>(pair, weight, first, last, distance, slope);
           });
         },
 };
@@ -238,6 +256,7 @@ constexpr Kernels kTable = {
         },
     .fingerprint = fingerprint,
     .norm = kNorm,
+    .distance = kDistance,
     .winograd2 = kWinograd<Winograd<2>>,
     .winograd4 = kWinograd<Winograd<4>>,
 };
