@@ -205,6 +205,16 @@ def lines(name: str, found: Record) -> list[str]:
     return [found["problem"]] if found["problem"] else problems
 
 
+def failures(record: Record) -> list[str]:
+    """What a trial has to tell: ways that broke, and not those that can't do a work."""
+    return [
+        f"{row['name']}, {name}: {way['problem']}"
+        for row in record["rows"]
+        for name, way in row["ways"].items()
+        if way.get("problem", "").startswith((measure.FAILED, measure.WRONG))
+    ]
+
+
 def measured(options: Options, record: Record, path: Path | None, console: Console) -> None:
     """Add the parts that the record lacks; the draft of ``path`` has all so far."""
     for name, part in chosen_parts(options).items():
@@ -259,6 +269,9 @@ def main(arguments: list[str] | None = None) -> Path | None:
     if left:
         continues = f"; --resume {draft(path)} tries again" if path is not None else ""
         sys.exit(f"{PROGRAM}: {', '.join(sorted(left))} failed{continues}")
+    wrong = failures(record) if options.quick else []
+    if wrong:
+        sys.exit(f"{PROGRAM}: {'; '.join(wrong)}")
     if path is None:
         return None
     record["rows"].sort(key=lambda row: list(works()).index(row["name"]))

@@ -75,7 +75,7 @@ class OfPair(nn.Module):
 
 
 class OfExtractor(nn.Module):
-    """BasicSR's perceptual loss: its extractor's maps of both images, and how far they are apart."""
+    """BasicSR's perceptual loss: how far its extractor's maps are apart."""
 
     def __init__(self, taps: tuple[str, ...]) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from benchmarks.features.work import Candidate, Results, Work
 from benchmarks.models.row import first_line, version
 from benchmarks.peers.base import Call, Unavailable
 
+FAILED, WRONG = "failed", "computes something else"  # how the problems of a way begin
 # Relative L2 errors of the value and of the gradient. In fp64 no ReLU flips, and the packages'
 # definitions are compared; their epsilons differ. In the precision that is timed the value shows
 # whether the same was computed, while rounding lets some pixels of the gradient through or not.
@@ -47,7 +48,7 @@ def timed(work: Work, rounds: int, compiles: bool = True) -> dict[str, Any]:
         except Unavailable as reason:
             found["problem"] = str(reason)
         except Exception as failure:  # one that fails is a finding, not the end
-            found["problem"] = f"failed: {first_line(failure)}"
+            found["problem"] = f"{FAILED}: {first_line(failure)}"
         else:
             calls[name] = Call(run=functools.partial(_ran, step), results=list)
     rounds = min(rounds, work.most_rounds)
@@ -107,9 +108,7 @@ def _errors(found: Results, expected: Results) -> list[float]:
 def _refuse_beyond(limits: tuple[float, float], errors: list[float], precision: str) -> None:
     for what, error, limit in zip(("value", "gradient"), errors, limits, strict=True):
         if not error <= limit:  # nor if it's NaN
-            raise Unavailable(
-                f"computes something else: its {what} in {precision} is {error:.0e} off"
-            )
+            raise Unavailable(f"{WRONG}: its {what} in {precision} is {error:.0e} off")
 
 
 def kept_per_pixel(work: Work, name: str, size: int | None = None) -> float:

@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        found = {"problem": f"needs more than {limit:.0f} GiB"}
+        found = {"problem": f"needs more than {limit:.3g} GiB"}
     print(json.dumps(found))
 
 
