@@ -71,7 +71,8 @@ class Options:
     """Measure peak memory."""
 
     limit: float = 16.0
-    """GiB that a process may take whose peak memory is measured; less where less is free."""
+    """GiB that a process may take whose peak memory is measured; at most nine tenths of what is
+    free."""
 
     json: Path | None = None
     """The file of the record."""

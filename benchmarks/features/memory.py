@@ -41,7 +41,7 @@ class Options:
     threads: int = 2
     """CPU threads."""
     limit: float = 16.0
-    """GiB that the process may take; less where less is free."""
+    """GiB that the process may take; at most nine tenths of what is free."""
 
 
 def peak(work: Work, way: str, size: int | None) -> int:
@@ -71,14 +71,14 @@ def in_a_process(
 
 
 def keep_below(gibibytes: float) -> float:
-    """Let allocations fail beyond so much, or beyond what is free, rather than drive others out.
+    """Let allocations fail beyond so much, or most of what is free, rather than drive others out.
 
     Returns:
         The limit, in GiB.
     """
     found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY.read_text(), re.MULTILINE)
     if found is not None:
-        gibibytes = min(gibibytes, int(found[1]) / 2**20)
+        gibibytes = min(gibibytes, 0.9 * int(found[1]) / 2**20)
     limit = int(gibibytes * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return gibibytes
