@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,12 +48,21 @@ def peak(work: Work, peer: str) -> int:
     Raises:
         Unavailable: the peer can't do the work, or the system doesn't tell.
     """
+    call = PEERS[peer].prepare(work)
+    return above(lambda: call.run(call.setup()))
+
+
+def above(run: Callable[[], object]) -> int:
+    """Bytes of resident memory at the peak of ``run``, above those before it.
+
+    Raises:
+        Unavailable: the system doesn't tell.
+    """
     if not CLEAR.exists():
         raise Unavailable("can't be watched: only Linux resets a process's peak memory")
-    call = PEERS[peer].prepare(work)
     before = _status("VmRSS")
     CLEAR.write_text("5")  # the peak starts over
-    call.run(call.setup())
+    run()
     return _status("VmHWM") - before
 
 
@@ -65,9 +75,14 @@ def _status(field: str) -> int:
 
 def in_a_process(work: Work, peer: str, threads: int, quick: bool) -> dict[str, Any]:
     """{"bytes": ...}, or {"problem": why there is no number}."""
-    command = [sys.executable, "-m", "benchmarks.memory", work.name, peer, f"--threads={threads}"]
+    arguments = [work.name, peer, f"--threads={threads}"] + ["--quick"] * quick
+    return told("benchmarks.memory", arguments)
+
+
+def told(program: str, arguments: list[str]) -> dict[str, Any]:
+    """The line of JSON that a program of ours prints at last, or {"problem": why there is none}."""
     done = subprocess.run(
-        command + ["--quick"] * quick,
+        [sys.executable, "-m", program, *arguments],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent.parent,

@@ -8,6 +8,9 @@ from typing import Any
 import jinja2
 
 from benchmarks import pictures, tables
+from benchmarks.features import record as of_features
+from benchmarks.features.tables import growth as features_growth
+from benchmarks.features.tables import problems as features_problems
 from benchmarks.models import record as of_models
 from benchmarks.pictures import style
 from benchmarks.record import COLUMNS, Record, cells, limits, machine, timed
@@ -39,7 +42,9 @@ CAPTIONS = {
 }
 
 
-def html(cpus: list[Record], gpus: list[Record], models: list[Record]) -> str:
+def html(
+    cpus: list[Record], gpus: list[Record], models: list[Record], features: list[Record]
+) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -49,6 +54,7 @@ def html(cpus: list[Record], gpus: list[Record], models: list[Record]) -> str:
         template.render(
             cpus=[_cpu(record, number) for number, record in enumerate(cpus)],
             models=[_models(record) for record in models],
+            features=[_features(record, number) for number, record in enumerate(features)],
             gpus=_gpus(gpus),
         )
         + "\n"
@@ -101,6 +107,29 @@ def _models(record: Record) -> dict[str, Any]:
         "columns": of_models.COLUMNS,
         "rows": [(row, of_models.cells(row)) for row in record["rows"]],
         "missing": record["missing"],
+    }
+
+
+def _features(record: Record, number: int) -> dict[str, Any]:
+    figures = pictures.of_features(record)
+    return {
+        "title": machine(record),
+        "pictures": [style.inline(fig, f"f{number}-{name}") for name, fig in figures.items()],
+        "told": [line[2:].replace("**", "") for line in features_growth(record)],
+        "columns": of_features.COLUMNS,
+        "rows": [
+            (
+                row["title"],
+                {
+                    name: of_features.cells(way)
+                    for name, way in row["ways"].items()
+                    if of_features.has_numbers(way)
+                },
+            )
+            for row in record["rows"]
+            if row["ways"]
+        ],
+        "problems": [line[2:] for line in features_problems(record)],
     }
 
 

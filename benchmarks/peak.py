@@ -55,11 +55,19 @@ def limits(repeats: int = 7) -> dict[str, float | None]:
 
 def has_bf16() -> bool:
     """Whether the processor multiplies bf16: AMX or AVX-512 BF16 on x86, BF16 on Arm."""
+    return bool(_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def has_matrix_tiles() -> bool:
+    """Whether the processor multiplies bf16 on tiles of matrices: Intel's AMX."""
+    return "amx_bf16" in _flags()
+
+
+def _flags() -> set[str]:
     try:
-        flags = set(re.findall(r"\w+", CPU_INFO.read_text()))
+        return set(re.findall(r"\w+", CPU_INFO.read_text()))
     except OSError:
-        return False
-    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+        return set()
 
 
 def of(found: dict[str, float | None], precision: str) -> float:

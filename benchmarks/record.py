@@ -15,6 +15,14 @@ The record of benchmarks.models: the environment, ``options``, ``summary``, ``mi
 and ``rows``, each with name, version, eligible, replaced, equal, error, problem, ``forward`` and
 ``training``: seconds by way (median, q1, q3), and the ratio; and the seconds that all of it took.
 
+The record of benchmarks.features: the environment, ``options``, and by parts
+    rows        one for each work: name, title, shape, precision, rounds, seconds, problem, and
+      ways      by name: version, errors {precision: [value, gradient]}, seconds, times, ratio and
+                memory as above; or problem: why there are none
+    kept        title, size, and ``bytes_per_pixel`` by way
+    curve       title, limit_gib, and ``ways`` by name: points [{size, megapixels, bytes}] or
+                [{size, megapixels, problem}], and megapixels_per_gb
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
@@ -40,6 +48,7 @@ RESULTS = Path(__file__).parent / "results"
 SCHEMA = 3
 DECISIONS = "decisions-"  # how the names of benchmarks.decisions' records begin
 MODELS = "models-"  # and of benchmarks.models'
+FEATURES = "features-"  # and of benchmarks.features'
 Record = dict[str, Any]
 
 
@@ -93,7 +102,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
     for path in _finished(results, ""):
-        if path.name.startswith((DECISIONS, MODELS)):
+        if path.name.startswith((DECISIONS, MODELS, FEATURES)):
             continue
         with _read(path, "benchmarks.run") as record:
             if "groups" in record:
@@ -133,6 +142,21 @@ def newest_models(results: Path) -> dict[str | None, Record]:
             if is_whole(record["options"]):
                 _keep_newest(found, record["options"]["backend"], record)
     return found
+
+
+def newest_features(results: Path) -> list[Record]:
+    """The newest whole record of benchmarks.features on each machine, newest first.
+
+    Raises:
+        SystemExit: a file isn't a record; the message names it.
+    """
+    found: dict[Any, Record] = {}
+    for path in _finished(results, FEATURES):
+        with _read(path, "benchmarks.features") as record:
+            options = record["options"]
+            if not (options["quick"] or options["only"]) and options["memory"]:
+                _keep_newest(found, (record["cpu"], record["threads"]), record)
+    return _newest_first(found)
 
 
 def is_whole(options: Record) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks import page, pictures, tables
-from benchmarks.record import Record, newest, newest_decisions, newest_models
+from benchmarks.features import tables as of_features
+from benchmarks.record import Record, newest, newest_decisions, newest_features, newest_models
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,16 +50,18 @@ def documents(root: Path) -> dict[Path, str]:
     """The files with tables, as the records in ``root`` want them."""
     results = root / "benchmarks" / "results"
     cpus, gpus = newest(results)
-    models = newest_models(results)
+    models, features = newest_models(results), newest_features(results)
     parts = {
         root / "README.md": {
             "models": tables.gains(models),
+            "features": of_features.readme(features),
             "results": tables.readme(cpus, gpus),
             "decisions": tables.decisions(newest_decisions(results)),
         },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),
             "models": tables.every_model(models),
+            "features": of_features.measured(features),
             "measured": tables.measured(cpus),
         },
     }
@@ -75,15 +78,21 @@ def documents(root: Path) -> dict[Path, str]:
 
 
 def draw(
-    cpus: list[Record], gpus: list[Record], models: dict[str | None, Record], folder: Path
+    cpus: list[Record],
+    gpus: list[Record],
+    models: dict[str | None, Record],
+    features: list[Record],
+    folder: Path,
 ) -> list[Path]:
-    """What the documents show of the newest CPU's record, of every GPU's, and of the models'."""
+    """What the documents show of the newest CPU's records, of every GPU's, and of the models'."""
     drawn = pictures.of_a_cpu(cpus[0]) if cpus else {}
     figures = {name: drawn[name] for name in pictures.IN_DOCUMENTS if name in drawn}
     for record in gpus:
         figures |= pictures.of_a_gpu(record)
     for record in tables.shown(models):
         figures |= pictures.of_models(record)
+    for record in features[:1]:
+        figures |= pictures.of_features(record)
     return pictures.save(figures, folder)
 
 
@@ -97,11 +106,14 @@ def main(arguments: list[str] | None = None) -> None:
         return
     results = options.root / "benchmarks" / "results"
     (cpus, gpus), models = newest(results), newest_models(results)
-    found[options.root / "docs" / "report.html"] = page.html(cpus, gpus, tables.shown(models))
+    features = newest_features(results)
+    shown = tables.shown(models)
+    found[options.root / "docs" / "report.html"] = page.html(cpus, gpus, shown, features)
     for path, text in found.items():
         path.write_text(text, encoding="utf-8")
         print(path)
-    print(*draw(cpus, gpus, models, options.root / "docs" / "images"), sep="\n")
+    images = options.root / "docs" / "images"
+    print(*draw(cpus, gpus, models, features, images), sep="\n")
 
 
 if __name__ == "__main__":

@@ -53,11 +53,11 @@ def mean_ratio(rows: list[Record], peer: str) -> float | None:
     return statistics.geometric_mean(f["median"] for f in found if f)
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _head(*columns: str, words: int = 1) -> Iterator[str]:
+def head(*columns: str, words: int = 1) -> Iterator[str]:
     """A table's head: a first column without a name, then ``columns``.
 
     The first ``words`` of all hold words, the others numbers.
@@ -69,29 +69,29 @@ def _head(*columns: str, words: int = 1) -> Iterator[str]:
 def _ratio_table(record: Record) -> Iterator[str]:
     rows = record["rows"]
     peers = [p for p in OTHERS if any(p in timed(row) for row in rows)]
-    yield from _head(*peers)
+    yield from head(*peers)
     for row in rows:
         if not is_layer(row):
-            yield _row(row["title"], *(_ratio_cell(ratio(row, peer)) for peer in peers))
+            yield table_row(row["title"], *(ratio_cell(ratio(row, peer)) for peer in peers))
     for kind in ("forward", "backward"):
         layers = [row for row in rows if is_layer(row) and row["kind"] == kind]
         if layers:
             means = (mean_ratio(layers, peer) for peer in peers)
             cells = ("–" if mean is None else f"{mean:.2f}" for mean in means)
             title = f"The {len(layers)} layers of the seed network: {kind}, geometric mean"
-            yield _row(title, *cells)
+            yield table_row(title, *cells)
     for row in rows:
-        if cells := _memory_cells(row, peers):
-            yield _row(f"{row['title']}: peak memory", *cells)
+        if cells := memory_cells(row, peers):
+            yield table_row(f"{row['title']}: peak memory", *cells)
 
 
-def _ratio_cell(found: dict[str, float] | None) -> str:
+def ratio_cell(found: dict[str, float] | None) -> str:
     if found is None:
         return "–"
     return f"**{found['median']:.2f}** ({found['q1']:.2f}–{found['q3']:.2f})"
 
 
-def _memory_cells(row: Record, peers: list[str]) -> list[str]:
+def memory_cells(row: Record, peers: list[str]) -> list[str]:
     ours = row["peers"].get("vgg_fast", {}).get("memory", {}).get("bytes")
     if not ours:
         return []
@@ -105,7 +105,7 @@ def _threads(record: Record) -> Iterator[str]:
     if times and len(found["values"]) > 1:
         yield (
             f"From {found['values'][0]:g} to {found['values'][-1]:g} threads vgg_fast becomes "
-            f"{_ratio_cell(times)} times as fast ({found['title']})."
+            f"{ratio_cell(times)} times as fast ({found['title']})."
         )
 
 
@@ -163,23 +163,23 @@ def _targets(record: Record) -> Iterator[str]:
         "256 images, and what `make gpu` found; each is a ratio of two things in one run:"
     )
     yield ""
-    yield from _head("against", "to reach", "found", words=2)
+    yield from head("against", "to reach", "found", words=2)
     for figure in figures.FIGURES:
         line = figure.line(record)
         bound = f"{figure.at_least:g} ×" if figure.at_least else f"≤ {figure.at_most:g}"
         found = NOT_YET if line["found"] is None else f"{line['found']:.2f}"
         missed = " (not reached)" if line["reached"] is False else ""
-        yield _row(figure.name, figure.against, bound, found + missed)
+        yield table_row(figure.name, figure.against, bound, found + missed)
     yield ""
     yield (
         "For information, the seed network at 224² and VGG-16: milliseconds of vgg_fast, and the "
         "time of eager channels_last relative to vgg_fast:"
     )
     yield ""
-    yield from _head("forward", "training step")
+    yield from head("forward", "training step")
     for variant in figures.VARIANTS:
         cells = (_information(record, variant.group(train)) for train in (False, True))
-        yield _row(f"{variant.name}, batch {variant.batch}", *cells)
+        yield table_row(f"{variant.name}, batch {variant.batch}", *cells)
 
 
 def _information(record: Record, group: str) -> str:
@@ -193,14 +193,14 @@ def _information(record: Record, group: str) -> str:
 def _groups(record: Record) -> Iterator[str]:
     peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
     others = [peer for peer in peers if peer != "vgg_fast"]
-    yield from _head("vgg_fast, ms", *others)
+    yield from head("vgg_fast, ms", *others)
     for name, group in record["groups"].items():
         ours = group["peers"].get("vgg_fast")
         cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
         for peer in others:
             theirs = group["peers"].get(peer)
             cells.append(f"{theirs['relative_time']:.2f}" if theirs else "–")
-        yield _row(name, *cells)
+        yield table_row(name, *cells)
     yield ""
     yield from _missing(record)
 
@@ -223,11 +223,11 @@ def decisions(record: Record | None) -> Iterator[str]:
         return
     yield f"On {machine(record)}:"
     yield ""
-    yield from _head("ReLUs", "pooling windows", "relative L2 error")
+    yield from head("ReLUs", "pooling windows", "relative L2 error")
     for name, shares in record["decisions"]["algorithms"].items():
         label = "PyTorch" if name == "torch" else f"vgg_fast, `{name}`"
         numbers = (f"{shares[what]:.0e}" for what in ("relus", "windows"))
-        yield _row(label, *numbers, f"{shares['error']:.1e}")
+        yield table_row(label, *numbers, f"{shares['error']:.1e}")
 
 
 # The records of benchmarks.models that are shown, by backend: what stands in for what.
@@ -285,9 +285,9 @@ def _gains_table(record: Record) -> Iterator[str]:
     if record["options"]["backend"] is not None:  # the other picture is in the README
         yield from _gains_picture(record, "images")
         yield ""
-    yield from _head("version", *of_models.COLUMNS, words=2)
+    yield from head("version", *of_models.COLUMNS, words=2)
     for row in record["rows"]:
-        yield _row(row["name"], row["version"], *of_models.cells(row))
+        yield table_row(row["name"], row["version"], *of_models.cells(row))
     yield ""
     for row in record["rows"]:
         if row["problem"]:
@@ -318,7 +318,7 @@ def measured(cpus: list[Record]) -> Iterator[str]:
             yield '<img src="images/speedup-layers.svg" alt="The same for each layer.">'
             yield '<img src="images/roofline.svg" alt="The layers under the machine\'s peaks.">'
             yield ""
-        yield from _head(*COLUMNS, words=2)
+        yield from head(*COLUMNS, words=2)
         for row in record["rows"]:
             if timed(row):
                 yield from _measured_row(row, record)
@@ -331,7 +331,7 @@ def measured(cpus: list[Record]) -> Iterator[str]:
 def _measured_row(row: Record, record: Record) -> Iterator[str]:
     title = f"{row['title']} (`{row['name']}`)"
     for name in timed(row):
-        yield _row(title, name, *cells(row, name, record))
+        yield table_row(title, name, *cells(row, name, record))
         title = ""
 
 
@@ -343,12 +343,12 @@ def growth(record: Record) -> Iterator[str]:
     names = list(dict.fromkeys(name for found in axes.values() for name in _exponents(found)))
     yield "How time grows: to this power of what is in the first column."
     yield ""
-    yield from _head("of", "from–to", *names, words=3)
+    yield from head("of", "from–to", *names, words=3)
     for axis, found in axes.items():
         values, powers = found["values"], _exponents(found)
         shown = (f"{powers[n]:.2f}" if n in powers else "–" for n in names)
         ends = f"{values[0]:g}–{values[-1]:g}"
-        yield _row(WHAT_GROWS[axis], found["title"], ends, *shown)
+        yield table_row(WHAT_GROWS[axis], found["title"], ends, *shown)
 
 
 def _exponents(found: Record) -> dict[str, float]:

@@ -59,28 +59,29 @@ def finished(draft: Path) -> Path:
     return draft.with_name(draft.name.replace(".partial.json", ".json"))
 
 
-def begun(path: Path, given: dict[str, Any]) -> Record:
+def begun(path: Path, given: dict[str, Any], program: str = "benchmarks.models") -> Record:
     """A record that rows are to be added to.
 
     Args:
         path: its file.
         given: options of this run, which must be those that the record was begun with.
+        program: whose record it is, for the messages.
 
     Raises:
         SystemExit: it is no such record, or its options are others.
     """
     try:
         found: Record = json.loads(path.read_text(encoding="utf-8"))
-        options, _, _ = found["options"], found["rows"], found["missing"]
+        options, _ = found["options"], found["rows"]
         others = [f"--{name} {options[name]}" for name in given if given[name] != options[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"benchmarks.models: {path} isn't a record to be continued ({error!r})")
+        sys.exit(f"{program}: {path} isn't a record to be continued ({error!r})")
     if others:
-        sys.exit(f"benchmarks.models: {path} was begun with {', '.join(others)}: leave that out")
+        sys.exit(f"{program}: {path} was begun with {', '.join(others)}: leave that out")
     return found
 
 
-def check_environment(found: Record, path: Path) -> None:
+def check_environment(found: Record, path: Path, program: str = "benchmarks.models") -> None:
     """The rows of one record come from one machine, and one commit.
 
     Raises:
@@ -89,6 +90,6 @@ def check_environment(found: Record, path: Path) -> None:
     for what, here in record.environment().items():
         if what != "date" and found.get(what) != here:
             sys.exit(
-                f"benchmarks.models: {path} can't be continued here: its {what} is "
+                f"{program}: {path} can't be continued here: its {what} is "
                 f"{found.get(what)}, not {here}"
             )

@@ -11,7 +11,7 @@ from benchmarks.growth import AXES
 from benchmarks.pictures import bars, curves, dots, style
 from benchmarks.record import Record
 
-__all__ = ["of_a_cpu", "of_a_gpu", "of_models", "save"]
+__all__ = ["of_a_cpu", "of_a_gpu", "of_features", "of_models", "save"]
 
 # What README.md and docs/performance.md show of a CPU's record.
 IN_DOCUMENTS = ("speedup-network", "speedup-layers", "roofline")
@@ -38,6 +38,11 @@ def of_models(record: Record) -> dict[str, Figure]:
     figure = dots.models(record)
     backend = record["options"]["backend"]
     return {} if figure is None else {"speedup-models" + f"-{backend}" * bool(backend): figure}
+
+
+def of_features(record: Record) -> dict[str, Figure]:
+    figure = curves.peak_memory(record)
+    return {} if figure is None else {"memory-features": figure}
 
 
 def save(figures: dict[str, Figure], folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Curves and points: the roofline, how time grows, error against speed."""
+"""Curves and points: the roofline, how time and memory grow, error against speed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks import peak
+from benchmarks.features.record import GIGABYTE, measured_points
 from benchmarks.pictures.style import INK, MARKERS, color, grid, legend, plain, plain_numbers
 from benchmarks.record import Record, is_layer, timed
 
@@ -117,6 +118,37 @@ def _curve(axes: Axes, peer: str, numbers: Record, values: list[float], per_valu
         lw=1.4,
         label=peer + power,
     )
+
+
+def peak_memory(record: Record) -> Figure | None:
+    """Peak memory of a record of benchmarks.features against the image, and what a GB holds."""
+    curve = record.get("curve", {"ways": {}})
+    ways = {name: way for name, way in curve["ways"].items() if len(measured_points(way)) > 1}
+    if not ways:
+        return None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, way in ways.items():
+        points = measured_points(way)
+        holds = way["megapixels_per_gb"]
+        axes.plot(
+            [point["megapixels"] for point in points],
+            [point["bytes"] / GIGABYTE for point in points],
+            color=color(name),
+            marker=MARKERS.get(name, "o"),
+            ms=5,
+            lw=1.4,
+            label=name + ("" if holds is None else f": {holds:.2f} megapixels for each GB"),
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("megapixels")
+    axes.set_ylabel("GB at the peak, above weights and images")
+    axes.set_title(f"{curve['title']}: forward and backward", fontsize=9)
+    grid(axes)
+    plain(axes)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return figure
 
 
 def error_against_speed(record: Record) -> Figure | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import html.parser
-import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,17 +13,7 @@ from benchmarks.gpu import figures
 from benchmarks.models import record as of_models
 from benchmarks.pictures import dots
 from seed_layers import SEED_LAYERS
-
-README = (
-    "# Title\n<!-- report:models -->\n<!-- /report:models -->\n"
-    "<!-- report:results -->\nold\n<!-- /report:results -->\n"
-    "<!-- report:decisions -->\n<!-- /report:decisions -->\nafter\n"
-)
-NOTEBOOK = (
-    "<!-- report:floor -->\n<!-- /report:floor -->\n"
-    "<!-- report:models -->\n<!-- /report:models -->\n"
-    "<!-- report:measured -->\n<!-- /report:measured -->\n"
-)
+from tests.support.report import README, made, put
 
 
 def peer(seconds: float, ratio: float, **more) -> dict:
@@ -150,26 +138,6 @@ MODELS = [
     model("lpips.wrong", None, equal=False, problem="result has another dtype"),
     {"name": "lpips.raises", "version": "1.2", "problem": "ValueError: no", "seconds": 0.1},
 ]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(README, encoding="utf-8")
-    (tmp_path / "docs" / "performance.md").write_text(NOTEBOOK, encoding="utf-8")
-    return tmp_path
-
-
-def put(root: Path, name: str, content: dict) -> None:
-    path = root / "benchmarks" / "results" / name
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def made(root: Path) -> tuple[str, str]:
-    report.main(["--root", str(root)])
-    files = (root / "README.md", root / "docs" / "performance.md")
-    return tuple(path.read_text(encoding="utf-8") for path in files)  # type: ignore[return-value]
 
 
 def test_without_records_nothing_is_claimed(root) -> None:
@@ -301,7 +269,7 @@ def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
     assert "| eager channels_last with AMP | ≤ 0.5 | 0.60 (not reached) |" in readme
     assert f"| {variant.name}, batch 32 | not measured yet | 2.50 ms, 2.00 × |" in readme
     assert "- apex: isn't installed (2 of 2 rows)" in readme
-    others = 3  # CPUs, and the two ways of models
+    others = 4  # CPUs, the two ways of models, and perceptual losses
     assert readme.count("not measured yet") == 4 + 2 * len(figures.VARIANTS) - 1 + others
 
 
@@ -459,6 +427,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
         ("bad", "benchmarks.run"),
         ("decisions-bad", "benchmarks.decisions"),
         ("models-bad", "benchmarks.models"),
+        ("features-bad", "benchmarks.features"),
     ],
 )
 def test_a_file_that_is_no_record_is_named(root, name, program, content) -> None:

@@ -12,6 +12,7 @@ import pytest
 import tyro
 
 from benchmarks import growth, report, run
+from benchmarks.features import __main__ as features
 from benchmarks.models import __main__ as models
 from tests.support.cases import TOLERANCES
 from vgg_fast import info
@@ -62,6 +63,8 @@ def parse(module: str, arguments: list[str]) -> None:
         run.chosen_works(tyro.cli(run.Options, args=arguments))
     elif module == "benchmarks.models":
         tyro.cli(models.Options, args=arguments)
+    elif module == "benchmarks.features":
+        features.chosen_parts(tyro.cli(features.Options, args=arguments))
     elif module == "benchmarks.growth":
         tyro.cli(growth.Options, args=arguments)
     elif module == "benchmarks.report":
