@@ -1,5 +1,7 @@
 #include "cpu/algorithms/gemv.h"
 
+#include <algorithm>
+
 #include "cpu/memory/workspace.h"
 #include "cpu/plan/threads.h"
 
@@ -23,8 +25,11 @@ void convolve_gemv(const Convolution& task, const Weight& weight) {
   parallel(pixels, [&](int64_t first, int64_t last) {
     kernel.gather_patches(task, weight, first, last, patches.at(0));
   });
-  parallel(divide_up(weight.outputs, lanes), [&](int64_t first, int64_t last) {
-    kernel.multiply_patches(task, weight, patches.at(0), first, last);
+  // The blocks whose bits share a byte of a mask are one thread's.
+  const int64_t blocks = divide_up(weight.outputs, lanes), together = divide_up(8, lanes);
+  parallel(divide_up(blocks, together), [&](int64_t first, int64_t last) {
+    kernel.multiply_patches(task, weight, patches.at(0), first * together,
+                            std::min(blocks, last * together));
   });
 }
 

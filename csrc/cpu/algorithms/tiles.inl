@@ -84,9 +84,9 @@ struct PrologueOf {
   static constexpr Prologue value = kPrologue;
 };
 
-// f(PrologueOf<the prologue>{}).
+// f(PrologueOf<the prologue>{}), of those that a weight's gradient may have.
 template <class F>
-inline void with_prologue(Prologue prologue, F&& f) {
+inline void with_saved_prologue(Prologue prologue, F&& f) {
   switch (prologue) {
     case Prologue::kReluGradient:
       return f(PrologueOf<Prologue::kReluGradient>{});
@@ -98,6 +98,21 @@ inline void with_prologue(Prologue prologue, F&& f) {
       return f(PrologueOf<Prologue::kPoolLeakyReluGradient>{});
     default:
       return f(PrologueOf<Prologue::kNone>{});
+  }
+}
+
+// The same, of all.
+template <class F>
+inline void with_prologue(Prologue prologue, F&& f) {
+  switch (prologue) {
+    case Prologue::kReluMask:
+      return f(PrologueOf<Prologue::kReluMask>{});
+    case Prologue::kPoolMask:
+      return f(PrologueOf<Prologue::kPoolMask>{});
+    case Prologue::kBothMask:
+      return f(PrologueOf<Prologue::kBothMask>{});
+    default:
+      return with_saved_prologue(prologue, f);
   }
 }
 
@@ -127,47 +142,162 @@ inline typename Shape<Real>::Vector get_through(const Value* values, const Value
   return blocked ? typename S::Vector{} : gradient;
 }
 
-template <Prologue kPrologue, class Value, class Real, class To>
-inline void read_through(const Value* values, const Value* output, const uint8_t* argmax,
-                         uint8_t position, Real slope, int64_t count, To* to) {
-  for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
-    const uint8_t* const positions = undoes_pooling(kPrologue) ? argmax + c : nullptr;
-    put<Real>(
-        get_through<Real, kPrologue>(values + c, output + c, positions, position, slope, count - c),
-        count - c, to + c);
-  }
+// The same by bits: of the channels that `pass` those that the pixel has `won`, and of the others
+// that it has won the slope's part.
+template <class Real>
+inline typename Shape<Real>::Vector let_through(typename Shape<Real>::Vector gradient,
+                                                unsigned pass, unsigned won, Real slope) {
+  using Vector = typename Shape<Real>::Vector;
+  const Vector through = lanes_of<Real>(pass & won) ? gradient : Vector{};
+  if (slope == 0) return through;
+  return lanes_of<Real>(~pass & won) ? gradient * slope : through;
 }
+
+alignas(64) constexpr uint8_t kZeros[64] = {};
+
+// Where a row or a column of pixels lies: in elements of the map, and in bytes of its mask.
+struct Place {
+  int64_t offset = 0, bits = 0;
+  int64_t inside = 0;  // -1, or 0 where there is nothing to read
+};
+struct Line {
+  Place pixel, window;  // kBothMask: its place in the pooled map
+};
+
+// The pixels of a source, as vectors of channels behind its prologue. Rows and columns are kept
+// apart, because a table of all pixels takes longer to fill than 16 channels to read.
+template <class Value, Prologue kPrologue>
+class Pixels {
+  static constexpr bool kMasked = reads_mask(kPrologue);
+  static constexpr bool kPooled = undoes_pooling(kPrologue);
+  static constexpr bool kBoth = kPrologue == Prologue::kBothMask;
+  using Real = decltype(to_real(Value{}));
+  using Vector = typename Shape<Real>::Vector;
+
+ public:
+  explicit Pixels(const Source& source)
+      : values_(static_cast<const Value*>(source.values)),
+        output_(static_cast<const Value*>(source.output)),
+        pooled_(static_cast<const Value*>(source.pooled)),
+        argmax_(source.argmax),
+        mask_(source.mask),
+        windows_(source.windows),
+        slope_(Real(source.negative_slope)),
+        source_(source) {}
+
+  // Of the row y of an image, or the column x, in the full map; either may lie outside by a border.
+  Line row(int64_t image, int64_t y) const {
+    const int64_t height = source_.height, width = source_.width;
+    Line line;
+    line.pixel = place(kPooled ? y >> 1 : y, kPooled ? height >> 1 : height, source_.row_stride,
+                       image * (kPooled ? height >> 1 : height), kPooled ? width >> 1 : width);
+    line.pixel.offset += image * source_.image_stride;
+    if constexpr (kBoth) {
+      const int64_t stride = (width >> 1) * source_.channels;
+      line.window = place(y >> 1, height >> 1, stride, image * (height >> 1), width >> 1);
+      line.window.offset += image * (height >> 1) * stride;
+    }
+    return line;
+  }
+  Line column(int64_t x) const {
+    const int64_t width = source_.width;
+    Line line;
+    line.pixel = place(kPooled ? x >> 1 : x, kPooled ? width >> 1 : width, source_.channels, 0, 1);
+    if constexpr (kBoth) line.window = place(x >> 1, width >> 1, source_.channels, 0, 1);
+    return line;
+  }
+
+  // `count` channels from `channel` on, as many as a vector has at most; the others are zero. The
+  // position, 2 · row + column, is the pixel's in its window.
+  inline Vector read(const Line& row, const Line& column, uint8_t position, int64_t channel,
+                     int64_t count) const {
+    const int64_t at = row.pixel.offset + column.pixel.offset + channel;
+    const int64_t inside = row.pixel.inside & column.pixel.inside;
+    const Value* const values = at_or_zeros(values_, at, inside);
+    if constexpr (kPrologue == Prologue::kNone) {
+      return get<Real>(values, count);
+    } else if constexpr (!kMasked) {
+      return get_through<Real, kPrologue>(values, at_or_zeros(output_, at, inside),
+                                          kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
+                                          position, slope_, count);
+    } else {
+      const int64_t bits = row.pixel.bits + column.pixel.bits, byte = channel / 8;
+      const unsigned pass = get_bits<Real>(at_or_zeros(mask_, bits + byte, inside), channel, count);
+      Vector gradient = get<Real>(values, count);
+      unsigned won = ~0u;
+      if constexpr (kPooled) won = winners(bits, inside, position, channel, count);
+      if constexpr (kBoth) {
+        const int64_t window = row.window.offset + column.window.offset + channel;
+        const int64_t exists = row.window.inside & column.window.inside;
+        const unsigned winning =
+            winners(row.window.bits + column.window.bits, exists, position, channel, count);
+        gradient += let_through<Real>(get<Real>(at_or_zeros(pooled_, window, exists), count),
+                                      winning, winning, Real(0));
+      }
+      return let_through<Real>(gradient, pass, won, slope_);
+    }
+  }
+
+ private:
+  Place place(int64_t y, int64_t size, int64_t stride, int64_t first, int64_t pixels) const {
+    Place found;
+    found.inside = -int64_t(find_pixel(source_.border, size, y));
+    found.offset = y * stride;
+    if constexpr (kMasked) found.bits = (first + y) * pixels * mask_bytes(source_.channels);
+    return found;
+  }
+
+  // Which channels of the window whose mask would lie at `bits` the position has won.
+  inline unsigned winners(int64_t bits, int64_t inside, uint8_t position, int64_t channel,
+                          int64_t count) const {
+    const uint8_t* const windows = windows_ + 2 * bits + channel / 8;
+    const auto get = [&](int64_t plane) {
+      return get_bits<Real>(at_or_zeros(windows, plane, inside), channel, count);
+    };
+    const unsigned columns = get(0), rows = get(mask_bytes(source_.channels));
+    return (position & 1 ? columns : ~columns) & (position & 2 ? rows : ~rows);
+  }
+
+  // Without a branch: which pixels lie outside varies too much from tile to tile to predict.
+  template <class T>
+  static inline const T* at_or_zeros(const T* base, int64_t at, int64_t inside) {
+    const uintptr_t zeros = reinterpret_cast<uintptr_t>(kZeros);
+    const uintptr_t address = reinterpret_cast<uintptr_t>(base) + uintptr_t(at) * sizeof(T);
+    return reinterpret_cast<const T*>(zeros + ((address - zeros) & uintptr_t(inside)));
+  }
+
+  const Value *const values_, *const output_, *const pooled_;
+  const uint8_t *const argmax_, *const mask_, *const windows_;
+  const Real slope_;
+  const Source& source_;
+};
 
 // Reads the patch's channels of `count` pixels of one row of a source, from (image, row, column)
 // on.
-template <class Value, class Real>
+template <class Value, class To>
 void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_t row,
-                 int64_t column, int64_t count, Real* to) {
+                 int64_t column, int64_t count, To* to) {
+  using Real = decltype(to_real(Value{}));
   const int64_t channels = patch.channels, padding = patch.stride - channels;
-  const int64_t start = image * source.image_stride + patch.first_channel;
-  const Value* values = static_cast<const Value*>(source.values) + start;
-  const Value* output = static_cast<const Value*>(source.output) + start;
-  if (source.prologue == Prologue::kNone && patch.stride == source.channels) {
-    read_row(values + row * source.row_stride + column * channels, count * channels, to);
+  if (source.prologue == Prologue::kNone) {
+    const Value* values = static_cast<const Value*>(source.values) + image * source.image_stride +
+                          row * source.row_stride + column * source.channels + patch.first_channel;
+    if (patch.stride == source.channels) return read_row(values, count * channels, to);
+    for (int64_t i = 0; i < count; ++i, values += source.channels, to += patch.stride) {
+      read_row(values, channels, to);
+      zero(to + channels, padding);
+    }
     return;
   }
-  const auto slope = decltype(to_real(Value{}))(source.negative_slope);
   with_prologue(source.prologue, [&](auto prologue) {
-    constexpr int kShift = undoes_pooling(prologue.value) ? 1 : 0;
-    const int64_t y = row >> kShift, height = source.height >> kShift;
-    for (int64_t i = column; i < column + count; ++i, to += patch.stride) {
-      const int64_t x = i >> kShift, at = y * source.row_stride + x * source.channels;
-      if (kShift > 0 && (y >= height || x >= source.width >> kShift)) {
-        zero(to, patch.stride);  // the odd last row or column
-        continue;
-      }
-      if constexpr (prologue.value == Prologue::kNone) {
-        read_row(values + at, channels, to);
-      } else {
-        const uint8_t* const argmax = kShift > 0 ? source.argmax + start + at : nullptr;
-        const uint8_t position = uint8_t(row % 2 * 2 + i % 2);
-        read_through<prologue.value>(values + at, output + at, argmax, position, slope, channels,
-                                     to);
+    const Pixels<Value, prologue.value> pixels(source);
+    const Line line = pixels.row(image, row);
+    for (int64_t x = column; x < column + count; ++x, to += patch.stride) {
+      const Line place = pixels.column(x);
+      const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
+      for (int64_t c = 0; c < channels; c += Shape<Real>::kLanes) {
+        const int64_t channel = patch.first_channel + c, left = channels - c;
+        put<Real>(pixels.read(line, place, position, channel, left), left, to + c);
       }
       zero(to + channels, padding);
     }
@@ -209,64 +339,28 @@ void read_patch(const Source& source, const Tile& tile, const Patch& patch, Real
   }
 }
 
-alignas(64) constexpr uint8_t kZeros[64] = {};
-
 // The pixels of a square tile of a source, as vectors of fp32: what read_patch() does, without a
-// copy in between. Rows and columns are kept apart, because a table of all pixels takes longer to
-// fill than 16 channels to read.
+// copy in between.
 template <class Value, Prologue kPrologue, int64_t kSide>
 class TilePixels {
-  static constexpr bool kPooled = undoes_pooling(kPrologue);
-
  public:
   // The tile's first pixel may lie outside the map, by a border.
   TilePixels(const Source& source, int64_t image, int64_t row, int64_t column)
-      : values_(static_cast<const Value*>(source.values)),
-        output_(static_cast<const Value*>(source.output)),
-        argmax_(source.argmax),
-        slope_(float(source.negative_slope)),
-        first_row_(row),
-        first_column_(column) {
-    // In the pooled map, where negative pixels lie in negative windows.
-    constexpr int kShift = kPooled ? 1 : 0;
-    const int64_t height = source.height >> kShift, width = source.width >> kShift;
+      : pixels_(source), first_row_(row), first_column_(column) {
     for (int64_t i = 0; i < kSide; ++i) {
-      int64_t y = (row + i) >> kShift, x = (column + i) >> kShift;
-      rows_[i].inside = -int64_t(find_pixel(source.border, height, y));
-      rows_[i].offset = image * source.image_stride + y * source.row_stride;
-      columns_[i].inside = -int64_t(find_pixel(source.border, width, x));
-      columns_[i].offset = x * source.channels;
+      rows_[i] = pixels_.row(image, row + i);
+      columns_[i] = pixels_.column(column + i);
     }
   }
 
-  // `count` channels from `channel` on, as many as a vector has at most; the others are zero.
+  // As Pixels does.
   inline FloatVector read(int64_t i, int64_t j, int64_t channel, int64_t count) const {
-    const int64_t at = rows_[i].offset + columns_[j].offset + channel;
-    const int64_t inside = rows_[i].inside & columns_[j].inside;
-    const Value* values = at_or_zeros(values_, at, inside);
-    if constexpr (kPrologue == Prologue::kNone) return get<float>(values, count);
     const uint8_t position = uint8_t(((first_row_ + i) & 1) * 2 + ((first_column_ + j) & 1));
-    return get_through<float, kPrologue>(values, at_or_zeros(output_, at, inside),
-                                         kPooled ? at_or_zeros(argmax_, at, inside) : nullptr,
-                                         position, slope_, count);
+    return pixels_.read(rows_[i], columns_[j], position, channel, count);
   }
 
  private:
-  struct Line {
-    int64_t offset, inside;  // in values; a mask
-  };
-
-  // Without a branch: which pixels lie outside varies too much from tile to tile to predict.
-  template <class T>
-  static inline const T* at_or_zeros(const T* base, int64_t at, int64_t inside) {
-    const uintptr_t zeros = reinterpret_cast<uintptr_t>(kZeros);
-    const uintptr_t address = reinterpret_cast<uintptr_t>(base) + uintptr_t(at) * sizeof(T);
-    return reinterpret_cast<const T*>(zeros + ((address - zeros) & uintptr_t(inside)));
-  }
-
-  const Value *values_, *output_;
-  const uint8_t* argmax_;
-  float slope_;
+  const Pixels<Value, kPrologue> pixels_;
   int64_t first_row_, first_column_;
   Line rows_[kSide], columns_[kSide];
 };

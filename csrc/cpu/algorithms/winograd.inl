@@ -252,40 +252,33 @@ void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64
 // The store of one tile's outputs[row][column], pooled or not, a vector of the channels from
 // `first` on.
 template <class Value, int64_t kSide>
-inline void write_outputs(const Source& source, const Destination& destination, const Tile& tile,
-                          const FloatVector (&outputs)[kSide][kSide], int64_t first,
-                          int64_t count) {
-  const bool pooled = destination.epilogue == Epilogue::kReluPool;
-  const int64_t channels = destination.channels, shift = pooled ? 1 : 0;
-  const int64_t height = source.height >> shift, width = source.width >> shift;
-  const int64_t row_stride = width * channels;
-  const int64_t at =
-      ((tile.image * height + (tile.row >> shift)) * width + (tile.column >> shift)) * channels +
-      first;
-  Value* const values = static_cast<Value*>(destination.values) + at;
-  if (pooled) {
-    uint8_t* const argmax = destination.argmax == nullptr ? nullptr : destination.argmax + at;
-#pragma GCC unroll 2
-    for (int64_t i = 0; i < kSide; i += 2) {
-#pragma GCC unroll 2
-      for (int64_t j = 0; j < kSide; j += 2) {
-        if (i + 1 >= tile.rows || j + 1 >= tile.columns) continue;
-        WindowMaximum<float> maximum(outputs[i][j]);
-        maximum.compare(outputs[i][j + 1], 1);
-        maximum.compare(outputs[i + 1][j], 2);
-        maximum.compare(outputs[i + 1][j + 1], 3);
-        const int64_t to = i / 2 * row_stride + j / 2 * channels;
-        maximum.put_to(count, values + to, argmax == nullptr ? nullptr : argmax + to);
+inline void write_outputs(const Source& source, const OutputWriter<Value, float>& writer,
+                          const Tile& tile, const FloatVector (&outputs)[kSide][kSide],
+                          bool writes_map, bool pools, int64_t first, int64_t count) {
+  if (writes_map) {
+    const int64_t pixel = (tile.image * source.height + tile.row) * source.width + tile.column;
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kSide; ++i) {
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kSide; ++j) {
+        if (i >= tile.rows || j >= tile.columns) continue;
+        writer.write(outputs[i][j], pixel + i * source.width + j, first, count);
       }
     }
-    return;
   }
-#pragma GCC unroll 4
-  for (int64_t i = 0; i < kSide; ++i) {
-#pragma GCC unroll 4
-    for (int64_t j = 0; j < kSide; ++j) {
-      if (i >= tile.rows || j >= tile.columns) continue;
-      put<float>(outputs[i][j], count, values + i * row_stride + j * channels);
+  if (!pools) return;
+  const int64_t height = source.height / 2, width = source.width / 2;
+  const int64_t window = (tile.image * height + tile.row / 2) * width + tile.column / 2;
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < kSide; i += 2) {
+#pragma GCC unroll 2
+    for (int64_t j = 0; j < kSide; j += 2) {
+      if (i + 1 >= tile.rows || j + 1 >= tile.columns) continue;
+      WindowMaximum<float> maximum(outputs[i][j]);
+      maximum.compare(outputs[i][j + 1], 1);
+      maximum.compare(outputs[i + 1][j], 2);
+      maximum.compare(outputs[i + 1][j + 1], 3);
+      writer.write(maximum, window + i / 2 * width + j / 2, first, count);
     }
   }
 }
@@ -299,6 +292,8 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
   using S = Shape<float>;
   const float* scale = static_cast<const float*>(convolution.packed_scale) + first;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
+  const Destination& destination = convolution.destination;
+  const OutputWriter<Value, float> writer(destination);
   for (int64_t t = 0; t < tiles; ++t) {
     const Tile tile = tile_at(convolution.tiling, first_tile + t, convolution.source.images,
                               convolution.source.height, convolution.source.width);
@@ -306,7 +301,7 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
     for (int64_t v = 0; v < width; v += S::kLanes) {
       FloatVector outputs[W::kOutput][W::kOutput];
       const FloatVector factor = load<float>(scale + v), offset = load<float>(bias + v);
-      with_activation<float>(convolution.destination, [&](const auto& activate) {
+      with_activation<float>(destination, [&](const auto& activate) {
         transform_tile<W::kInput, W::kOutput, W::output>(
             reads_from<W::kInput>(products + t * width + v, layout.product_stride),
             [&](int64_t i, int64_t j, FloatVector sum) {
@@ -314,8 +309,8 @@ void transform_outputs(const Convolution& convolution, const WinogradWorkspace<W
               check += sum * 0.f;  // zero only for what is finite
             });
       });
-      write_outputs<Value>(convolution.source, convolution.destination, tile, outputs, first + v,
-                           convolution.destination.channels - first - v);
+      write_outputs(convolution.source, writer, tile, outputs, destination.values != nullptr,
+                    destination.pooled != nullptr, first + v, destination.channels - first - v);
     }
     bool finite = true;
     for (int64_t i = 0; i < S::kLanes; ++i) finite &= check[i] == 0;

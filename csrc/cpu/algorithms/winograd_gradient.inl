@@ -74,7 +74,7 @@ bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
         store<float>(FloatVector{}, inputs + p * layout.input_stride + layout.input_offset(end, t));
       }
     }
-    with_prologue(task.gradient.prologue, [&](auto prologue) {
+    with_saved_prologue(task.gradient.prologue, [&](auto prologue) {
       const TilePixels<Value, prologue.value, W::kOutput> pixels(task.gradient, tile.image,
                                                                  tile.row, tile.column);
       for (int64_t k = 0; k < layout.outputs; k += S::kLanes) {

@@ -28,18 +28,25 @@ inline int64_t stored_size(Storage storage) {
 inline int64_t real_size(Storage storage) { return storage == Storage::kFloat64 ? 8 : 4; }
 
 // What is done to a source's values as they are read: nothing, or the backward pass of a ReLU,
-// leaky or not, or of the pooling behind it too.
+// leaky or not, or of the pooling behind it too. Those that end in Mask read the bits that a frozen
+// weight's operators keep (vgg_fast/ops/frozen.py), and serve either ReLU; kBothMask adds the
+// gradients of a map and of its pooling.
 enum class Prologue {
   kNone,
   kReluGradient,
   kLeakyReluGradient,
   kPoolReluGradient,
-  kPoolLeakyReluGradient
+  kPoolLeakyReluGradient,
+  kReluMask,
+  kPoolMask,
+  kBothMask
 };
 
 constexpr bool undoes_pooling(Prologue prologue) {
-  return prologue == Prologue::kPoolReluGradient || prologue == Prologue::kPoolLeakyReluGradient;
+  return prologue == Prologue::kPoolReluGradient || prologue == Prologue::kPoolLeakyReluGradient ||
+         prologue == Prologue::kPoolMask;
 }
+constexpr bool reads_mask(Prologue prologue) { return prologue >= Prologue::kReluMask; }
 constexpr bool is_leaky(Prologue prologue) {
   return prologue == Prologue::kLeakyReluGradient || prologue == Prologue::kPoolLeakyReluGradient;
 }
@@ -56,19 +63,26 @@ struct Source {
   const void* values = nullptr;     // the map, or the gradient of the operator's output
   const void* output = nullptr;     // the operator's output: its sign is the ReLU's mask
   const uint8_t* argmax = nullptr;  // undoes_pooling: which of the 4 pixels won
+  const uint8_t *mask = nullptr, *windows = nullptr;        // reads_mask
+  const void* pooled = nullptr;                             // kBothMask: the pooled map's gradient
   int64_t images = 0, height = 0, width = 0, channels = 0;  // of the full-resolution map
   // Between the values of one image, or row, and the next, in elements. Pixels are dense.
   int64_t image_stride = 0, row_stride = 0;
-  double negative_slope = 0;  // is_leaky: of the ReLU whose gradient this is
+  double negative_slope = 0;  // is_leaky, reads_mask: of the ReLU whose gradient this is
 };
 
-// What a convolution writes.
+// Bytes that hold a bit of each channel: those of a pixel in a mask.
+inline int64_t mask_bytes(int64_t channels) { return (channels + 7) / 8; }
+
+// What a convolution writes: a map, or its 2×2 maxima, or both.
 struct Destination {
-  Epilogue epilogue = Epilogue::kLinear;
-  double negative_slope = 0;  // of the epilogue's ReLU
+  bool has_relu = false;
+  double negative_slope = 0;  // of the ReLU
   Storage storage = Storage::kFloat32;
-  void* values = nullptr;
-  uint8_t* argmax = nullptr;  // kReluPool: may be null if no gradient will be asked for
+  void *values = nullptr, *pooled = nullptr;
+  uint8_t* argmax = nullptr;   // of the windows; null if no gradient will be asked for
+  uint8_t* mask = nullptr;     // of the map, or of the maxima if the map isn't written; or null
+  uint8_t* windows = nullptr;  // the argmax in bits, or null
   int64_t channels = 0;
 };
 

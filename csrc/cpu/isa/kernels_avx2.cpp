@@ -25,6 +25,9 @@ struct Isa {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), lanes));
   }
+  // The signs of its lanes.
+  static inline unsigned sign_bits(__m256 vector) { return unsigned(_mm256_movemask_ps(vector)); }
+  static inline unsigned sign_bits(__m256d vector) { return unsigned(_mm256_movemask_pd(vector)); }
 };
 
 #include "cpu/isa/kernels.inl"

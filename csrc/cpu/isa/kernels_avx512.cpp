@@ -27,6 +27,13 @@ struct Isa {
   static inline void store_first(__m512 vector, int64_t count, float* to) {
     _mm512_mask_storeu_ps(to, first(count), vector);
   }
+  // The signs of its lanes.
+  static inline unsigned sign_bits(__m512 vector) {
+    return _mm512_movepi32_mask(_mm512_castps_si512(vector));
+  }
+  static inline unsigned sign_bits(__m512d vector) {
+    return _mm512_movepi64_mask(_mm512_castpd_si512(vector));
+  }
 
  private:
   static inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }

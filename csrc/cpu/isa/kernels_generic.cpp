@@ -22,6 +22,11 @@ struct Isa {
     return (words & 0xffffffffu) * (words >> 32);
 #endif
   }
+#if defined(__SSE2__)
+  // The signs of its lanes.
+  static inline unsigned sign_bits(__m128 vector) { return unsigned(_mm_movemask_ps(vector)); }
+  static inline unsigned sign_bits(__m128d vector) { return unsigned(_mm_movemask_pd(vector)); }
+#endif
 };
 
 #include "cpu/isa/kernels.inl"

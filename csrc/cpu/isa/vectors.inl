@@ -144,6 +144,59 @@ inline void put_bytes(typename Shape<Real>::Bytes bytes, int64_t count, uint8_t*
 
 // ---------------------------------------------------------------------------------------------
 
+// Masks, as vgg_fast/ops/frozen.py packs them: channel c is bit c % 8 of byte c / 8 of its pixel.
+// Lanes are -1 or 0.
+
+template <class Real, class Set = Isa>
+inline unsigned bits_of(typename Shape<Real>::Integers lanes) {
+  if constexpr (requires { Set::sign_bits(typename Shape<Real>::Vector{}); }) {
+    return Set::sign_bits(typename Shape<Real>::Vector(lanes));
+  } else {
+    unsigned bits = 0;
+    for (int64_t i = 0; i < Shape<Real>::kLanes; ++i) bits |= unsigned(lanes[i] & 1) << i;
+    return bits;
+  }
+}
+
+template <class Real>
+inline typename Shape<Real>::Integers lanes_of(unsigned bits) {
+  typename Shape<Real>::Integers places{};
+  for (int64_t i = 0; i < Shape<Real>::kLanes; ++i) places[i] = 1 << i;
+  return (places & int(bits)) != 0;
+}
+
+// The bits of at most `count` lanes from `channel` on. `from` and `to` point to its byte.
+template <class Real>
+inline unsigned get_bits(const uint8_t* from, int64_t channel, int64_t count) {
+  constexpr int64_t n = Shape<Real>::kLanes;
+  static_assert(n <= 16);
+  if constexpr (n < 8) return *from >> channel % 8;
+  if (n == 8 || count <= 8) return *from;
+  uint16_t bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return bits;
+}
+
+// Where vectors share a byte, the one that begins it comes first, and clears the rest.
+template <class Real>
+inline void put_bits(unsigned bits, int64_t channel, int64_t count, uint8_t* to) {
+  constexpr int64_t n = Shape<Real>::kLanes;
+  if (count < n) bits &= (1u << count) - 1;
+  if constexpr (n < 8) {
+    const unsigned before = channel % 8 == 0 ? 0 : *to;
+    *to = uint8_t(before | bits << channel % 8);
+    return;
+  }
+  if (n == 8 || count <= 8) {
+    *to = uint8_t(bits);
+    return;
+  }
+  const uint16_t pair = uint16_t(bits);
+  __builtin_memcpy(to, &pair, sizeof(pair));
+}
+
+// ---------------------------------------------------------------------------------------------
+
 // Lanes of two vectors: of a, then of b.
 
 template <int... kLane>

@@ -5,9 +5,14 @@
 namespace vgg_fast::cpu {
 namespace {
 
+// Where a map is that large, what it takes to compute it anew is little beside it; and such maps
+// are where the memory of a step peaks.
+constexpr int64_t kLargeMap = int64_t{128} << 20;
+
 Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width,
                ScalarType dtype, int64_t element_bytes) {
   const int64_t bytes = like.size(0) * channels * height * width * element_bytes;
+  if (bytes >= kLargeMap) release_workspaces();
   check_memory(bytes);
   const Tensor map = empty_channels_last(like, channels, height, width, dtype);
   prefer_huge_pages(map.data_ptr(), bytes);
@@ -34,6 +39,16 @@ PooledOutput new_pooled_output(const Tensor& like, int64_t channels, int64_t hei
           return_argmax ? new_map(like, channels, height / 2, width / 2, ScalarType::Byte, 1)
                         : nothing(like, ScalarType::Byte),
           return_argmax};
+}
+
+Tensor new_mask(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  const std::vector<int64_t> sizes = {like.size(0), height, width, mask_bytes(channels)};
+  return torch::stable::new_empty(like, sizes, ScalarType::Byte);
+}
+
+Tensor new_windows(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  const std::vector<int64_t> sizes = {like.size(0), height / 2, width / 2, 2, mask_bytes(channels)};
+  return torch::stable::new_empty(like, sizes, ScalarType::Byte);
 }
 
 Tensor new_gradient(const Tensor& weight) {

@@ -27,6 +27,11 @@ struct PooledOutput {
 PooledOutput new_pooled_output(const Tensor& like, int64_t channels, int64_t height, int64_t width,
                                bool return_argmax);
 
+// Uninitialised bits of a height × width map of the batch of `like`: of its values, or of its 2×2
+// windows; vgg_fast/ops/frozen.py says how they are packed.
+Tensor new_mask(const Tensor& like, int64_t channels, int64_t height, int64_t width);
+Tensor new_windows(const Tensor& like, int64_t channels, int64_t height, int64_t width);
+
 // An uninitialised gradient for `weight`, with its sizes and strides. Throws OutOfMemory.
 Tensor new_gradient(const Tensor& weight);
 

@@ -13,7 +13,7 @@ Tensor conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Te
   constexpr const char* op = "conv3x3";
   const Arguments arguments = {bias, scale, 0, padding};
   check_convolution(op, input, weight, arguments);
-  return convolution_forward(op, input, weight, arguments, Epilogue::kLinear);
+  return *convolution_forward(op, input, weight, arguments, {}).map;
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, const Tensor& input,
@@ -31,11 +31,21 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_backward(const Tensor& grad_output, c
   });
 }
 
+Tensor conv3x3_dgrad(const Tensor& grad_output, const Tensor& weight) {
+  constexpr const char* op = "_conv3x3_dgrad";
+  check_input(op, grad_output);
+  const int64_t height = grad_output.size(2), width = grad_output.size(3);
+  check_dgrad(op, grad_output, weight, height, width);
+  const ChannelsLast grad(grad_output);
+  return convolution_dgrad(op, read_map(grad), grad_output, weight, height, width);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
   m.impl("conv3x3", TORCH_BOX(&conv3x3));
   m.impl("conv3x3_backward", TORCH_BOX(&conv3x3_backward));
+  m.impl("_conv3x3_dgrad", TORCH_BOX(&conv3x3_dgrad));
 }
 
 }  // namespace vgg_fast::cpu

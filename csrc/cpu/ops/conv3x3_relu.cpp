@@ -14,7 +14,35 @@ Tensor conv3x3_relu(const Tensor& input, const Tensor& weight, const std::option
   constexpr const char* op = "conv3x3_relu";
   const Arguments arguments = {bias, scale, negative_slope, padding};
   check_convolution(op, input, weight, arguments);
-  return convolution_forward(op, input, weight, arguments, Epilogue::kRelu);
+  return *convolution_forward(op, input, weight, arguments, {.relu = true}).map;
+}
+
+std::tuple<Tensor, Tensor> conv3x3_relu_masked(const Tensor& input, const Tensor& weight,
+                                               const std::optional<Tensor>& bias,
+                                               const std::optional<Tensor>& scale,
+                                               double negative_slope, const std::string& padding) {
+  constexpr const char* op = "conv3x3_relu";
+  const Arguments arguments = {bias, scale, negative_slope, padding};
+  check_convolution(op, input, weight, arguments);
+  const Results results =
+      convolution_forward(op, input, weight, arguments, {.relu = true, .bits = true});
+  return {*results.map, *results.mask};
+}
+
+Tensor conv3x3_relu_dgrad(const Tensor& grad_output, const Tensor& weight, const Tensor& mask,
+                          double negative_slope) {
+  constexpr const char* op = "_conv3x3_relu_dgrad";
+  check_input(op, grad_output);
+  const int64_t height = grad_output.size(2), width = grad_output.size(3);
+  check_dgrad(op, grad_output, weight, height, width);
+  const Tensor bits =
+      check_bits(op, "mask", mask, grad_output, weight.size(0), height, width, false);
+  const ChannelsLast grad(grad_output);
+  Source gradient = read_map(grad);
+  gradient.prologue = Prologue::kReluMask;
+  gradient.mask = static_cast<const uint8_t*>(bits.data_ptr());
+  gradient.negative_slope = negative_slope;
+  return convolution_dgrad(op, gradient, grad_output, weight, height, width);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_output,
@@ -46,6 +74,8 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_backward(const Tensor& grad_outp
 STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
   m.impl("conv3x3_relu", TORCH_BOX(&conv3x3_relu));
   m.impl("conv3x3_relu_backward", TORCH_BOX(&conv3x3_relu_backward));
+  m.impl("_conv3x3_relu_masked", TORCH_BOX(&conv3x3_relu_masked));
+  m.impl("_conv3x3_relu_dgrad", TORCH_BOX(&conv3x3_relu_dgrad));
 }
 
 }  // namespace vgg_fast::cpu

@@ -17,19 +17,44 @@ std::tuple<Tensor, Tensor> conv3x3_relu_pool(const Tensor& input, const Tensor& 
   const Arguments arguments = {bias, scale, negative_slope, padding};
   check_convolution(op, input, weight, arguments);
   check_poolable(op, input, padding);
-  return with_oom_context(op, input, [&] {
-    const ChannelsLast map(input);
-    const Source source = read_padded_map(map, padding);
-    const PooledOutput pooled =
-        new_pooled_output(input, weight.size(0), source.height, source.width, return_argmax);
-    Destination destination;
-    destination.epilogue = Epilogue::kReluPool;
-    destination.negative_slope = negative_slope;
-    destination.values = pooled.output.data_ptr();
-    destination.argmax = pooled.argmax_data();
-    convolve(source, weight, false, arguments, destination);
-    return std::tuple{pooled.output, pooled.argmax};
-  });
+  const Results results =
+      convolution_forward(op, input, weight, arguments,
+                          {.relu = true, .map = false, .pooled = true, .argmax = return_argmax});
+  return {*results.pooled, *results.argmax};
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_masked(
+    const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& scale, double negative_slope, const std::string& padding) {
+  constexpr const char* op = "conv3x3_relu_pool";
+  const Arguments arguments = {bias, scale, negative_slope, padding};
+  check_convolution(op, input, weight, arguments);
+  check_poolable(op, input, padding);
+  const Results results = convolution_forward(
+      op, input, weight, arguments, {.relu = true, .map = false, .pooled = true, .bits = true});
+  return {*results.pooled, *results.mask, *results.windows};
+}
+
+Tensor conv3x3_relu_pool_dgrad(const Tensor& grad_output, const Tensor& weight, const Tensor& mask,
+                               const Tensor& windows, int64_t height, int64_t width,
+                               double negative_slope) {
+  constexpr const char* op = "_conv3x3_relu_pool_dgrad";
+  check_input(op, grad_output);
+  check_dgrad(op, grad_output, weight, height / 2, width / 2);
+  const int64_t channels = weight.size(0);
+  const Tensor bits =
+      check_bits(op, "mask", mask, grad_output, channels, height / 2, width / 2, false);
+  const Tensor positions =
+      check_bits(op, "windows", windows, grad_output, channels, height, width, true);
+  const ChannelsLast grad(grad_output);
+  Source gradient = read_map(grad);
+  gradient.height = height;  // of the full-resolution map
+  gradient.width = width;
+  gradient.prologue = Prologue::kPoolMask;
+  gradient.mask = static_cast<const uint8_t*>(bits.data_ptr());
+  gradient.windows = static_cast<const uint8_t*>(positions.data_ptr());
+  gradient.negative_slope = negative_slope;
+  return convolution_dgrad(op, gradient, grad_output, weight, height, width);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
@@ -67,6 +92,8 @@ std::tuple<Tensor, Tensor, Tensor> conv3x3_relu_pool_backward(
 STABLE_TORCH_LIBRARY_IMPL(vgg_fast, CPU, m) {
   m.impl("conv3x3_relu_pool", TORCH_BOX(&conv3x3_relu_pool));
   m.impl("conv3x3_relu_pool_backward", TORCH_BOX(&conv3x3_relu_pool_backward));
+  m.impl("_conv3x3_relu_pool_masked", TORCH_BOX(&conv3x3_relu_pool_masked));
+  m.impl("_conv3x3_relu_pool_dgrad", TORCH_BOX(&conv3x3_relu_pool_dgrad));
 }
 
 }  // namespace vgg_fast::cpu

@@ -108,18 +108,49 @@ void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
   }
 }
 
-Tensor convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
-                           const Arguments& arguments, Epilogue epilogue) {
+Results convolution_forward(const char* op, const Tensor& input, const Tensor& weight,
+                            const Arguments& arguments, const Wanted& wanted) {
   return with_oom_context(op, input, [&] {
     const ChannelsLast map(input);
     const Source source = read_padded_map(map, arguments.padding);
-    const Tensor output = new_output(input, weight.size(0), source.height, source.width);
+    const int64_t channels = weight.size(0), height = source.height, width = source.width;
+    Results results;
     Destination destination;
-    destination.epilogue = epilogue;
+    destination.has_relu = wanted.relu;
     destination.negative_slope = arguments.negative_slope;
-    destination.values = output.data_ptr();
+    if (wanted.map) {
+      results.map = new_output(input, channels, height, width);
+      destination.values = results.map->data_ptr();
+    }
+    if (wanted.pooled) {
+      const PooledOutput pooled = new_pooled_output(input, channels, height, width, wanted.argmax);
+      results.pooled = pooled.output;
+      results.argmax = pooled.argmax;
+      destination.pooled = pooled.output.data_ptr();
+      destination.argmax = pooled.argmax_data();
+    }
+    if (wanted.bits) {
+      const int shift = wanted.map ? 0 : 1;
+      results.mask = new_mask(input, channels, height >> shift, width >> shift);
+      destination.mask = static_cast<uint8_t*>(results.mask->data_ptr());
+      if (wanted.pooled) {
+        results.windows = new_windows(input, channels, height, width);
+        destination.windows = static_cast<uint8_t*>(results.windows->data_ptr());
+      }
+    }
     convolve(source, weight, false, arguments, destination);
-    return output;
+    return results;
+  });
+}
+
+Tensor convolution_dgrad(const char* op, const Source& gradient, const Tensor& like,
+                         const Tensor& weight, int64_t height, int64_t width) {
+  return with_oom_context(op, like, [&] {
+    const Tensor grad_input = new_output(like, weight.size(1), height, width);
+    Destination destination;
+    destination.values = grad_input.data_ptr();
+    convolve(gradient, weight, true, {}, destination);
+    return grad_input;
   });
 }
 
@@ -130,10 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const char* op, const So
   return with_oom_context(op, input, [&] {
     Tensor grad_input = nothing(input, input.scalar_type());
     if (need_input) {
-      grad_input = new_output(input, input.size(1), input.size(2), input.size(3));
-      Destination destination;
-      destination.values = grad_input.data_ptr();
-      convolve(gradient, weight, true, {}, destination);
+      grad_input = convolution_dgrad(op, gradient, input, weight, input.size(2), input.size(3));
     }
     Tensor grad_weight = nothing(weight, weight.scalar_type());
     Tensor grad_bias = nothing(weight, weight.scalar_type());  // operators return no alias
