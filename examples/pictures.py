@@ -88,6 +88,8 @@ def save_curves(
         if min(found) > 0 and max(found) > 20 * min(found):
             axes.set_yscale("log")
         axes.set(xlabel="step", ylabel=label)
+        if axes.get_yscale() == "linear":
+            axes.ticklabel_format(useOffset=False)
         axes.grid(color=PALE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

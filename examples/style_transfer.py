@@ -43,13 +43,13 @@ class Options:
     style_size: int = 400
     """The same of the style; a larger one makes a coarser texture."""
 
-    steps: int = 150
+    steps: int = 250
     """Steps of the optimizer."""
 
-    style_weight: float = 200.0
+    style_weight: float = 300.0
     """How much style counts in relation to content."""
 
-    tv_weight: float = 20.0
+    tv_weight: float = 10.0
     """How much total variation counts: it takes out noise."""
 
     content_tap: str = "relu4_1"
