@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test fuzz sanitize bench smoke counts gpu info lint format install clean
+.PHONY: help train style super-resolution test fuzz sanitize bench smoke counts gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -53,10 +53,16 @@ EXAMPLES := $(wildcard examples/cpp/*.cpp)
 BUILT_FROM := pyproject.toml setup.py setup_cuda.py $(C_SOURCES)
 
 help:  ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1  \2/p' $(MAKEFILE_LIST) | awk '{printf "%s %-8s", $$1, $$2; $$1 = $$2 = ""; print}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1  \2/p' $(MAKEFILE_LIST) | awk '{printf "%s %-16s", $$1, $$2; $$1 = $$2 = ""; print}'
 
 train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
 	$(RUN) -m vgg_fast.train --fused $(ARGS)
+
+style: $(INSTALLED)  ## install, and paint one picture in the style of another
+	$(RUN) examples/style_transfer.py $(ARGS)
+
+super-resolution: $(INSTALLED)  ## install, and train a network that doubles a picture's size
+	$(RUN) examples/super_resolution.py $(ARGS)
 
 # Whether Triton interprets its kernels is settled for a whole process, so these tests have a
 # process of their own. Left out where ARGS asks for a part of the suite.

@@ -79,8 +79,10 @@ def parse(module: str, arguments: list[str]) -> None:
 def test_the_commands_exist(words) -> None:
     program, *arguments = words
     if program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert arguments[0] in targets
+    elif program == "python" and arguments[0].startswith("examples/"):
+        assert (ROOT / arguments[0]).exists()
     elif program == "python":
         assert arguments[0] == "-m"
         parse(arguments[1], arguments[2:])
