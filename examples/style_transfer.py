@@ -79,22 +79,10 @@ class Options:
     """Of random weights."""
 
 
-class SharedFeatures(VGGFeatures):
-    """Features for several losses of one picture, which are computed when the first one asks."""
-
-    _images: Tensor | None = None
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps of ``images``; those that were asked for last are kept."""
-        if images is not self._images:
-            self._images, self._maps = images, super().forward(images)
-        return self._maps
-
-
 def losses(
     features: VGGFeatures, content: Tensor, style: Tensor, content_tap: str
 ) -> tuple[Any, Any]:
-    """Two functions of a picture: its distances in content and in style.
+    """Two functions of a picture's features: its distances in content and in style.
 
     Each is scaled by what it is about, so that weights for them mean the same whatever the network,
     its weights and its pooling: the content's by the variance of its features, and the style's at
@@ -111,10 +99,10 @@ def losses(
     content_loss = ContentLoss({content_tap: 1 / (variance + EPSILON)}, features=features)
     style_loss = StyleLoss(weights, features=features)
     # Neither changes from step to step: their features are computed once.
-    content_target, style_target = content_loss.target(content), style_loss.target(style)
+    content_target, style_target = content_loss.target(of_content), style_loss.target(of_style)
     return (
-        lambda picture: content_loss(picture, content_target),
-        lambda picture: style_loss(picture, style_target),
+        lambda maps: content_loss(maps, content_target),
+        lambda maps: style_loss(maps, style_target),
     )
 
 
@@ -146,7 +134,8 @@ def paint(
         optimizer.zero_grad()
         picture = logits.sigmoid()
         with torch.autocast(content.device.type, torch.bfloat16, enabled=amp):
-            of_content, of_style = content_loss(picture), style_loss(picture)
+            maps = features(picture)  # both losses' own
+            of_content, of_style = content_loss(maps), style_loss(maps)
         total = of_content + options.style_weight * of_style
         total = total + options.tv_weight * total_variation(picture)
         total.backward()
@@ -167,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         content = load(options.content, options.size)
         style = load(options.style, options.style_size)
         weights = find(options.weights, options.arch, [content, style])
-        features = SharedFeatures(
+        features = VGGFeatures(
             weights.arch,
             [*STYLE_TAPS, options.content_tap],
             weights=weights.state,

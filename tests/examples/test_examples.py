@@ -80,17 +80,6 @@ def test_the_style_of_a_picture_of_another_size_is_taken_too(tmp_path: Path) -> 
     assert style_transfer.main([*TINY_STYLE, *options, "--out", str(tmp_path)]) == 0
 
 
-def test_features_are_computed_once_for_both_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = style_transfer.SharedFeatures("vgg11", ["relu1_1"])
-    calls: list[Any] = []
-    run = features._run
-    monkeypatch.setattr(features, "_run", lambda *arguments: calls.append(1) or run(*arguments))
-    first, second = torch.rand(2, 1, 3, 16, 16)
-    assert features(first) is features(first) and len(calls) == 1
-    plain = VGGFeatures("vgg11", ["relu1_1"], weights=features)
-    torch.testing.assert_close(features(second), plain(second))
-
-
 def test_super_resolution_learns_and_leaves_pictures_and_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

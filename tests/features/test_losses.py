@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -265,3 +266,34 @@ def test_other_dtypes(build, dtype: torch.dtype) -> None:
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert relative_error(found, expected) < (1e-5 if dtype == torch.float64 else 0.05)
     assert gradient.dtype == dtype and gradient.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------ maps at hand
+
+
+def test_losses_that_share_maps() -> None:
+    features = VGGFeatures("vgg11", ["relu1_1", "pool1", "relu2_1"], weights=None)
+    content = ContentLoss({"relu2_1": 1.0}, features=features)
+    style = StyleLoss({"pool1": 2.0, "relu1_1": 1.0}, features=features)
+    images, target = torch.rand(2, 2, 3, 16, 16)
+    maps, of_target = features(images), features(target)
+    for loss in (content, style):
+        expected = loss(images, target)
+        torch.testing.assert_close(loss(maps, of_target), expected)
+        torch.testing.assert_close(loss(maps, target), expected)
+        torch.testing.assert_close(loss(images, loss.target(of_target)), expected)
+    del maps["relu2_1"]
+    with pytest.raises(ValueError, match="no relu2_1 among the taps of the maps"):
+        content(maps, target)
+
+
+def test_no_more_than_one_tap_is_there_at_a_time() -> None:
+    """What is held while the network computes on: the slopes, and no map."""
+    features = VGGFeatures("vgg11", ["relu1_1", "relu2_1", "relu3_1"], weights=None)
+    images = torch.rand(1, 3, 16, 16)
+    alive: list[weakref.ref] = []
+    for _, map in features.iterate(images):
+        assert all(earlier() is None for earlier in alive)
+        alive.append(weakref.ref(map))
+        del map
+    assert len(alive) == 3

@@ -1,4 +1,4 @@
-"""The distances of two maps and their slopes, compared with fp64, torch's own and the references."""
+"""Distances of two maps and their slopes, compared with fp64, torch and the references."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class RangeCheck:
             warnings.warn(
                 f"VGGFeatures: images have values from {least:g} to {largest:g}, but input_range "
                 f"says {self.low:g} to {self.high:g}",
-                stacklevel=5,
+                stacklevel=6,
             )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from vgg_fast.features import distances
 from vgg_fast.features.extractor import VGGFeatures
-from vgg_fast.features.losses import FeatureLoss
+from vgg_fast.features.losses import FeatureLoss, Images
 from vgg_fast.features.lpips import CHANNELS, TAPS
 from vgg_fast.features.weights import Weights, find_file, read
 
@@ -68,17 +68,20 @@ class DISTS(FeatureLoss):
         self.register_buffer("alpha", alpha.to(like))
         self.register_buffer("beta", beta.to(like))
 
-    def _described(self, images: Tensor) -> dict[str, Tensor]:
-        maps = super()._described(images)
+    def _described(self, images: Images) -> Iterator[tuple[str, Tensor]]:
+        if not isinstance(images, Tensor):
+            raise TypeError("DISTS: input and target must be images, which it compares as well")
         low, high = self.features.input_range
-        return {"image": (images - low) / (high - low), **maps}
+        yield "image", (images - low) / (high - low)
+        yield from super()._described(images)
 
-    def _per_image(self, of_input: dict[str, Tensor], of_target: dict[str, Tensor]) -> Tensor:
+    def _per_image(self, pairs: Iterator[tuple[str, Tensor, Tensor]]) -> Tensor:
         channels = (3, *CHANNELS)
         weights = zip(self.alpha.split(channels), self.beta.split(channels), strict=True)
         total: Any = 0
-        for tap, (alpha, beta) in zip(of_input, weights, strict=True):
-            total = total + distances.statistics(of_input[tap], of_target[tap], alpha, beta)
+        for (_, x, y), (alpha, beta) in zip(pairs, weights, strict=True):
+            total = total + distances.statistics(x, y, alpha, beta)
+            del x, y
         return total
 
 

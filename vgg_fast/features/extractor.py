@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -119,6 +119,12 @@ class VGGFeatures(nn.Module):
         """How many channels the map of each tap has."""
         return {tap: self._blocks[block_of(tap) - 1][1] for tap in self.taps}
 
+    @property
+    def taps_in_order(self) -> tuple[str, ...]:
+        """The taps in the order of the layers."""
+        names = layer_names(self.arch)
+        return tuple(sorted(self.taps, key=names.index))
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The taps' maps of (N, 3, H, W), in the order of the taps.
 
@@ -127,18 +133,27 @@ class VGGFeatures(nn.Module):
             ValueError: their shape isn't served.
             RuntimeError: they are of another dtype or device than the weights.
         """
+        found = dict(self.iterate(images))
+        return {tap: found[tap] for tap in self.taps}
+
+    def iterate(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The same maps one by one, in the order of the layers: those that are let go need no room.
+
+        Raises as :meth:`forward`, once the first map is asked for.
+        """
         check_images(images, self.first_weight, self._least_size)
         x = images
         if self.scale is not None and self.shift is not None:
             self._range_check(images)
             x = torch.addcmul(self.shift, x, self.scale)
-        found: dict[str, Tensor] = {}
         for step in self._steps:
-            for name, map in self._run(step, x):
-                x = map
+            maps = self._run(step, x)
+            x = maps[-1][1]
+            while maps:
+                name, map = maps.pop(0)
                 if name in self.taps:
-                    found[name] = map
-        return {tap: found[tap] for tap in self.taps}
+                    yield name, map
+                del map  # before the next one is computed
 
     def _run(self, step: Step, x: Tensor) -> list[tuple[str, Tensor]]:
         """The maps of a step's layers by name, without those inside its operator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from vgg_fast.features.weights import Weights
 __all__ = ["ContentLoss", "FeatureLoss", "StyleLoss", "Target", "gram_matrix"]
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+Images = Tensor | Mapping[str, Tensor]
+"""Images, or the maps that the features gave for them."""
 
 _DISTANCES: dict[str, Distance] = {"l1": distances.l1, "l2": distances.l2}
 
@@ -66,55 +68,75 @@ class FeatureLoss(nn.Module):
         self._check_has("the features", features.taps)
         self.features = features
 
-    def forward(self, input: Tensor, target: Tensor | Target) -> Tensor:
+    def forward(self, input: Images, target: Images | Target) -> Tensor:
         """The loss of ``input`` with respect to ``target``.
 
         Args:
-            input: images (N, 3, H, W).
-            target: images, which get no gradient, or what :meth:`target` returned; N, or one.
+            input: images (N, 3, H, W); or the maps that the features gave for them, where several
+                losses share these.
+            target: images or maps, which get no gradient, or what :meth:`target` returned; N, or
+                one.
 
         Returns:
             A scalar, or what belongs to each image where the reduction is "none".
         """
-        of_input, of_target = self._both(input, target)
-        losses = self._per_image(of_input, of_target)
+        losses = self._per_image(self._pairs(input, target))
         if self.reduction == "none":
             return losses
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
-    def target(self, images: Tensor) -> Target:
+    def target(self, images: Images) -> Target:
         """What may be given as the target again and again: computed once, without gradients.
 
         Args:
-            images: (N, 3, H, W), or (1, 3, H, W) for whole batches of input.
+            images: (N, 3, H, W), or (1, 3, H, W) for whole batches of input; or their maps.
         """
         with torch.no_grad():
-            return Target(self._name, self._described(images))
+            return Target(self._name, dict(self._described(images)))
 
-    def _both(
-        self, input: Tensor, target: Tensor | Target
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is compared, of the input and of the target.
+    def _pairs(
+        self, input: Images, target: Images | Target
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """What is compared, by tap, of the input and of the target, in the order of the layers.
 
-        Two calls of the network, and not one of a batch of both: the target's keeps nothing.
+        Two calls of the network, and not one of a batch of both, since the target's keeps nothing;
+        and side by side, so that no more than one tap's maps have to be there at one time.
         """
-        if not isinstance(target, Target):
-            target = self.target(target)
-        elif target.loss != self._name:
-            raise ValueError(f"{self._name}: the target is one of {target.loss}, not of this loss")
-        self._check_has("the target", target.of_taps)
-        of_input = self._described(input)
-        for tap in self.taps:
-            self._check_pair(tap, of_input[tap], target.of_taps[tap])
-        return of_input, target.of_taps
+        if isinstance(target, Target):
+            if target.loss != self._name:
+                raise ValueError(
+                    f"{self._name}: the target is one of {target.loss}, not of this loss"
+                )
+            self._check_has("the target", target.of_taps)
+            of_target = iter(target.of_taps.items())
+        else:
+            of_target = _without_gradients(self._described(target))
+        for tap, x in self._described(input):
+            _, y = next(of_target)
+            self._check_pair(tap, x, y)
+            yield tap, x, y
+            del x, y  # before the next ones are computed
 
-    def _described(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.features(images)
-        return {tap: maps[tap] for tap in self.taps}
+    def _described(self, images: Images) -> Iterator[tuple[str, Tensor]]:
+        """What is compared, by tap, in the order of the layers."""
+        if isinstance(images, Mapping):
+            self._check_has("the maps", images)
+            for tap in self.features.taps_in_order:
+                if tap in self.taps:
+                    yield tap, images[tap]
+            return
+        for tap, map in self.features.iterate(images):
+            if tap in self.taps:
+                yield tap, map
+            del map
 
-    def _per_image(self, of_input: dict[str, Tensor], of_target: dict[str, Tensor]) -> Tensor:
-        losses: Any = sum(self._of_tap(tap, of_input[tap], of_target[tap]) for tap in self.taps)
-        return losses
+    def _per_image(self, pairs: Iterator[tuple[str, Tensor, Tensor]]) -> Tensor:
+        """(N): the sum over the taps."""
+        total: Any = 0
+        for tap, x, y in pairs:
+            total = total + self._of_tap(tap, x, y)
+            del x, y
+        return total
 
     def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
@@ -227,8 +249,10 @@ class StyleLoss(FeatureLoss):
         super().__init__(weights, reduction, features, arch, vgg_weights, options)
         self.weights = weights
 
-    def _described(self, images: Tensor) -> dict[str, Tensor]:
-        return {tap: gram_matrix(map) for tap, map in super()._described(images).items()}
+    def _described(self, images: Images) -> Iterator[tuple[str, Tensor]]:
+        for tap, map in super()._described(images):
+            yield tap, gram_matrix(map)
+            del map
 
     def _of_tap(self, tap: str, x: Tensor, y: Tensor) -> Tensor:
         return self.weights[tap] * (x - y).square().mean((1, 2))
@@ -255,6 +279,16 @@ def gram_matrix(map: Tensor) -> Tensor:
     pixels = distances.widened(map).permute(0, 2, 3, 1).flatten(1, 2)
     with torch.autocast(map.device.type, enabled=False):
         return pixels.mT @ pixels / (channels * height * width)
+
+
+def _without_gradients(maps: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    # Around each step: a generator would leave the mode on between them.
+    while True:
+        with torch.no_grad():
+            found = next(maps, None)
+        if found is None:
+            return
+        yield found
 
 
 def _checked_weights(loss: str, weights: Mapping[str, float]) -> dict[str, float]:

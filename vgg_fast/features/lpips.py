@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,16 +109,19 @@ class LPIPS(FeatureLoss):
             )
         return cls(**{**settings, **options})
 
-    def _per_image(self, of_input: dict[str, Tensor], of_target: dict[str, Tensor]) -> Tensor:
-        size = of_input[TAPS[0]].shape[2:]  # that of the images: no pooling comes before this tap
-        total: Any = 0
-        for i, tap in enumerate(TAPS):
+    def _per_image(self, pairs: Iterator[tuple[str, Tensor, Tensor]]) -> Tensor:
+        size, total = None, None
+        for i, (_, x, y) in enumerate(pairs):
+            size = size or x.shape[2:]  # of the images: no pooling comes before the first tap
             weight = None if self.linear is None else self.linear[i]
-            map = distances.unit_distance(of_input[tap], of_target[tap], weight)
+            found = distances.unit_distance(x, y, weight)
             if self.spatial:
-                total = total + F.interpolate(map, size, mode="bilinear", align_corners=False)
+                found = F.interpolate(found, size, mode="bilinear", align_corners=False)
             else:
-                total = total + map.mean((1, 2, 3))
+                found = found.mean((1, 2, 3))
+            total = found if total is None else total + found
+            del x, y
+        assert total is not None
         return total
 
 

@@ -3,11 +3,12 @@
     _mean_distance(input, target, squared)[n] = mean over c, y, x of |input - target|, or its square
     _unit_distance(input, target, weight)[n, 0, y, x] = Σ_c weight[c] · (u - v)²
 
-where u and v are a pixel's features in input and target, divided by their length as vectors. Both return float32 for 16 bits too. Where only
-the input wants a gradient, the forward pass writes the *slope*, from which the backward pass makes
-it by a product, and neither map is kept: of a mean square the difference, of a mean magnitude two
-bits a value (positive and negative, packed as in :mod:`vgg_fast.ops.frozen`), of the other the
-gradient for a gradient of one. float64 is torch's own, whose gradient can be differentiated again.
+where u and v are a pixel's features in input and target, divided by their length as vectors. Both
+return float32 for 16 bits too. Where only the input wants a gradient, the forward pass writes the
+*slope*, from which the backward pass makes it by a product, and neither map is kept: of a mean
+square the difference, of a mean magnitude two bits a value (positive and negative, packed as in
+:mod:`vgg_fast.ops.frozen`), of the other the gradient for a gradient of one. float64 is torch's,
+whose gradient can be differentiated again.
 """
 
 from __future__ import annotations

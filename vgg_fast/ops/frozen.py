@@ -144,16 +144,17 @@ def reference_relu_and_pool_masked(
 
 
 def _fake_masked(input: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    size = size_of_map(input, _padding(rest))
-    return empty_channels_last(input, weight.shape[0], *size), _fake_mask(input, weight, size)
+    height, width = size_of_map(input, _padding(rest))
+    output = empty_channels_last(input, weight.shape[0], height, width)
+    return output, _fake_mask(input, weight, (height, width))
 
 
 def _fake_pool_masked(input: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    size = _halved(size_of_map(input, _padding(rest)))
+    height, width = _halved(size_of_map(input, _padding(rest)))
     return (
-        empty_channels_last(input, weight.shape[0], *size),
-        _fake_mask(input, weight, size),
-        _fake_mask(input, weight, (*size, 2)),
+        empty_channels_last(input, weight.shape[0], height, width),
+        _fake_mask(input, weight, (height, width)),
+        _fake_mask(input, weight, (height, width, 2)),
     )
 
 
