@@ -192,6 +192,8 @@ def test_pooling(c: int, size: int, layout: str, dtype: str, target: int) -> Non
     ):
         compiled = compile_ahead(kernel, arguments, constants, target)
         assert compiled.spilled == 0
-        if size == 224 and "windows" not in arguments:  # 16 bytes a thread: reads and writes are contiguous in either layout
+        if (
+            size == 224 and "windows" not in arguments
+        ):  # 16 bytes a thread: reads and writes are contiguous in either layout
             accesses = re.findall(r"(?:ld|st)\.global\S*", compiled.ptx)
             assert accesses and all(".v" in access for access in accesses)

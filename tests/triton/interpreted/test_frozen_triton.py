@@ -21,8 +21,9 @@ from tests.support.frozen import (
 )
 from tests.support.operators import OPS, random_arguments
 from tests.support.poison import poisoned_memory
+from tests.support.tile_rows import check_bits, row_name
 from vgg_fast import backends
-from vgg_fast.dispatch import route
+from vgg_fast.dispatch import route, tiles
 from vgg_fast.triton import launch, tuning
 
 # Odd sizes; channels that aren't a multiple of 8 or 16, fewer than 8, in several blocks; a first
@@ -118,6 +119,14 @@ def test_layouts(op: str, layout: str) -> None:
 @masked
 def test_tiles_of_hopper(op: str, dtype: torch.dtype, hopper) -> None:
     assert_masked(call, op, random_arguments("conv3x3_relu", Shape(2, 64, 192, 5, 6), dtype))
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in tiles.shipped() if r.kernel in ("fprop", "direct")], ids=row_name
+)
+def test_the_tile_of_each_row_packs_what_it_stores(row: tiles.Row, monkeypatch) -> None:
+    monkeypatch.setattr(launch, "interpreted_family", row.family)
+    check_bits(row, torch.device("cpu"), (5, 6))
 
 
 # --------------------------------------------------------------------------------------- backward
