@@ -144,21 +144,25 @@ ELEMENTS = {
     "tf32": "Tf32",
 }
 EPILOGUES = ("kLinear", "kRelu", "kReluPool")
+RELUS = EPILOGUES[1:]  # which may pack bits
 # Kernel: the folder of its template, and the elements that it multiplies.
 FPROPS = {"igemm_fprop": ("sm80", tuple(ELEMENTS)), "hopper_fprop": ("sm90", ("bf16", "fp16"))}
 WGRADS = {"igemm_wgrad": ("sm80", tuple(ELEMENTS)), "hopper_wgrad": ("sm90", ("bf16", "fp16"))}
 
 
 def instances() -> dict[str, str]:
-    """File names and texts of the kernels' instantiations: one for each element type, which
-    compilers work on side by side."""
+    """File names and texts of the kernels' instantiations: one for each element type, and
+    one more for those that pack bits, which compilers work on side by side."""
     files = {}
     for kernel, (folder, elements) in FPROPS.items():
         for element in elements:
-            types = [f"<Epilogue::{epilogue}, {ELEMENTS[element]}>" for epilogue in EPILOGUES]
-            arguments = "(const DenseConvolution&, const void*, void*, uint8_t*, cudaStream_t)"
-            lines = [f"template cudaError_t {kernel}{type}{arguments};" for type in types]
-            files[f"{kernel}_{element}.cu"] = _instance(f"{folder}/{kernel}.cuh", lines)
+            for packing, suffix, epilogues in (("", "", EPILOGUES), (", true", "_bits", RELUS)):
+                name = ELEMENTS[element]
+                types = [f"<Epilogue::{epilogue}, {name}{packing}>" for epilogue in epilogues]
+                arguments = "(const DenseConvolution&, const void*, const Results&, cudaStream_t)"
+                lines = [f"template cudaError_t {kernel}{type}{arguments};" for type in types]
+                file = f"{kernel}_{element}{suffix}.cu"
+                files[file] = _instance(f"{folder}/{kernel}.cuh", lines)
     for kernel, (folder, elements) in WGRADS.items():
         for element in elements:
             type = f"<{ELEMENTS[element]}>"

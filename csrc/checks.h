@@ -260,6 +260,26 @@ inline void check_pooled(const char* op, const Tensor& grad_output, const Tensor
   check_argmax(op, argmax);
 }
 
+// `grad_output` is of the outputs of `weight`, and of this height and width.
+inline void check_dgrad(const char* op, const Tensor& grad_output, const Tensor& weight,
+                        int64_t height, int64_t width) {
+  check_input(op, grad_output);
+  require(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3, "vgg_fast::", op,
+          ": weight must be (K, C, 3, 3), not ", shape_of(weight));
+  check_alike(op, "weight", weight, grad_output);
+  check_saved(op, "grad_output", grad_output, {grad_output.size(0), weight.size(0), height, width},
+              grad_output);
+}
+
+// `bits` are as vgg_fast/ops/frozen.py packs them, of `outputs` channels in so many `places`.
+inline void check_bits(const char* op, const char* name, const Tensor& bits,
+                       std::vector<int64_t> places, int64_t outputs, const Tensor& like) {
+  places.push_back((outputs + 7) / 8);
+  check_saved(op, name, bits, places, like);
+  require(bits.scalar_type() == ScalarType::Byte, "vgg_fast::", op, ": ", name,
+          " must be uint8, but it is ", dtype_of(bits));
+}
+
 // ---------------------------------------------------------------------------------------------
 
 // The tensor, or a copy if its elements don't lie at multiples of their size, as they may in the

@@ -126,6 +126,28 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "Tensor input, Tensor weight, Tensor output, Tensor argmax, bool need_input, "
       "bool need_weight, bool need_bias) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  m.def(
+      "_cuda_conv3x3_relu_masked(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
+      "Tensor? bias=None) -> (Tensor output, Tensor mask)");
+  m.def(
+      "_cuda_conv3x3_relu_pool_masked(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
+      "Tensor? bias=None) -> (Tensor output, Tensor mask, Tensor windows)");
+  m.def(
+      "_cuda_conv3x3_relu_and_pool_masked(bool allow_tf32, bool sm90, Tensor input, "
+      "Tensor weight, Tensor? bias=None) "
+      "-> (Tensor output, Tensor pooled, Tensor mask, Tensor windows)");
+  m.def(
+      "_cuda_conv3x3_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, Tensor weight) "
+      "-> Tensor");
+  m.def(
+      "_cuda_conv3x3_relu_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, Tensor weight, "
+      "Tensor mask) -> Tensor");
+  m.def(
+      "_cuda_conv3x3_relu_pool_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, "
+      "Tensor weight, Tensor mask, Tensor windows, SymInt height, SymInt width) -> Tensor");
+  m.def(
+      "_cuda_conv3x3_relu_and_pool_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, "
+      "Tensor grad_pooled, Tensor weight, Tensor mask, Tensor windows) -> Tensor");
 
   // How the CPU kernels work: vgg_fast/cpu.py says what the numbers mean.
   m.def("cpu_settings() -> (int algorithm, int workspace, int weight_cache)");

@@ -62,6 +62,10 @@ def layer_name(layer: SeedLayer, batch: int, train: bool) -> str:
     return f"{layer.op} {layer} {what}, batch {batch}"
 
 
+def frozen_name(layer: SeedLayer, batch: int) -> str:
+    return f"{layer_name(layer, batch, True)}, frozen"
+
+
 def operations(layer: SeedLayer, batch: int) -> float:
     """Multiply-adds of one pass, counted as two."""
     return 2.0 * 9 * layer.c * layer.k * layer.size**2 * batch

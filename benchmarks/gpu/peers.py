@@ -41,10 +41,18 @@ def training_step(forward: Call, parameters: list[Tensor]) -> list[Tensor]:
 
 
 def layer(
-    layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
+    layer: SeedLayer,
+    batch: int,
+    train: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    frozen: bool = False,
 ) -> Peers:
-    """One layer, forward or forward and backward, with each backend too, and all C++ kernels."""
-    arguments = _arguments(layer, batch, train, device, dtype)
+    """One layer, forward or forward and backward, with each backend too, and all C++ kernels.
+
+    If it is ``frozen``, the input alone wants a gradient, as in a perceptual loss.
+    """
+    arguments = _arguments(layer, batch, train, device, dtype, frozen)
     wanted = [argument for argument in arguments if argument.requires_grad]
     fused = getattr(functional, layer.op)
 
@@ -77,7 +85,7 @@ def layer(
         peers[ALONE] = lambda: lambda: F.conv2d(input, weight, padding=1)
         peers[GRAPH] = lambda: _of_module("cudnn", layer, arguments, train)
     peers[APEX] = lambda: _of_module(
-        "apex", layer, _arguments(layer, batch, train, device, torch.float16), train
+        "apex", layer, _arguments(layer, batch, train, device, torch.float16, frozen), train
     )
     return peers
 
@@ -86,7 +94,9 @@ def _of_module(name: str, layer: SeedLayer, arguments: Arguments, train: bool) -
     """``layer`` by a peer that replaces modules."""
     input, weight, bias = arguments
     convolution = nn.Conv2d(layer.c, layer.k, 3, padding=1, device="meta")
-    convolution.weight, convolution.bias = (nn.Parameter(t.detach()) for t in (weight, bias))
+    convolution.weight, convolution.bias = (
+        nn.Parameter(t.detach(), t.requires_grad) for t in (weight, bias)
+    )
     behind = (nn.ReLU(), nn.MaxPool2d(2)) if layer.op == "conv3x3_relu_pool" else (nn.ReLU(),)
     module = fused_by(name, nn.Sequential(convolution, *behind))
     if not train:
@@ -214,7 +224,12 @@ def _cpp_kernels(names: str) -> Iterator[None]:
 
 
 def _arguments(
-    layer: SeedLayer, batch: int, train: bool, device: torch.device, dtype: torch.dtype
+    layer: SeedLayer,
+    batch: int,
+    train: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    frozen: bool = False,
 ) -> Arguments:
     generator = torch.Generator(device).manual_seed(0)  # a CPU would take seconds
 
@@ -224,9 +239,12 @@ def _arguments(
         return dense.requires_grad_(train)
 
     input = tensor(batch, layer.c, layer.size, layer.size)
-    if layer.c in (1, 3):
+    if layer.c in (1, 3) and not frozen:
         input.requires_grad_(False)  # the images want no gradient
-    return input, tensor(layer.k, layer.c, 3, 3), tensor(layer.k)
+    weight, bias = tensor(layer.k, layer.c, 3, 3), tensor(layer.k)
+    for learned in (weight, bias):
+        learned.requires_grad_(train and not frozen)
+    return input, weight, bias
 
 
 def _eager(layer: SeedLayer) -> Callable[..., Tensor]:

@@ -295,6 +295,15 @@ def _winners(step: Step, layer: Any) -> list[choices.Row]:
     return found
 
 
+def frozen(step: Step) -> None:
+    """Every layer with a frozen weight: the gradient of its input, by the bits that are kept."""
+    left_out = _cpp_that_fails() if step.device.type == "cuda" else {}
+    for layer in step.layers:
+        name = figures.frozen_name(layer, step.batch)
+        prepared = peers.layer(layer, step.batch, True, step.device, DTYPE, frozen=True)
+        step.group(name, True, prepared, left_out)
+
+
 def block(step: Step) -> None:
     """The first block, forward and backward."""
     first = step.layers[0]
@@ -420,15 +429,16 @@ def more(step: Step) -> None:
 # Seconds of each, in this order; what one leaves over, those behind it share.
 STEPS: dict[str, tuple[float, Callable[[Step], None]]] = {
     "ceilings": (15, ceilings),
-    "tests": (115, tests),
+    "tests": (112, tests),
     "tuning": (65, tuning),
-    "layers": (65, layers),
+    "layers": (60, layers),
+    "frozen": (25, frozen),
     "memory": (12, memory),
     "launching": (8, launching),
     "block": (50, block),
-    "forward": (65, forward),
-    "training": (80, training),
-    "more": (25, more),
+    "forward": (58, forward),
+    "training": (75, training),
+    "more": (20, more),
 }
 
 

@@ -204,6 +204,10 @@ for name in ("conv3x3", "conv3x3_relu", "conv3x3_relu_pool", "max_pool2x2"):
     for operator in (name, name + "_backward"):
         found = torch._C._dispatch_has_kernel_for_dispatch_key("vgg_fast::" + operator, "CUDA")
         assert found, operator
+for name in ("relu_masked", "relu_pool_masked", "relu_and_pool_masked",
+             "dgrad", "relu_dgrad", "relu_pool_dgrad", "relu_and_pool_dgrad"):
+    operator = "vgg_fast::_cuda_conv3x3_" + name
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(operator, "CUDA"), operator
 """
 
 

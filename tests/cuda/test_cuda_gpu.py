@@ -14,6 +14,14 @@ from torch import Tensor
 from seed_layers import SEED_LAYERS
 from tests.support.cases import CONVOLUTIONS, LAYOUTS, Shape
 from tests.support.cuda_toolkit import skip_if_not_built
+from tests.support.frozen import (
+    DGRADS,
+    MASKED,
+    assert_dgrad,
+    assert_masked,
+    drawn_gradient,
+    with_nans,
+)
 from tests.support.numerics import assert_as_accurate, relative_error
 from tests.support.operators import (
     ALL,
@@ -118,6 +126,46 @@ def test_other_dtypes(backend: str, shape: Shape, dtype: torch.dtype) -> None:
 def test_the_seed_networks_layers(backend: str, layer, dtype: torch.dtype) -> None:
     shape = Shape(1, layer.c, layer.k, layer.size, layer.size)
     check(layer.op, random_arguments(layer.op, shape, dtype))
+
+
+def call_private(name: str, *given: Tensor | int) -> tuple[Tensor, ...] | Tensor:
+    with poisoned_memory():
+        return getattr(OPS, name)(*(g.to(GPU) if isinstance(g, Tensor) else g for g in given))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [*ODD, Shape(8, 64, 128, 28, 28)], ids=str)
+@pytest.mark.parametrize("op", MASKED)
+def test_bits_for_a_frozen_weight(backend: str, op: str, shape: Shape, dtype: torch.dtype) -> None:
+    assert_masked(call_private, op, on(GPU, random_arguments("conv3x3_relu", shape, dtype)))
+    if shape.n:
+        found = assert_masked(call_private, op, on(GPU, with_nans(shape, dtype)))
+        mask = found[-2] if op != "conv3x3_relu" else found[-1]
+        assert shape.k % 8 == 0 or not (mask[..., -1] >> (shape.k % 8)).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [*ODD, Shape(8, 128, 64, 28, 28)], ids=str)
+@pytest.mark.parametrize("op", DGRADS)
+def test_the_gradient_of_a_frozen_layers_input(
+    backend: str, op: str, shape: Shape, dtype: torch.dtype
+) -> None:
+    drawn = drawn_gradient(op, shape, dtype)
+    assert_dgrad(call_private(f"_{op}_dgrad", *drawn.given), drawn, dtype)
+
+
+@pytest.mark.parametrize("op", ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool"])
+@pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
+def test_a_frozen_layer_has_the_gradient_of_one_that_learns(
+    backend: str, op: str, shape: Shape
+) -> None:
+    arguments = on(GPU, random_arguments(op, shape, torch.float32))
+    expected = forward_backward(op, arguments).grad_input
+    input = arguments.input.clone().requires_grad_()
+    argmax = (False,) if op == "conv3x3_relu_pool" else ()
+    output = getattr(OPS, op)(input, arguments.weight, arguments.bias, *argmax)
+    (output[0] if argmax else output).backward(arguments.grad_output)
+    assert relative_error(input.grad, expected) <= 2e-6
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "misaligned", "expanded_first"])
@@ -375,6 +423,8 @@ def test_more_than_2_to_the_31_outputs(backend: str, c: int) -> None:
     output = OPS.conv3x3_relu(images, weight, None)
     assert output.numel() > 2**31
     assert torch.equal(output[-1:], OPS.conv3x3_relu(images[-1:], weight, None))
+    mask = OPS._conv3x3_relu_masked(images, weight)[1]
+    assert torch.equal(mask[-1:], OPS._conv3x3_relu_masked(images[-1:], weight)[1])
 
 
 def test_pooling_of_more_than_2_to_the_31_inputs(backend: str) -> None:

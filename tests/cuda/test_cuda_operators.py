@@ -1,21 +1,18 @@
 """The CUDA operators whole, over emulated kernels: every shape, dtype and layout, on the CPU.
 
-They are registered for CPU tensors in a namespace of their own, with the schemas of vgg_fast.
+They are registered for CPU tensors in a namespace of their own (support/emulated_operators.py).
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch.utils.cpp_extension import include_paths, library_paths
 
 from tests.support import operators
-from tests.support.cases import CONVOLUTIONS, DTYPES, LAYOUTS, OPERATORS, Shape
-from tests.support.emulated import emulation
+from tests.support.cases import CONVOLUTIONS, DTYPES, LAYOUTS, Shape
+from tests.support.emulated_operators import Emulated
 from tests.support.numerics import relative_error
 from tests.support.operators import (
     ALL,
@@ -41,42 +38,10 @@ SHAPES = (
 )
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Iterator[ctypes.CDLL]:
-    includes = [flag for folder in include_paths() for flag in ("-isystem", folder)]
-    links = [f"-L{folder}" for folder in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
-    path = emulation(
-        tmp_path_factory, "cuda_operators_emulation.cpp", "-fvisibility=hidden", "-DUSE_CUDA",
-        "-DVGG_FAST_HOPPER", "-DTORCH_TARGET_VERSION=0x020b000000000000", *includes, *links,
-    )  # fmt: skip
-    schemas = torch.library.Library("vgg_fast_emulated", "DEF")
-    private = [f"_cuda_{name}" for name in CONVOLUTIONS]
-    for name in (*OPERATORS, *private):
-        for operator in (name, f"{name}_backward"):
-            schema = str(getattr(torch.ops.vgg_fast, operator).default._schema)
-            schemas.define(schema.removeprefix("vgg_fast::"))
-    torch.ops.load_library(path)
-    yield ctypes.CDLL(str(path))
-    schemas._destroy()
-
-
 @pytest.fixture(params=["sm_80", "sm_90a"])
 def kernels(request, library, monkeypatch) -> str:
     monkeypatch.setattr(operators, "OPS", Emulated(sm90=request.param == "sm_90a"))
     return request.param
-
-
-class Emulated:
-    """The emulated operators as public ones, with these kernels."""
-
-    def __init__(self, sm90: bool, allow_tf32: bool = False):
-        self.given = (allow_tf32, sm90)
-
-    def __getattr__(self, name: str) -> Callable:
-        ops = torch.ops.vgg_fast_emulated
-        if name.startswith("max_pool2x2"):
-            return getattr(ops, name)
-        return functools.partial(getattr(ops, f"_cuda_{name}"), *self.given)
 
 
 def run(op: str, arguments: Arguments, needs: tuple[bool, bool, bool] = ALL) -> Results:

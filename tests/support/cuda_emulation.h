@@ -14,6 +14,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <functional>
 #include <iterator>
@@ -110,17 +111,22 @@ struct Barrier {
   }
 };
 inline Barrier of_block, of_warp[kMaxThreads / kWarpSize];
+inline Barrier of_lanes[kMaxThreads];  // by the first of them
 
 // What the lanes of a warp show each other. Two sets of places: a lane that is ahead by one
-// exchange doesn't overwrite what the others still read.
-template <typename Value>
-const Value* exchange(const Value& mine) {
+// exchange doesn't overwrite what the others still read. Some lanes alone have sets of their own:
+// of the others they may be further ahead.
+template <typename Value, bool kSome = false>
+const Value* exchange(const Value& mine, unsigned lanes = ~0u) {
   static Value places[2][kMaxThreads];
   static int turns[kMaxThreads];
   const int self = current, warp = self / kWarpSize;
   Value* set = places[turns[self]++ % 2];
   set[self] = mine;
-  of_warp[warp].meet(kWarpSize);
+  if (!kSome)
+    of_warp[warp].meet(kWarpSize);
+  else
+    of_lanes[warp * kWarpSize + std::countr_zero(lanes)].meet(std::popcount(lanes));
   return set + warp * kWarpSize;
 }
 
@@ -129,6 +135,7 @@ inline void run_block(int threads) {
   running = threads;
   of_block = {};
   std::fill(std::begin(of_warp), std::end(of_warp), Barrier{});
+  std::fill(std::begin(of_lanes), std::end(of_lanes), Barrier{});
   for (int i = 0; i < threads; ++i) fibers[i].running = true;
   for (bool backwards = false; running > 0; backwards = !backwards) {
     for (int i = 0; i < threads; ++i) {
@@ -146,8 +153,10 @@ inline void run_block(int threads) {
 inline void __syncthreads() { emulation::of_block.meet(0); }
 
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int distance) {
-  return emulation::exchange(value)[emulation::current % emulation::kWarpSize ^ distance];
+T __shfl_xor_sync(unsigned lanes, T value, int distance) {
+  const T* of = lanes == ~0u ? emulation::exchange(value)
+                             : emulation::exchange<T, true>(value, lanes);
+  return of[emulation::current % emulation::kWarpSize ^ distance];
 }
 
 namespace vgg_fast::cuda {

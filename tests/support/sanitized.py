@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from tests.support.cases import CONVOLUTIONS, DTYPES, Shape
+from tests.support.frozen import DGRADS, MASKED, drawn_gradient
 from tests.support.operators import OPS, Arguments, forward_backward, random_arguments
 from vgg_fast import backends
 
@@ -20,6 +21,10 @@ SHAPES = (
 )
 
 
+def call_masked(op: str, given: Arguments) -> None:
+    getattr(OPS, f"_{op}_masked")(*(t.cuda() for t in (given.input, given.weight, given.bias)))
+
+
 def main() -> None:
     with backends.use("cpp"):
         for dtype, precision in [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32")]:
@@ -29,6 +34,12 @@ def main() -> None:
                     given = random_arguments(op, shape, dtype)
                     moved = {n: t if t is None else t.cuda() for n, t in vars(given).items()}
                     forward_backward(op, Arguments(**moved))
+                for op in MASKED:
+                    call_masked(op, random_arguments("conv3x3_relu", shape, dtype))
+                for op in DGRADS:
+                    given = drawn_gradient(op, shape, dtype).given
+                    moved = [t.cuda() if isinstance(t, torch.Tensor) else t for t in given]
+                    getattr(OPS, f"_{op}_dgrad")(*moved)
             maps = torch.randn(2, 5, 7, 6, device="cuda", dtype=dtype)
             output, argmax = OPS.max_pool2x2(maps, True)
             OPS.max_pool2x2_backward(output, argmax, 7, 6)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from tests.support.cases import TOLERANCES
+from tests.support.cases import TOLERANCES, Shape
+from tests.support.frozen import packed, packed_windows
 from tests.support.numerics import relative_error
+from tests.support.operators import random_arguments
 from tests.support.poison import poisoned_memory
+from vgg_fast._layout import empty_channels_last, to_channels_last
 from vgg_fast.dispatch import tiles
-from vgg_fast.triton import trial, tuning
+from vgg_fast.triton import direct, fprop, trial, tuning
+from vgg_fast.triton.epilogue import run
 
 CHANNELS = (1, 3, 16, 32, 48, 64, 128, 256, 7)
 # The tensor cores cut both operands of TF32 after 10 bits.
@@ -42,6 +46,30 @@ def check_tile(row: tiles.Row, device: torch.device, size: tuple[int, int]) -> N
     assert reached, f"no call reaches {row}"
     for call in reached:
         check_call(call, row.tile, tuning.TYPES[call.arithmetic], device)
+
+
+def check_bits(row: tiles.Row, device: torch.device, size: tuple[int, int]) -> None:
+    """The row's tile packs what it stores: the output's mask, and the argmax of a pooling."""
+    for call in calls(row, max(1, row.batch[0]), (size,)):
+        dtype = tuning.TYPES[call.arithmetic]
+        n, c, h, w, k = call.n, call.c, call.h, call.w, call.k
+        given = random_arguments("conv3x3_relu", Shape(n, c, k, h, w), dtype)
+        input, weight, bias = (t.to(device) for t in (given.input, given.weight, given.bias))
+        plan = direct.plan(call, row.tile) if c <= 3 else fprop.plan(call, row.tile, device)
+        input, weight = to_channels_last(input), to_channels_last(weight)
+        shape = (h // 2, w // 2) if call.pool else (h, w)
+        with poisoned_memory():
+            outputs = [empty_channels_last(input, k, *shape) for _ in range(2)]
+            argmax = empty_channels_last(input, k, *shape, torch.uint8) if call.pool else None
+            mask = input.new_empty((n, *shape, (k + 7) // 8), dtype=torch.uint8)
+            windows = input.new_empty((n, *shape, 2, (k + 7) // 8), dtype=torch.uint8)
+        run(plan.launch(True, True, call.pool), input, weight, bias, outputs[0], argmax)
+        if not call.pool:
+            windows = None
+        run(plan.launch(True, True, False), input, weight, bias, outputs[1], None, mask, windows)
+        assert torch.equal(*outputs)
+        assert torch.equal(mask.cpu(), packed(~(outputs[0] <= 0)))
+        assert windows is None or torch.equal(windows.cpu(), packed_windows(argmax))
 
 
 def check_call(

@@ -38,22 +38,22 @@ class Launch(NamedTuple):
         )
 
 
-def launches(row: tiles.Row) -> Iterator[Launch]:
+def launches(row: tiles.Row, packing: bool = False) -> Iterator[Launch]:
     """The different kernels that the row's calls launch, of each type of values."""
     seen = []
     sizes = MAPS[:1] if row.kernel.startswith("direct") else MAPS
     for call in calls(row, BATCH, tuple((size, size) for size in sizes)):
         # A type of the same size makes the same code except for the instruction's name.
         for type in TYPES[row.arithmetic] if call.h == MAPS[0] else TYPES[row.arithmetic][:1]:
-            launched = describe(call, row.tile, type)
+            launched = describe(call, row.tile, type, packing)
             key = (launched.arguments.keys(), type, launched.constants)
             if key not in seen:
                 seen.append(key)
                 yield launched
 
 
-def describe(call: tiles.Call, tile: tiles.Tile, type: str) -> Launch:
-    """The launch of ``call`` with ``tile``, of values of Triton's ``type``."""
+def describe(call: tiles.Call, tile: tiles.Tile, type: str, packing: bool = False) -> Launch:
+    """The launch of ``call`` with ``tile``, of values of Triton's ``type``; ``packing`` bits."""
     pointers: dict[str, Any] = dict.fromkeys(POINTERS[call.kernel], f"*{type}")
     sums = "*fp64" if type == "fp64" else "*fp32"
     if call.kernel in ("fprop", "dgrad"):
@@ -71,8 +71,10 @@ def describe(call: tiles.Call, tile: tiles.Tile, type: str) -> Launch:
         pointers |= {"weights": sums, "biases": sums, "argmax": "*u8" if call.pool else None}
         constants = {**constants, "RELU": True}
     elif call.kernel != "wgrad":
-        pointers |= {"argmax": "*u8" if call.pool else None, "floor": "fp32"}
-        pointers |= {"bias_channels": call.k, "argmax_channels": call.k if call.pool else 0}
+        argmax = call.pool and not packing
+        pointers |= {"argmax": "*u8" if argmax else None, "bits": "*u8" if packing else None}
+        pointers |= {"windows": "*u8" if packing and call.pool else None, "floor": "fp32"}
+        pointers |= {"bias_channels": call.k, "argmax_channels": call.k if argmax else 0}
     integers = [n for n in kernel.arg_names if n not in pointers and n not in constants]
     return Launch(kernel, pointers | dict(zip(integers, extents, strict=True)), constants)
 

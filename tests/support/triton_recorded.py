@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
 from triton.runtime import driver
 
-from vgg_fast.triton import conv3x3, conv3x3_relu_pool, launch, max_pool2x2, tuning
+from vgg_fast.triton import conv3x3, conv3x3_relu_pool, frozen, launch, max_pool2x2, tuning
 
 STREAM = 0x5EED
 
@@ -109,6 +109,11 @@ def main(path: str) -> None:
         conv3x3_relu_pool.conv3x3_relu_pool_backward(
             output, input, weight, output, argmax, True, True, True
         )
+        output, pooled, mask, windows = frozen._conv3x3_relu_and_pool_masked(input, weight, bias)
+        frozen._conv3x3_relu_and_pool_dgrad(output, pooled, weight, mask, windows)
+        frozen._conv3x3_relu_dgrad(output, weight, mask)
+        pooled, mask, windows = frozen._conv3x3_relu_pool_masked(input, weight, bias)
+        frozen._conv3x3_relu_pool_dgrad(pooled, weight, mask, windows, size, size)
         full = conv3x3.conv3x3(input, weight.contiguous())
         conv3x3.conv3x3_backward(full, input, weight.contiguous(), True, True, True)
         pooled, argmax = max_pool2x2.max_pool2x2(full.contiguous())

@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="there is no Triton for this platform")
 from tests.support.ahead_of_time import SHARED_MEMORY, Compiled, compile_ahead
 from tests.support.tile_rows import row_name
 from vgg_fast.dispatch import policy, tiles
-from vgg_fast.triton import expand, launch, max_pool2x2, reduce
+from vgg_fast.triton import expand, expand_bits, launch, max_pool2x2, reduce, tuning
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,11 +32,23 @@ rows = pytest.mark.parametrize("row", tiles.shipped(), ids=row_name)
 
 @rows
 def test_a_row_of_the_table(row: tiles.Row) -> None:
-    reached = list(launches(row))
+    check_row(row, list(launches(row)))
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in tiles.shipped() if r.kernel in ("fprop", "direct")], ids=row_name
+)
+def test_a_row_of_the_table_that_packs_bits(row: tiles.Row) -> None:
+    # Seven patches of few columns and of 32 images or so, of the largest tiles, leave registers to
+    # memory: in the epilogue, once a tile.
+    check_row(row, list(launches(row, packing=True)), spilled=192)
+
+
+def check_row(row: tiles.Row, reached: list[Launch], spilled: int = 0) -> None:
     assert reached, f"no call reaches {row}"
     for launched in reached:
         compiled = launched.compile(row.family)
-        assert compiled.spilled == 0, f"{launched.constants}: {compiled.spilled} bytes spilled"
+        assert compiled.spilled <= spilled, f"{launched.constants}: {compiled.spilled} bytes"
         assert compiled.shared <= shared_memory(row), launched.constants
         assert_uses_what_it_should(row, launched, compiled)
 
@@ -139,6 +151,22 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
 
 @targets
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("k", [64, 5])
+def test_a_gradient_expanded_by_bits(k: int, dtype: str, target: int) -> None:
+    value, torch_type = f"*{dtype}", tuning.TYPES["float64" if dtype == "fp64" else "half"]
+    shared = {"grad": value, "mask": "*u8", "rows": 9, "H": 28, "W": 28, "K": k}
+    full, pooled = {"grad_output": value}, {"grad_pooled": value, "windows": "*u8"}
+    for given in (full, pooled, full | pooled):
+        tile = expand_bits.tile_for(k, torch_type, "grad_pooled" in given)
+        kernel = expand_bits.expand_bits_kernel
+        compiled = compile_ahead(kernel, shared | given, tile, target)
+        assert compiled.spilled == 0
+        if k == 64:  # 16 bytes a thread of the maps, whatever is read of the bits
+            assert all(".v" in a for a in re.findall(r"st\.global\S*", compiled.ptx))
+
+
+@targets
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
 @pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
 @pytest.mark.parametrize(("c", "size"), [(64, 224), (512, 28), (5, 7)])
 def test_pooling(c: int, size: int, layout: str, dtype: str, target: int) -> None:
@@ -154,14 +182,18 @@ def test_pooling(c: int, size: int, layout: str, dtype: str, target: int) -> Non
     pool = {"input": value, "output": value, **described(size)}
     unpool = {"grad_output": value, "argmax": "*u8", "grad_input": value, **described(size // 2)}
     _, tile = max_pool2x2.tiling(2, size // 2, c, nchw)
+    _, packing = max_pool2x2.tiling(2, size // 2, max(8, c), nchw)
     _, back = max_pool2x2.tiling(2, (size + 1) // 2, c, nchw)
     for kernel, arguments, constants in (
         (max_pool2x2.pool_kernel, pool, {"NCHW": nchw, **tile}),
         (max_pool2x2.pool_kernel, pool | {"argmax": "*u8"}, {"NCHW": nchw, **tile}),
+        (max_pool2x2.pool_kernel, pool | {"windows": "*u8"}, {"NCHW": nchw, **packing}),
         (max_pool2x2.unpool_kernel, unpool, back),
     ):
         compiled = compile_ahead(kernel, arguments, constants, target)
         assert compiled.spilled == 0
-        if size == 224:  # 16 bytes a thread: reads and writes are contiguous in either layout
+        if (
+            size == 224 and "windows" not in arguments
+        ):  # 16 bytes a thread: reads and writes are contiguous in either layout
             accesses = re.findall(r"(?:ld|st)\.global\S*", compiled.ptx)
             assert accesses and all(".v" in access for access in accesses)

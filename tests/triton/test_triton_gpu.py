@@ -17,7 +17,7 @@ triton = pytest.importorskip("triton", reason="there is no Triton for this platf
 from seed_layers import SEED_LAYERS  # noqa: E402
 from tests.support.cases import LAYOUTS, Shape  # noqa: E402
 from tests.support.operators import OPS, Results, forward_backward, random_arguments  # noqa: E402
-from tests.support.tile_rows import check_call, check_tile, row_name  # noqa: E402
+from tests.support.tile_rows import check_bits, check_call, check_tile, row_name  # noqa: E402
 from vgg_fast import backends  # noqa: E402
 from vgg_fast.dispatch import tiles  # noqa: E402
 from vgg_fast.triton import tuning  # noqa: E402
@@ -64,6 +64,16 @@ def test_every_row_of_the_table(row: tiles.Row, size: tuple[int, int]) -> None:
     if row.tile.descriptors and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("this GPU has no tensor memory accelerator")
     check_tile(row, gpu(), size)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (13, 34)], ids=str)
+@pytest.mark.parametrize(
+    "row", [r for r in tiles.shipped() if r.kernel in ("fprop", "direct")], ids=row_name
+)
+def test_every_row_of_the_table_packs_what_it_stores(row: tiles.Row, size: tuple[int, int]) -> None:
+    if row.tile.descriptors and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("this GPU has no tensor memory accelerator")
+    check_bits(row, gpu(), size)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

@@ -126,5 +126,5 @@ def test_every_kernel_is_launched_as_triton_launches_it(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     for kernel in ("fprop", "wgrad", "wgrad_of_images", "direct", "direct_wgrad", "expand",
-                   "sum_splits", "pool", "unpool"):  # fmt: skip
+                   "expand_bits", "sum_splits", "pool", "unpool"):  # fmt: skip
         assert f" {kernel}_kernel" in run.stdout

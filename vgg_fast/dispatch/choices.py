@@ -73,8 +73,13 @@ class Row(table.Row):
 def order(name: str, args: tuple[Any, ...]) -> tuple[Row, ...]:
     """The rows that serve a call of ``vgg_fast::name`` with ``args``, the best first.
 
+    A private operator is served as the public one that computes the same.
+
     Without tensors of the right rank there is nothing to choose by: the operator itself refuses.
     """
+    if name.endswith("_dgrad"):
+        return _order_of_dgrad(name, args)
+    name = name.removeprefix("_").removesuffix("_masked").replace("_and_pool", "")
     tensors = args[1:3] if name.endswith("_backward") else args[:2]
     input, weight = (*tensors, None)[:2]
     if name.startswith("max_pool2x2"):
@@ -83,9 +88,25 @@ def order(name: str, args: tuple[Any, ...]) -> tuple[Row, ...]:
         return ()
     n, c, h, w = input.shape
     k = weight.shape[0] if weight is not None and weight.dim() == 4 else c
-    arithmetic = policy.arithmetic(input.dtype)
-    index = input.device.index if input.device.type == "cuda" else None
-    return _order(Layer(name, arithmetic, n, c, h, w, k), family(index))
+    return _order_on(input, Layer(name, policy.arithmetic(input.dtype), n, c, h, w, k))
+
+
+def _order_of_dgrad(name: str, args: tuple[Any, ...]) -> tuple[Row, ...]:
+    grad, weight = args[0], args[2 if "_and_pool" in name else 1]
+    if grad.dim() != 4 or weight.dim() != 4:
+        return ()
+    pooled = name == "_conv3x3_relu_pool_dgrad"
+    height, width = args[4:6] if pooled else grad.shape[2:]
+    operator = name.removeprefix("_").removesuffix("_dgrad").replace("_and_pool", "")
+    k, c = weight.shape[:2]
+    arithmetic = policy.arithmetic(grad.dtype)
+    layer = Layer(f"{operator}_backward", arithmetic, grad.shape[0], c, height, width, k)
+    return _order_on(grad, layer)
+
+
+def _order_on(tensor: torch.Tensor, layer: Layer) -> tuple[Row, ...]:
+    index = tensor.device.index if tensor.device.type == "cuda" else None
+    return _order(layer, family(index))
 
 
 @functools.cache

@@ -41,6 +41,7 @@ class Later(NamedTuple):
 class PythonHalf(NamedTuple):
     """What the kernels of an operator that are written in Python have in common."""
 
+    name: str
     check: Callable
     """Refuses what no kernel takes. The C++ kernels refuse it themselves."""
     reference: Callable
@@ -51,6 +52,14 @@ class PythonHalf(NamedTuple):
 
     later: tuple[str, ...]
     """Which of the later ones the operator has."""
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether the reference consists of public operators, which choose their own kernels.
+
+        Then it serves whatever the backend in force has no kernel for.
+        """
+        return self.name.startswith("_")
 
 
 _library = torch.library.Library("vgg_fast", "IMPL")
@@ -66,7 +75,7 @@ def add(name: str, check: Callable, reference: Callable) -> None:
     """Route the calls of ``vgg_fast::name`` from now on."""
     schema = getattr(torch.ops.vgg_fast, name).default._schema
     later = tuple(a.name for a in schema.arguments if a.name in Later._fields)
-    _operators[name] = PythonHalf(check, reference, len(schema.arguments) - len(later), later)
+    _operators[name] = PythonHalf(name, check, reference, len(schema.arguments) - len(later), later)
     if torch.version.cuda is not None:
         _route_through_python(name, "CUDA")
 
@@ -89,31 +98,41 @@ def kernel_for(name: str, key: str, *args: Any) -> tuple[str, Callable]:
     Raises:
         RuntimeError: the backend in force can't run this call on this machine.
     """
-    chosen = state.get()
+    chosen, half = state.get(), _operators[name]
     if chosen == "auto":
         return _fastest(name, key, args)
     if chosen == "reference":
-        return "reference", _operators[name].reference
+        return "reference", half.reference
+    kernel, why_not = _forced(chosen, name, key, args)
+    if kernel is not None:
+        return chosen, kernel
+    if half.is_composed:
+        return "reference", half.reference
+    raise RuntimeError(f"vgg_fast::{name}: {why_not}")
+
+
+def _forced(chosen: str, name: str, key: str, args: tuple[Any, ...]) -> tuple[Callable | None, str]:
+    """The kernel of the backend ``chosen``, or None and the reason why there is none."""
     if chosen == "cpp":
         kernel = _native_kernel(name, key)
         if kernel is None:
-            raise RuntimeError(
-                f"vgg_fast::{name}: no C++ kernel is built for {key}; python -m vgg_fast.info "
-                "shows what is. Use the backend 'auto'"
+            return None, (
+                f"no C++ kernel is built for {key}; python -m vgg_fast.info shows what is. Use the "
+                "backend 'auto'"
             )
         if key == "CPU":
-            return "cpp", kernel
+            return kernel, ""
     else:
         kernel, why_not = _triton_kernel(name, key)
         if kernel is None:
-            raise RuntimeError(f"vgg_fast::{name}: the backend 'triton' can't run: {why_not}")
+            return None, f"the backend 'triton' can't run: {why_not}"
     later = _later(name, args)
     if not later.is_only_a_scale:
-        raise RuntimeError(
-            f"vgg_fast::{name}: the backend {chosen!r} has no kernel for {key} with a "
-            "negative_slope, or with another padding than zeros; use the backend 'auto'"
+        return None, (
+            f"the backend {chosen!r} has no kernel for {key} with a negative_slope, or with "
+            "another padding than zeros; use the backend 'auto'"
         )
-    return chosen, _folding(name, kernel, later)
+    return _folding(name, kernel, later), ""
 
 
 def planned(layer: choices.Layer, family: str) -> tuple[str, str]:
@@ -144,8 +163,11 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
                 return "triton", _folding(name, kernel, later)
         if row.backend == "reference":
             break
+    half = _operators[name]
+    if half.is_composed:
+        return "reference", half.reference
     # Here too a scale is folded: multiplying the sums would take a convolution in 32 bits.
-    return "reference", _folding(name, _operators[name].reference, later)
+    return "reference", _folding(name, half.reference, later)
 
 
 def _later(name: str, args: tuple[Any, ...]) -> Later:
@@ -194,24 +216,30 @@ def _route_through_python(name: str, key: str) -> None:
 def _native_kernel(name: str, key: str) -> Callable | None:
     """The C++ kernel, or None where none is built."""
     if (name, key) not in _native:
-        built = torch._C._dispatch_has_kernel_for_dispatch_key(f"vgg_fast::{name}", key)
-        if not built:
+        cuda = _is_cuda_convolution(name, key)
+        registered = _cuda_name(name) if cuda else f"vgg_fast::{name}"
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(registered, key):
             _native[name, key] = None
-        elif _is_cuda_convolution(name, key):
+        elif cuda:
             _native[name, key] = _cuda_convolution(name, sm90=False)
         else:
-            call_boxed, keyset = _boxed(name, key)
+            call_boxed, keyset = _boxed(registered, key)
             _native[name, key] = functools.partial(call_boxed, keyset)
     return _native[name, key]
 
 
-def _boxed(name: str, key: str) -> tuple[Callable, torch._C.DispatchKeySet]:
-    kernel = torch.library.get_kernel(f"vgg_fast::{name}", key)
+def _boxed(registered: str, key: str) -> tuple[Callable, torch._C.DispatchKeySet]:
+    kernel = torch.library.get_kernel(registered, key)
     return kernel.call_boxed, torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
 
 def _is_cuda_convolution(name: str, key: str) -> bool:
     return key == "CUDA" and not name.startswith("max_pool2x2")
+
+
+def _cuda_name(name: str) -> str:
+    """What the CUDA C++ kernel that takes our decisions is registered as."""
+    return f"vgg_fast::_cuda_{name.removeprefix('_')}"
 
 
 def _cuda_convolution(name: str, sm90: bool) -> Callable:
@@ -220,7 +248,7 @@ def _cuda_convolution(name: str, sm90: bool) -> Callable:
     Raises:
         RuntimeError: ``VGG_FAST_GPU`` asks for kernels that can't run; once it is called.
     """
-    call_boxed, keyset = _boxed(f"_cuda_{name}", "CUDA")
+    call_boxed, keyset = _boxed(_cuda_name(name), "CUDA")
 
     def call(*args: Any) -> Any:
         forced = environment.gpu_kernels()
@@ -236,7 +264,7 @@ def _cuda_convolution(name: str, sm90: bool) -> Callable:
 def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
     """The Triton kernel, or None and the reason why there is none."""
     try:
-        module = _triton_module(name.removesuffix("_backward"))
+        module = _triton_module("frozen" if name[0] == "_" else name.removesuffix("_backward"))
     except ImportError as error:
         return None, f"triton isn't installed ({error})"
     if key == "CPU" and not module.INTERPRETED:
@@ -246,9 +274,10 @@ def _triton_kernel(name: str, key: str) -> tuple[Callable | None, str]:
 
 def _triton_module(operator: str) -> ModuleType:
     # Imported when first needed: it takes a second, and not every platform has Triton.
-    from vgg_fast.triton import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
+    from vgg_fast.triton import conv3x3, conv3x3_relu, conv3x3_relu_pool, frozen, max_pool2x2
 
     return {
+        "frozen": frozen,
         "conv3x3": conv3x3,
         "conv3x3_relu": conv3x3_relu,
         "conv3x3_relu_pool": conv3x3_relu_pool,

@@ -121,7 +121,7 @@ def with_gradients(
     input, padding = padded(input, padding)
     folded, valid = fold(weight, bias, scale), padding == "valid"
     if frozen.is_frozen(*folded):
-        masked = frozen.operator("_conv3x3_relu_masked")
+        masked = torch.ops.vgg_fast._conv3x3_relu_masked.default
 
         def with_mask(input: Tensor) -> tuple[Tensor, Tensor]:
             return masked(input, weight, bias, scale, negative_slope, padding)

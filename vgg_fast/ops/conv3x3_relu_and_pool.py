@@ -82,7 +82,7 @@ def with_gradients(
     if padding != "zeros" or not frozen.is_frozen(*folded):
         return reference(input, weight, bias, scale, negative_slope, padding)
     check(input, weight, bias, scale, negative_slope, padding)
-    masked = frozen.operator("_conv3x3_relu_and_pool_masked")
+    masked = torch.ops.vgg_fast._conv3x3_relu_and_pool_masked.default
 
     def with_bits(input: Tensor) -> tuple[Tensor, ...]:
         return masked(input, weight, bias, scale, negative_slope)

@@ -143,7 +143,7 @@ def with_gradients(
         return ops.max_pool2x2.default(map, return_argmax)
     folded = fold(weight, bias, scale)
     if frozen.is_frozen(*folded) and not return_argmax:
-        masked = frozen.operator("_conv3x3_relu_pool_masked")
+        masked = torch.ops.vgg_fast._conv3x3_relu_pool_masked.default
 
         def with_bits(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return masked(input, weight, bias, scale, negative_slope)

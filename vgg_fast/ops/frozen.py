@@ -31,7 +31,6 @@ from vgg_fast._layout import (
     strided_channels_last,
     suggests_channels_last,
 )
-from vgg_fast.dispatch import state
 from vgg_fast.ops import max_pool2x2
 from vgg_fast.ops._shared import size_of_map, surrounded
 from vgg_fast.ops.checks import check_alike, check_convolution, check_dgrad, check_poolable
@@ -305,7 +304,7 @@ class Gradient(torch.autograd.Function):
         """The input's gradient."""
         if ctx.valid:
             (grad_output,) = surrounded(grad_output)
-        gradient = operator("_conv3x3_dgrad")(grad_output, *ctx.saved_tensors)
+        gradient = torch.ops.vgg_fast._conv3x3_dgrad.default(grad_output, *ctx.saved_tensors)
         return None, lay_out(gradient, ctx.channels_last), None, None
 
 
@@ -335,7 +334,8 @@ class ReluGradient(torch.autograd.Function):
         if ctx.valid:
             (grad_output,) = surrounded(grad_output)
             mask = _surrounded(mask)
-        gradient = operator("_conv3x3_relu_dgrad")(grad_output, weight, mask, ctx.negative_slope)
+        dgrad = torch.ops.vgg_fast._conv3x3_relu_dgrad.default
+        gradient = dgrad(grad_output, weight, mask, ctx.negative_slope)
         return None, lay_out(gradient, ctx.channels_last), None, None, None
 
 
@@ -357,7 +357,7 @@ class ReluPoolGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
-        dgrad = operator("_conv3x3_relu_pool_dgrad")
+        dgrad = torch.ops.vgg_fast._conv3x3_relu_pool_dgrad.default
         gradient = dgrad(grad_output, *ctx.saved_tensors, *ctx.size, ctx.negative_slope)
         return None, lay_out(gradient, ctx.channels_last), None, None
 
@@ -379,7 +379,7 @@ class ReluAndPoolGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, grad_pooled: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
-        dgrad = operator("_conv3x3_relu_and_pool_dgrad")
+        dgrad = torch.ops.vgg_fast._conv3x3_relu_and_pool_dgrad.default
         gradient = dgrad(grad_output, grad_pooled, *ctx.saved_tensors, ctx.negative_slope)
         return None, lay_out(gradient, ctx.channels_last), None, None
 
@@ -392,13 +392,6 @@ def _remember(ctx: Any, input: Tensor, weight: Tensor, valid: bool = False) -> N
 
 def _surrounded(mask: Tensor) -> Tensor:
     return F.pad(mask, (0, 0, 1, 1, 1, 1))
-
-
-def operator(name: str) -> Callable:
-    """The private operator ``name``; its reference if a backend is forced that has none of it."""
-    if state.get() in ("auto", "cpp"):
-        return getattr(torch.ops.vgg_fast, name).default
-    return _REFERENCES[name]
 
 
 _PARTS: dict[str, tuple[Callable, Callable, Callable]] = {
@@ -430,7 +423,6 @@ _PARTS: dict[str, tuple[Callable, Callable, Callable]] = {
         _fake_and_pool_dgrad,
     ),
 }
-_REFERENCES = {name: reference for name, (_, reference, _) in _PARTS.items()}
 
 for _name, (_check, _reference, _fake) in _PARTS.items():
-    register(_name, check=_check, reference=_reference, fake=_fake, routed=False)
+    register(_name, check=_check, reference=_reference, fake=_fake)

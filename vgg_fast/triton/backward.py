@@ -63,7 +63,7 @@ def gradients(
             grad, sums = expand(grad_output, height, width, output, argmax)
             biases = biases if first else sums
         if need_input:
-            grad_input = _dgrad(arithmetic, grad, input, weight)
+            grad_input = dgrad(arithmetic, grad, weight)
         if need_weight and not first:
             weights = _wgrad(arithmetic, grad, input)
     grad_weight, grad_bias = sum_gradients(
@@ -76,13 +76,13 @@ def gradients(
     )
 
 
-def _dgrad(arithmetic: str, grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+def dgrad(arithmetic: str, grad: Tensor, weight: Tensor) -> Tensor:
     """grad_input[n, y, x, c] = Σ_{r, s, k} grad[n, y+r-1, x+s-1, k] · weight[k, 2-r, 2-s, c]."""
-    n, c, h, w = input.shape
-    result = empty_channels_last(input, c, h, w)
+    (n, k, h, w), c = grad.shape, weight.shape[1]
+    result = empty_channels_last(grad, c, h, w)
     grad, weight = to_channels_last(grad), to_channels_last(weight)
     aligned = (grad.data_ptr() | weight.data_ptr()) % 16 == 0
-    call = Call("dgrad", arithmetic, n, h, w, grad.shape[1], c, False, aligned)
+    call = Call("dgrad", arithmetic, n, h, w, k, c, False, aligned)
     choice = tuning.choice_for(call, grad.device)
     ready = choice.ready.get(grad.dtype)
     if ready is None:

@@ -60,7 +60,7 @@ def _load_terms(
 
 @triton.jit
 def direct_kernel(
-    input, weight, bias, output, argmax,
+    input, weight, bias, output, argmax, bits, windows,
     N, H, W, K, patches_y, patches_x, bias_channels, argmax_channels, floor,
     C: tl.constexpr, TERMS: tl.constexpr, POOL: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -69,7 +69,8 @@ def direct_kernel(
     """One tile: BLOCK_K output channels of a patch of pixels."""
     blocks_k = tl.cdiv(K, BLOCK_K)
     tile = tl.program_id(0)
-    k = tile % blocks_k * BLOCK_K + tl.arange(0, BLOCK_K)
+    k0 = tile % blocks_k * BLOCK_K
+    k = k0 + tl.arange(0, BLOCK_K)
     n0, y0, x0 = patch_origin(tile // blocks_k, patches_y, patches_x, PATCH_N, PATCH_H, PATCH_W)
     n, y, x = patch_pixels(n0, y0, x0, PATCH_N, PATCH_H, PATCH_W)
     t = tl.arange(0, TERMS)
@@ -82,7 +83,7 @@ def direct_kernel(
     sums = tl.zeros((BLOCK_K, PATCH_N * PATCH_H * PATCH_W), tl.float32)
     sums = dot(weights, pixels.T, sums, PRECISION)
     store_tile(
-        sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K,
+        sums, bias, output, argmax, bits, windows, n0, y0, x0, k0, k, N, H, W, K,
         bias_channels, argmax_channels, floor, POOL, PATCH_N, PATCH_H, PATCH_W,
     )  # fmt: skip
 

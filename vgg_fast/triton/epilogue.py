@@ -4,6 +4,9 @@
 
 Channels are the rows. In a tensor core's accumulators each thread holds neighbours along the
 columns, so a window's four pixels meet in one thread's registers, and need no exchange.
+
+Where the weight is frozen, the backward pass keeps bits, which bits.py packs; then no argmax is
+stored.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vgg_fast.triton.bits import store_mask, store_window_bits
 from vgg_fast.triton.launch import Launch
 from vgg_fast.triton.patch import first_pixel, patch_pixels
-from vgg_fast.triton.window import narrow, window_max
+from vgg_fast.triton.window import narrow, widen, window_max
 
 
 @triton.jit
 def store_tile(
-    sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K, bias_channels, argmax_channels, floor,
+    sums, bias, output, argmax, bits, windows,
+    n0, y0, x0, k0, k, N, H, W, K, bias_channels, argmax_channels, floor,
     POOL: tl.constexpr, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
 ):  # fmt: skip
     """Finish the sums of a patch, and store them."""
@@ -42,8 +47,21 @@ def store_tile(
     offsets = ((((n - n0) * H + (y - y0)) * W + x) * K)[:, None] + k[None, :]
     mask = ((n < N) & (y < H) & (x < W))[:, None] & (k < K)[None, :]
     first = first_pixel(n0, y0, H, W, K)
+    if bits is not None:
+        # What the backward pass will ask of the output, which is rounded. They come first: the sums
+        # take most registers, and fewer of them while there is nothing else to store.
+        passes = ~(widen(narrow(best, output.dtype.element_ty)) <= 0)
+        inside = (n < N) & (y < H) & (x < W)
+        first_of_all = first_pixel(n0, y0, H, W, 1)
+        pixels = ((n - n0) * H + (y - y0)) * W + x
+        if POOL:
+            store_window_bits(
+                passes, position, bits, windows, first_of_all, pixels, inside, k0, k, K
+            )
+        else:
+            store_mask(passes, bits, first_of_all, pixels, inside, k0, k, K)
     tl.store(output + first + offsets, tl.trans(narrow(best, output.dtype.element_ty)), mask=mask)
-    if POOL:
+    if POOL and argmax is not None:
         tl.store(
             argmax + first + offsets,
             tl.trans(position),
@@ -75,8 +93,14 @@ def run(
     bias: Tensor | None,
     output: Tensor,
     argmax: Tensor | None,
+    bits: Tensor | None = None,
+    windows: Tensor | None = None,
 ) -> None:
-    """Launch what a plan made ready; all tensors are channels_last, and fit it."""
-    if argmax is None and launch.constants["POOL"]:
+    """Launch what a plan made ready; all maps are channels_last, and fit it.
+
+    ``bits`` and ``windows``, if they are there, are filled as vgg_fast/ops/frozen.py packs them.
+    """
+    if argmax is None and bits is None and launch.constants["POOL"]:
         argmax = input.new_empty(1, dtype=torch.uint8)
-    launch(input, weight, weight if bias is None else bias.contiguous(), output, argmax)
+    of_bias = weight if bias is None else bias.contiguous()
+    launch(input, weight, of_bias, output, argmax, bits, windows)

@@ -20,13 +20,17 @@ def forward(
     bias: Tensor | None,
     output: Tensor,
     argmax: Tensor | None = None,
+    bits: Tensor | None = None,
+    windows: Tensor | None = None,
     *,
     relu: bool = False,
     pool: bool = False,
 ) -> None:
-    """Fill ``output`` (channels_last), and ``argmax`` if there is one; launches one kernel.
+    """Fill ``output`` (channels_last), and what else there is; launches one kernel.
 
-    The dtype, device and shapes fit already. ``argmax`` is uint8, of the shape of ``output``.
+    The dtype, device and shapes fit already. ``argmax`` is uint8, of the shape of ``output``. If
+    there are ``bits``, and with a pooling ``windows``, there is no ``argmax``; ops/frozen.py says
+    how they are packed.
 
     Raises:
         RuntimeError: the map is larger than the kernel can index.
@@ -43,11 +47,11 @@ def forward(
         "direct" if first else "fprop", arithmetic, n, h, w, c, weight.shape[0], pool, aligned
     )
     choice = tuning.choice_for(call, input.device)
-    key = (input.dtype, relu, bias is not None, argmax is not None)
+    key = (input.dtype, relu, bias is not None, argmax is not None, bits is not None)
     launch = choice.ready.get(key)
     if launch is None:
         plan = (
             direct.plan(call, choice.tile) if first else fprop.plan(call, choice.tile, input.device)
         )
-        launch = choice.ready[key] = plan.launch(*key[1:])
-    run(launch, input, weight, bias, output, argmax)
+        launch = choice.ready[key] = plan.launch(*key[1:4])
+    run(launch, input, weight, bias, output, argmax, bits, windows)

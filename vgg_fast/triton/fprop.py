@@ -41,7 +41,7 @@ from vgg_fast.triton.patch import (
 
 @triton.jit
 def fprop_kernel(
-    input, weight, bias, output, argmax,
+    input, weight, bias, output, argmax, bits, windows,
     N, H, W, C, K, tiles, patches_y, patches_x, bias_channels, argmax_channels, floor,
     POOL: tl.constexpr, ROTATED: tl.constexpr, DESCRIPTORS: tl.constexpr, FLATTEN: tl.constexpr,
     ACCUMULATOR: tl.constexpr, PRECISION: tl.constexpr,
@@ -98,7 +98,7 @@ def fprop_kernel(
                 weights = tl.load(taps, mask=(k < K)[:, None] & (c < C)[None, :], other=0.0)
                 sums = dot(weights, pixels.T, sums, PRECISION)
         store_tile(
-            sums, bias, output, argmax, n0, y0, x0, k, N, H, W, K,
+            sums, bias, output, argmax, bits, windows, n0, y0, x0, k0, k, N, H, W, K,
             bias_channels, argmax_channels, floor, POOL, PATCH_N, PATCH_H, PATCH_W,
         )  # fmt: skip
 

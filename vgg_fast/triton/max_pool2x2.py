@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vgg_fast._layout import empty_channels_last, no_elements, to_channels_last
+from vgg_fast.triton.bits import store_windows
 from vgg_fast.triton.launch import INTERPRETED, Launch, check_extents
 from vgg_fast.triton.window import widen, window_max
 
@@ -28,7 +29,7 @@ WINDOWS = 1024  # of a tile: CHANNELS × WINDOWS
 
 @triton.jit
 def pool_kernel(
-    input, output, argmax, H, W, C, stride_n, stride_c, stride_h, stride_w,
+    input, output, argmax, windows, H, W, C, stride_n, stride_c, stride_h, stride_w,
     NCHW: tl.constexpr, CHANNELS: tl.constexpr, WINDOWS: tl.constexpr,
 ):  # fmt: skip
     """CHANNELS × WINDOWS of one row of windows."""
@@ -48,6 +49,9 @@ def pool_kernel(
     tl.store(output + offsets, best.to(output.dtype.element_ty), mask=inside)
     if argmax is not None:
         tl.store(argmax + offsets, position, mask=inside)
+    if windows is not None:
+        c0 = tl.program_id(2) * CHANNELS
+        store_windows(position, windows, row * (W // 2), x, x < W // 2, c0, c, C)
 
 
 @triton.jit
@@ -111,8 +115,18 @@ def max_pool2x2(input: Tensor, return_argmax: bool = True) -> tuple[Tensor, Tens
     argmax = torch.empty_like(output, dtype=torch.uint8) if return_argmax else None
     if output.numel() > 0:
         launch = _pool(input.dtype, input.shape, input.stride(), is_nchw(input), return_argmax)
-        launch(input, output, argmax)
+        launch(input, output, argmax, None)
     return output, no_elements(input, torch.uint8) if argmax is None else argmax
+
+
+def max_pool2x2_packing(input: Tensor, windows: Tensor) -> Tensor:
+    """``input``, channels_last, pooled; ``windows`` is filled as ops/frozen.py packs it."""
+    c, h, w = input.shape[1:]
+    output = empty_channels_last(input, c, h // 2, w // 2)
+    if output.numel() > 0:
+        launch = _pool(input.dtype, input.shape, input.stride(), False, False, packing=True)
+        launch(input, output, None, windows)
+    return output
 
 
 def max_pool2x2_backward(grad_output: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
@@ -130,11 +144,17 @@ def max_pool2x2_backward(grad_output: Tensor, argmax: Tensor, height: int, width
 # What a launch depends on is in its key: of another dtype, or without an argmax, it is another.
 @functools.cache
 def _pool(
-    dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...], nchw: bool, with_argmax: bool
+    dtype: torch.dtype,
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    nchw: bool,
+    with_argmax: bool,
+    packing: bool = False,
 ) -> Launch:
     n, c, h, w = shape
     check_extents(n, h, w, c)
-    grid, tile = tiling(n * (h // 2), w // 2, c, nchw)
+    # Bytes are packed of eight channels, whether or not they are there.
+    grid, tile = tiling(n * (h // 2), w // 2, max(8, c) if packing else c, nchw)
     return Launch(pool_kernel, grid, (h, w, c, *strides), {"NCHW": nchw, **tile})
 
 

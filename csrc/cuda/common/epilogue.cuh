@@ -3,11 +3,14 @@
 //
 //   pooling:   a lane gets the four pixels of a window, and a warp stores 64 bytes a window
 //   otherwise: a lane gets eight neighbouring channels of a pixel, and stores them at once
+//
+// Bits are packed on the way: eight channels of a pixel are a byte; of a window, four lanes'.
 
 #pragma once
 
 #include <cstring>
 
+#include "cuda/common/bits.cuh"
 #include "cuda/sm80/multiply.cuh"
 
 namespace vgg_fast::cuda {
@@ -18,9 +21,26 @@ struct Output {
   int32_t n, height, width, outputs;  // of the unpooled map
   const T* bias;                      // may be null
   T* output;
-  uint8_t* argmax;  // may be null
-  bool aligned;     // outputs is a multiple of 8
+  uint8_t* argmax;   // may be null
+  bool aligned;      // outputs is a multiple of 8
+  uint8_t* mask;     // kBits
+  uint8_t* windows;  // kBits, of pooled maps
 };
+
+template <Epilogue kEpilogue, typename T>
+Output<T> output_of(const DenseConvolution& problem, const void* bias, const Results& results) {
+  return {group_map(problem.n, problem.height, problem.width, kEpilogue == Epilogue::kReluPool),
+          problem.n,
+          problem.height,
+          problem.width,
+          problem.outputs,
+          static_cast<const T*>(bias),
+          static_cast<T*>(results.output),
+          results.argmax,
+          problem.outputs % 8 == 0,
+          results.mask,
+          results.windows};
+}
 
 template <typename Value>
 __device__ __forceinline__ Value shuffle_xor(Value value, int distance) {
@@ -67,7 +87,24 @@ __device__ __forceinline__ void add_bias(const Output<T>& to, int32_t k,
     }
 }
 
+// A window's bits, of which four lanes hold two channels each, from `channel` on.
 template <typename T>
+__device__ __forceinline__ void store_bits(const Output<T>& to, int64_t window, int32_t channel,
+                                           bool inside, const uint32_t (&flags)[2]) {
+  const int part = threadIdx.x % 4;
+  uint32_t word = 0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    if (channel + i < to.outputs) word |= flags[i] << column_of_sum(part, i);
+  word = or_over_lanes<4>(word);
+  const int32_t first = channel - column_of_sum(part, 0);
+  if (!inside || first >= to.outputs || part == 3) return;
+  const BitsAt at = bits_at(to.mask, to.windows, window, first, to.outputs);
+  uint8_t* byte = part == 0 ? at.mask : part == 1 ? at.columns : at.rows;
+  *byte = static_cast<uint8_t>(word >> (8 * part));
+}
+
+template <bool kBits, typename T>
 __device__ __forceinline__ void store_pooled(const Output<T>& to, const Pixel& origin, int32_t k,
                                              const Accumulator<T> (&sums)[kBlocks][4]) {
   using Acc = Accumulator<T>;
@@ -81,6 +118,7 @@ __device__ __forceinline__ void store_pooled(const Output<T>& to, const Pixel& o
     for (int set = 0; set < kBlocks; set += 4) {
       Vector<T, 2> best;
       Vector<uint8_t, 2> positions;
+      [[maybe_unused]] uint32_t flags[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         Acc window[4];
@@ -90,18 +128,20 @@ __device__ __forceinline__ void store_pooled(const Output<T>& to, const Pixel& o
         const auto maximum = window_max(window[0], window[1], window[2], window[3]);
         best.values[i] = narrow<T>(maximum.value);
         positions.values[i] = maximum.argmax;
+        if constexpr (kBits) flags[i] = flags_of(best.values[i], maximum.argmax);
       }
       const int32_t channel = k + (set + position) * 8 + column_of_sum(lane, 0);
+      if constexpr (kBits) store_bits(to, pixel, channel, inside, flags);
       const int count = min(2, to.outputs - channel);
       if (!inside || count <= 0) continue;
       const int64_t place = pixel * to.outputs + channel;
       store(to.output + place, best, count, to.aligned);
-      if (to.argmax != nullptr) store(to.argmax + place, positions, count, to.aligned);
+      if (!kBits && to.argmax != nullptr) store(to.argmax + place, positions, count, to.aligned);
     }
   }
 }
 
-template <typename T>
+template <bool kBits, typename T>
 __device__ __forceinline__ void store_pixels(const Output<T>& to, const Pixel& origin, int32_t k,
                                              const Accumulator<T> (&sums)[kBlocks][4]) {
   const int lane = threadIdx.x % 32;
@@ -126,12 +166,20 @@ __device__ __forceinline__ void store_pixels(const Output<T>& to, const Pixel& o
       const int count = min(8, to.outputs - channel);
       if (inside && count > 0)
         store(to.output + pixel * to.outputs + channel, channels, count, to.aligned);
+      if constexpr (kBits)
+        if (inside && count > 0) {
+          uint32_t byte = 0;
+#pragma unroll
+          for (int i = 0; i < 8; ++i)
+            if (i < count && passes(channels.values[i])) byte |= 1u << i;
+          *bits_at(to.mask, nullptr, pixel, channel, to.outputs).mask = static_cast<uint8_t>(byte);
+        }
     }
   }
 }
 
 // The 16 pixels of the group at `origin`, channels k to k + 63.
-template <Epilogue kEpilogue, typename T>
+template <Epilogue kEpilogue, bool kBits, typename T>
 __device__ __forceinline__ void store_group(const Output<T>& to, const Pixel& origin, int32_t k,
                                             Accumulator<T> (&sums)[kBlocks][4]) {
   add_bias(to, k, sums);
@@ -139,9 +187,9 @@ __device__ __forceinline__ void store_group(const Output<T>& to, const Pixel& or
 #pragma unroll
     for (int i = 0; i < 4 * kBlocks; ++i) sums[i / 4][i % 4] = relu(sums[i / 4][i % 4]);
   if constexpr (kEpilogue == Epilogue::kReluPool)
-    store_pooled(to, origin, k, sums);
+    store_pooled<kBits>(to, origin, k, sums);
   else
-    store_pixels(to, origin, k, sums);
+    store_pixels<kBits>(to, origin, k, sums);
 }
 
 }  // namespace vgg_fast::cuda

@@ -42,13 +42,13 @@ inline void check_options(const char* op, const Options& options) {
           ".", capability % 10, "; don't ask for them");
 }
 
-template <Epilogue kEpilogue, typename T>
+template <Epilogue kEpilogue, typename T, bool kBits = false>
 cudaError_t fprop_product(const Options& options, const DenseConvolution& problem, const void* bias,
-                          void* output, uint8_t* argmax, cudaStream_t stream) {
+                          const Results& results, cudaStream_t stream) {
   if constexpr (sizeof(T) == 2)
     if (options.sm90 && hopper_serves_fprop(problem))
-      return hopper_fprop<kEpilogue, T>(problem, bias, output, argmax, stream);
-  return igemm_fprop<kEpilogue, T>(problem, bias, output, argmax, stream);
+      return hopper_fprop<kEpilogue, T, kBits>(problem, bias, results, stream);
+  return igemm_fprop<kEpilogue, T, kBits>(problem, bias, results, stream);
 }
 
 // `allocate(elements)` gives the workspace.

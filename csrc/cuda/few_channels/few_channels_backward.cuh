@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/few_channels/few_channels_fprop.cuh"
+#include "cuda/sm80/expand_bits.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -48,6 +49,28 @@ __device__ __forceinline__ Accumulator<T> gradient_at(const Gradient<T>& from, i
     const Acc gradient = widen(from.grad_output[place]);
     return kEpilogue == Epilogue::kRelu ? mask_gradient(gradient, widen(from.output[place]))
                                         : gradient;
+  }
+}
+
+// The same by bits.
+template <Epilogue kEpilogue, typename T>
+__device__ __forceinline__ Accumulator<T> gradient_at(const MaskedGradient<T>& from, int64_t n,
+                                                      int32_t y, int32_t x, int32_t k) {
+  using Acc = Accumulator<T>;
+  if (y < 0 || y >= from.height || x < 0 || x >= from.width) return Acc(0);
+  if constexpr (kEpilogue == Epilogue::kReluPool) {
+    const int32_t height = from.height / 2, width = from.width / 2;
+    if (y / 2 >= height || x / 2 >= width) return Acc(0);
+    const int64_t window = (n * height + y / 2) * width + x / 2;
+    const uint32_t column = bits_from(from.windows, 2 * window, k, from.outputs) & 1;
+    const uint32_t row = bits_from(from.windows, 2 * window + 1, k, from.outputs) & 1;
+    const bool wins = column == static_cast<uint32_t>(x % 2) && row == static_cast<uint32_t>(y % 2);
+    if (!wins || !(bits_from(from.mask, window, k, from.outputs) & 1)) return Acc(0);
+    return widen(from.grad_pooled[window * from.outputs + k]);
+  } else {
+    const int64_t pixel = (n * from.height + y) * from.width + x;
+    if (!(bits_from(from.mask, pixel, k, from.outputs) & 1)) return Acc(0);
+    return widen(from.grad_output[pixel * from.outputs + k]);
   }
 }
 
@@ -100,10 +123,10 @@ __device__ __forceinline__ Acc add_over_warp(Acc sum) {
   return sum;
 }
 
-template <Epilogue kEpilogue, typename T>
+template <Epilogue kEpilogue, typename T, typename From>
 __global__ void __launch_bounds__(kBackwardThreads, 2)
-    few_channels_dgrad_kernel(Gradient<T> gradient, Strided<const T> weight, int64_t n,
-                              int32_t channels, T* __restrict__ grad_input) {
+    few_channels_dgrad_kernel(From gradient, Strided<const T> weight, int64_t n, int32_t channels,
+                              T* __restrict__ grad_input) {
   using Acc = Accumulator<T>;
   const int lane = threadIdx.x % kWarp;
   const Extents extents{covering_patches(gradient.height), covering_patches(gradient.width),
@@ -251,17 +274,34 @@ Gradient<T> gradient_of(const Convolution& problem, const Upstream& upstream) {
           upstream.argmax};
 }
 
+template <Epilogue kEpilogue, typename T, typename From>
+cudaError_t launch_few_channels_dgrad(const Convolution& problem, const From& gradient,
+                                      void* grad_input, cudaStream_t stream) {
+  const unsigned grid = grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
+  return launch(
+      few_channels_dgrad_kernel<kEpilogue, T, From>, grid, kBackwardThreads, stream, gradient,
+      Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
+      problem.n, problem.channels, static_cast<T*>(grad_input));
+}
+
 template <Epilogue kEpilogue>
 cudaError_t few_channels_dgrad(const Convolution& problem, const Upstream& upstream,
                                void* grad_input, cudaStream_t stream) {
-  const unsigned grid = grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
   return with_element_type(problem.storage, [&](auto element) {
     using T = decltype(element);
-    return launch(
-        few_channels_dgrad_kernel<kEpilogue, T>, grid, kBackwardThreads, stream,
-        gradient_of<T>(problem, upstream),
-        Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
-        problem.n, problem.channels, static_cast<T*>(grad_input));
+    return launch_few_channels_dgrad<kEpilogue, T>(problem, gradient_of<T>(problem, upstream),
+                                                   grad_input, stream);
+  });
+}
+
+template <Epilogue kEpilogue>
+cudaError_t few_channels_dgrad_by_bits(const Convolution& problem, const MaskedUpstream& upstream,
+                                       void* grad_input, cudaStream_t stream) {
+  return with_element_type(problem.storage, [&](auto element) {
+    using T = decltype(element);
+    const auto gradient =
+        masked_gradient_of<T>(problem.outputs, problem.height, problem.width, upstream);
+    return launch_few_channels_dgrad<kEpilogue, T>(problem, gradient, grad_input, stream);
   });
 }
 

@@ -55,12 +55,49 @@ __device__ __forceinline__ void load_weights(const FewChannels<T>& problem, int3
                   : Accumulator<T>(0);
 }
 
+// The lanes whose channels make a byte.
+template <typename T>
+inline constexpr int kLanesOfByte = 8 / kVector<T>;
+
+// How many vectors of channels there are; if bits are packed, bytes have all of theirs.
+template <bool kBits, typename T>
+VGG_HOST_DEVICE int32_t vectors_of(int32_t channels) {
+  return kBits ? bytes_for(channels) * kLanesOfByte<T> : (channels + kVector<T> - 1) / kVector<T>;
+}
+
+// kLanesOfByte lanes have the bits of a byte's channels: of a window's mask, column and row, or of
+// four pixels.
 template <Epilogue kEpilogue, typename T>
+__device__ __forceinline__ void store_bits(const FewChannels<T>& problem, const Cursor& at,
+                                           int32_t k, uint32_t word) {
+  constexpr int kLanes = kLanesOfByte<T>;
+  word = or_over_lanes<kLanes>(word << (k % 8));
+  if (threadIdx.x % kLanes != 0) return;
+  if constexpr (kEpilogue == Epilogue::kReluPool) {
+    const int64_t window = (at.n * (problem.height / 2) + at.y) * (problem.width / 2) + at.x;
+    const BitsAt to = bits_at(problem.mask, problem.windows, window, k, problem.outputs);
+    *to.mask = static_cast<uint8_t>(word);
+    *to.columns = static_cast<uint8_t>(word >> 8);
+    *to.rows = static_cast<uint8_t>(word >> 16);
+  } else {
+#pragma unroll
+    for (int position = 0; position < 4; ++position) {
+      const int32_t y = 2 * at.y + position / 2, x = 2 * at.x + position % 2;
+      if (y >= problem.height || x >= problem.width) continue;
+      const int64_t pixel = (at.n * problem.height + y) * problem.width + x;
+      *bits_at(problem.mask, nullptr, pixel, k, problem.outputs).mask =
+          static_cast<uint8_t>(word >> (8 * position));
+    }
+  }
+}
+
+template <Epilogue kEpilogue, bool kBits, typename T>
 __device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const Cursor& at,
                                             int32_t k,
                                             const Accumulator<T> (&sums)[4][kVector<T>]) {
   constexpr int V = kVector<T>;
   const int count = min(V, problem.outputs - k);
+  uint32_t word = 0;
   if constexpr (kEpilogue == Epilogue::kReluPool) {
     const int64_t place =
         ((at.n * (problem.height / 2) + at.y) * (problem.width / 2) + at.x) * problem.outputs + k;
@@ -71,9 +108,11 @@ __device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const
       const auto maximum = relu_window_max(sums[0][v], sums[1][v], sums[2][v], sums[3][v]);
       best.values[v] = narrow<T>(maximum.value);
       positions.values[v] = maximum.argmax;
+      if (kBits && v < count) word |= flags_of(best.values[v], maximum.argmax) << v;
     }
-    store(problem.output + place, best, count, problem.aligned);
-    if (problem.argmax != nullptr) store(problem.argmax + place, positions, count, problem.aligned);
+    if (!kBits || count > 0) store(problem.output + place, best, count, problem.aligned);
+    if (!kBits && problem.argmax != nullptr)
+      store(problem.argmax + place, positions, count, problem.aligned);
   } else {
 #pragma unroll
     for (int position = 0; position < 4; ++position) {
@@ -84,14 +123,16 @@ __device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const
       for (int v = 0; v < V; ++v) {
         const Accumulator<T> sum = sums[position][v];
         pixel.values[v] = narrow<T>(kEpilogue == Epilogue::kRelu ? relu(sum) : sum);
+        if (kBits && v < count && passes(pixel.values[v])) word |= 1u << (8 * position + v);
       }
       const int64_t place = ((at.n * problem.height + y) * problem.width + x) * problem.outputs + k;
-      store(problem.output + place, pixel, count, problem.aligned);
+      if (!kBits || count > 0) store(problem.output + place, pixel, count, problem.aligned);
     }
   }
+  if constexpr (kBits) store_bits<kEpilogue>(problem, at, k, word);
 }
 
-template <Epilogue kEpilogue, typename T>
+template <Epilogue kEpilogue, bool kBits, typename T>
 __global__ void __launch_bounds__(kFpropThreads, 2)
     few_channels_fprop_kernel(FewChannels<T> problem) {
   using Acc = Accumulator<T>;
@@ -106,7 +147,7 @@ __global__ void __launch_bounds__(kFpropThreads, 2)
   const int32_t here = min(kFpropChannels, problem.outputs - first);
   const Extents extents{kPool ? problem.height / 2 : covering_patches(problem.height),
                         kPool ? problem.width / 2 : covering_patches(problem.width),
-                        (here + V - 1) / V};
+                        vectors_of<kBits, T>(here)};
   const Cursor step = cursor_at(int64_t{gridDim.x} * kFpropThreads, extents);
   Cursor at = cursor_at(int64_t{blockIdx.x} * kFpropThreads + threadIdx.x, extents);
   for (; at.n < problem.n; advance(at, step, extents)) {
@@ -132,15 +173,15 @@ __global__ void __launch_bounds__(kFpropThreads, 2)
                 weight.values[v] * pixels[tap / 3 + position / 2][tap % 3 + position % 2];
       }
     }
-    store_patch<kEpilogue>(problem, at, first + k, sums);
+    store_patch<kEpilogue, kBits>(problem, at, first + k, sums);
   }
 }
 
 // ------------------------------------------------------------------------------------------------
 
-template <Epilogue kEpilogue>
-cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, void* output,
-                               uint8_t* argmax, cudaStream_t stream) {
+template <Epilogue kEpilogue, bool kBits>
+cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, const Results& results,
+                               cudaStream_t stream) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   const int64_t patches = problem.n *
                           (kPool ? problem.height / 2 : covering_patches(problem.height)) *
@@ -156,16 +197,19 @@ cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, voi
         Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
         Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
         static_cast<const T*>(bias),
-        static_cast<T*>(output),
-        argmax,
-        problem.outputs % kVector<T> == 0};
+        static_cast<T*>(results.output),
+        results.argmax,
+        problem.outputs % kVector<T> == 0,
+        results.mask,
+        results.windows};
     if constexpr (sizeof(T) == 2) {
-      return few_channels_product<kEpilogue>(layer, patches, stream);
+      return few_channels_product<kEpilogue, kBits>(layer, patches, stream);
     } else {
       const int chunks = (problem.outputs + kFpropChannels - 1) / kFpropChannels;
-      const int vectors = (std::min(problem.outputs, kFpropChannels) + kVector<T> - 1) / kVector<T>;
+      const int vectors = vectors_of<kBits, T>(std::min(problem.outputs, kFpropChannels));
       const dim3 grid(grid_for(patches * vectors, kFpropThreads, kFpropBlocks), chunks);
-      return launch(few_channels_fprop_kernel<kEpilogue, T>, grid, kFpropThreads, stream, layer);
+      return launch(few_channels_fprop_kernel<kEpilogue, kBits, T>, grid, kFpropThreads, stream,
+                    layer);
     }
   });
 }

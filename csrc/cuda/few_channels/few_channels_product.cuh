@@ -13,6 +13,7 @@
 
 #include <cstring>
 
+#include "cuda/common/bits.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/sm80/multiply.cuh"
 
@@ -25,14 +26,16 @@ struct FewChannels {
   Strided<const T> input, weight;
   const T* bias;  // may be null
   T* output;
-  uint8_t* argmax;  // may be null
-  bool aligned;     // every store of 16 bytes is aligned
+  uint8_t* argmax;   // may be null
+  bool aligned;      // every store of 16 bytes is aligned
+  uint8_t* mask;     // kBits
+  uint8_t* windows;  // kBits, of pooled maps
 };
 
 // Blocks of a multiprocessor at once, by steps: they leave a thread 168 or 255 registers for
-// weights, pixels and sums.
+// weights, pixels and sums. Packing bits takes some more than 168.
 inline constexpr int kProductThreads = 128;
-constexpr int blocks_at_once(int steps) { return steps == 1 ? 3 : 2; }
+constexpr int blocks_at_once(int steps, bool bits) { return steps == 1 && !bits ? 3 : 2; }
 inline constexpr int kProductWarps = kProductThreads / 32;
 inline constexpr int kWarpWindows = 8;
 // For a large batch, a warp stores about a hundred windows for each time that it reads its weights.
@@ -111,7 +114,7 @@ __device__ __forceinline__ T weight_at(const FewChannels<T>& layer, int32_t k, i
 }
 
 // sums[dy][block][2 * dx + i] is channel channel_of_column(block, 2 * (lane % 4) + i), from k on.
-template <Epilogue kEpilogue, bool kArgmax, typename T>
+template <Epilogue kEpilogue, bool kArgmax, bool kBits, typename T>
 __device__ __forceinline__ void store_window(const FewChannels<T>& layer, const Cursor& at,
                                              int32_t k, const float (&sums)[2][kBlocks][4]) {
   if (at.n >= layer.n) return;
@@ -125,6 +128,7 @@ __device__ __forceinline__ void store_window(const FewChannels<T>& layer, const 
       const int64_t place = ((at.n * height + at.y) * width + at.x) * layer.outputs + channel;
       Vector<T, 8> best;
       Vector<uint8_t, 8> positions;
+      uint32_t word = 0;
 #pragma unroll
       for (int v = 0; v < 8; ++v) {
         const int block = 4 * run + v / 2, i = v % 2;
@@ -132,30 +136,45 @@ __device__ __forceinline__ void store_window(const FewChannels<T>& layer, const 
                                              sums[1][block][i], sums[1][block][2 + i]);
         best.values[v] = narrow<T>(maximum.value);
         positions.values[v] = maximum.argmax;
+        if (kBits && v < count) word |= flags_of(best.values[v], maximum.argmax) << v;
       }
       store(layer.output + place, best, count, layer.aligned);
       if constexpr (kArgmax) store(layer.argmax + place, positions, count, layer.aligned);
+      if constexpr (kBits) {
+        const int64_t window = (at.n * height + at.y) * width + at.x;
+        const BitsAt to = bits_at(layer.mask, layer.windows, window, channel, layer.outputs);
+        *to.mask = static_cast<uint8_t>(word);
+        *to.columns = static_cast<uint8_t>(word >> 8);
+        *to.rows = static_cast<uint8_t>(word >> 16);
+      }
     } else {
 #pragma unroll
       for (int pixel = 0; pixel < 4; ++pixel) {
         const int32_t y = 2 * at.y + pixel / 2, x = 2 * at.x + pixel % 2;
         if (y >= layer.height || x >= layer.width) continue;
         Vector<T, 8> values;
+        uint32_t byte = 0;
 #pragma unroll
         for (int v = 0; v < 8; ++v) {
           const float sum = sums[pixel / 2][4 * run + v / 2][pixel % 2 * 2 + v % 2];
           values.values[v] = narrow<T>(kEpilogue == Epilogue::kRelu ? relu(sum) : sum);
+          if (kBits && v < count && passes(values.values[v])) byte |= 1u << v;
         }
         const int64_t place =
             ((at.n * layer.height + y) * layer.width + x) * layer.outputs + channel;
         store(layer.output + place, values, count, layer.aligned);
+        if constexpr (kBits) {
+          const int64_t here = (at.n * layer.height + y) * layer.width + x;
+          *bits_at(layer.mask, nullptr, here, channel, layer.outputs).mask =
+              static_cast<uint8_t>(byte);
+        }
       }
     }
   }
 }
 
-template <Epilogue kEpilogue, bool kArgmax, typename T, int kSteps>
-__global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps))
+template <Epilogue kEpilogue, bool kArgmax, bool kBits, typename T, int kSteps>
+__global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps, kBits))
     few_channels_product_kernel(FewChannels<T> layer) {
   const int lane = threadIdx.x % 32;
   const int32_t k = blockIdx.y * kStrip;
@@ -191,31 +210,31 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps))
     const Cursor here = at;
     advance(at, step, extents);
     pixels.load(at, rows);
-    store_window<kEpilogue, kArgmax>(layer, here, k, sums);
+    store_window<kEpilogue, kArgmax, kBits>(layer, here, k, sums);
   }
 }
 
 // ------------------------------------------------------------------------------------------------
 
-template <Epilogue kEpilogue, bool kArgmax, typename T>
+template <Epilogue kEpilogue, bool kArgmax, bool kBits, typename T>
 cudaError_t launch_few_channels_product(const FewChannels<T>& layer, int64_t windows,
                                         cudaStream_t stream) {
   const dim3 grid(grid_for(windows, kProductWarps * kWarpWindows, kProductBlocks),
                   static_cast<unsigned>(ceiling(layer.outputs, kStrip)));
   const auto kernel = few_channels_steps(layer.channels) == 1
-                          ? few_channels_product_kernel<kEpilogue, kArgmax, T, 1>
-                          : few_channels_product_kernel<kEpilogue, kArgmax, T, 2>;
+                          ? few_channels_product_kernel<kEpilogue, kArgmax, kBits, T, 1>
+                          : few_channels_product_kernel<kEpilogue, kArgmax, kBits, T, 2>;
   return launch(kernel, grid, kProductThreads, stream, layer);
 }
 
 // bf16 and fp16; `windows` cover the maps.
-template <Epilogue kEpilogue, typename T>
+template <Epilogue kEpilogue, bool kBits, typename T>
 cudaError_t few_channels_product(const FewChannels<T>& layer, int64_t windows,
                                  cudaStream_t stream) {
-  if constexpr (kEpilogue == Epilogue::kReluPool)
+  if constexpr (kEpilogue == Epilogue::kReluPool && !kBits)
     if (layer.argmax != nullptr)
-      return launch_few_channels_product<kEpilogue, true>(layer, windows, stream);
-  return launch_few_channels_product<kEpilogue, false>(layer, windows, stream);
+      return launch_few_channels_product<kEpilogue, true, false>(layer, windows, stream);
+  return launch_few_channels_product<kEpilogue, false, kBits>(layer, windows, stream);
 }
 
 }  // namespace vgg_fast::cuda

@@ -11,8 +11,13 @@
 
 namespace vgg_fast::cuda {
 
-template cudaError_t few_channels_fprop<Epilogue::kRelu>(const Convolution&, const void*, void*,
-                                                         uint8_t*, cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kRelu>(const Convolution&, const void*,
+                                                         const Results&, cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kRelu, true>(const Convolution&, const void*,
+                                                               const Results&, cudaStream_t);
+template cudaError_t few_channels_dgrad_by_bits<Epilogue::kRelu>(const Convolution&,
+                                                                 const MaskedUpstream&, void*,
+                                                                 cudaStream_t);
 template cudaError_t few_channels_dgrad<Epilogue::kRelu>(const Convolution&, const Upstream&, void*,
                                                          cudaStream_t);
 template cudaError_t few_channels_wgrad<Epilogue::kRelu>(const Convolution&, const Upstream&, void*,

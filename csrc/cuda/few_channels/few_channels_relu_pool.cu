@@ -11,8 +11,13 @@
 
 namespace vgg_fast::cuda {
 
-template cudaError_t few_channels_fprop<Epilogue::kReluPool>(const Convolution&, const void*, void*,
-                                                             uint8_t*, cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kReluPool>(const Convolution&, const void*,
+                                                             const Results&, cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kReluPool, true>(const Convolution&, const void*,
+                                                                   const Results&, cudaStream_t);
+template cudaError_t few_channels_dgrad_by_bits<Epilogue::kReluPool>(const Convolution&,
+                                                                     const MaskedUpstream&, void*,
+                                                                     cudaStream_t);
 template cudaError_t few_channels_dgrad<Epilogue::kReluPool>(const Convolution&, const Upstream&,
                                                              void*, cudaStream_t);
 template cudaError_t few_channels_wgrad<Epilogue::kReluPool>(const Convolution&, const Upstream&,

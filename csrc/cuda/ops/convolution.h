@@ -27,19 +27,31 @@ inline void refuse_later_arguments(const char* op, bool has_scale, double negati
           "a scale into weight and bias, and leave the rest to torch");
 }
 
-template <Epilogue kEpilogue>
+template <Epilogue kEpilogue, bool kBits>
 cudaError_t fprop(const char* op, const Options& options, const Tensor& input, const Tensor& weight,
-                  const void* bias, void* output, uint8_t* argmax) {
+                  const void* bias, const Results& results) {
   const cudaStream_t stream = current_stream(input);
   if (has_few_channels(input))
-    return few_channels_fprop<kEpilogue>(convolution_of(op, input, weight), bias, output, argmax,
-                                         stream);
+    return few_channels_fprop<kEpilogue, kBits>(convolution_of(op, input, weight), bias, results,
+                                                stream);
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
   return with_arithmetic(input, options.allow_tf32, [&](auto element) {
-    return fprop_product<kEpilogue, decltype(element)>(options, problem, bias, output, argmax,
-                                                       stream);
+    return fprop_product<kEpilogue, decltype(element), kBits>(options, problem, bias, results,
+                                                              stream);
   });
+}
+
+// Computes `output` and what else `results` has room for.
+template <Epilogue kEpilogue, bool kBits = false>
+void run_fprop(const char* op, const Options& options, const Tensor& input, const Tensor& weight,
+               const std::optional<Tensor>& bias, const Tensor& output, const Results& results) {
+  if (output.numel() == 0) return;
+  std::optional<Tensor> dense_bias;
+  if (bias.has_value()) dense_bias = torch::stable::contiguous(*bias);
+  require_launched(op, fprop<kEpilogue, kBits>(
+                           op, options, input, weight,
+                           dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, results));
 }
 
 template <Epilogue kEpilogue>
@@ -51,20 +63,16 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Options& options, cons
   if (kPool) check_poolable(op, input);
   const DeviceGuard guard(input.get_device_index());
   check_options(op, options);
-  std::optional<Tensor> dense_bias;
-  if (bias.has_value()) dense_bias = torch::stable::contiguous(*bias);
   const int64_t height = kPool ? input.size(2) / 2 : input.size(2);
   const int64_t width = kPool ? input.size(3) / 2 : input.size(3);
   Tensor output = empty_channels_last(input, weight.size(0), height, width, input.scalar_type());
   Tensor argmax = kPool && return_argmax
                       ? empty_channels_last(input, weight.size(0), height, width, ScalarType::Byte)
                       : nothing(input, ScalarType::Byte);
-  if (output.numel() != 0)
-    require_launched(
-        op, fprop<kEpilogue>(
-                op, options, input, weight,
-                dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, output.data_ptr(),
-                kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr));
+  run_fprop<kEpilogue>(
+      op, options, input, weight, bias, output,
+      {output.data_ptr(),
+       kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr});
   return {output, argmax};
 }
 
@@ -124,7 +132,7 @@ inline void dgrad(const char* op, const Options& options, const void* gradient, 
                                 gradient,        rotated.data_ptr()};
   require_launched(op, with_arithmetic(input, options.allow_tf32, [&](auto element) {
                      return fprop_product<Epilogue::kLinear, decltype(element)>(
-                         options, turned, nullptr, grad_input.data_ptr(), nullptr, stream);
+                         options, turned, nullptr, {grad_input.data_ptr()}, stream);
                    }));
 }
 

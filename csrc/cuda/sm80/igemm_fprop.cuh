@@ -92,7 +92,7 @@ class FpropLoader {
   int tap_ = 0;
 };
 
-template <Epilogue kEpilogue, typename T, int kColumnWarps>
+template <Epilogue kEpilogue, typename T, bool kBits, int kColumnWarps>
 __global__ void __launch_bounds__(kGemmThreads, 1)
     igemm_fprop_kernel(Igemm<T> problem, Output<T> to) {
   using Tile = FpropTile<T, kColumnWarps>;
@@ -116,26 +116,27 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
   for (int group = 0; group < kGroups<T>; ++group) {
     const int64_t at = first_group + row / kGroup + group;
     if (at < to.map.groups)
-      store_group<kEpilogue>(to, group_origin(to.map, at), first_output + column, sums[group]);
+      store_group<kEpilogue, kBits>(to, group_origin(to.map, at), first_output + column,
+                                    sums[group]);
   }
 }
 
 // ------------------------------------------------------------------------------------------------
 
-template <Epilogue kEpilogue, typename T, int kColumnWarps>
+template <Epilogue kEpilogue, typename T, bool kBits, int kColumnWarps>
 cudaError_t launch_igemm_fprop(const Igemm<T>& problem, const Output<T>& to, cudaStream_t stream) {
   using Tile = FpropTile<T, kColumnWarps>;
   const int64_t blocks =
       ceiling(to.map.groups, Tile::kTileGroups) * ceiling(problem.outputs, Tile::kChannels);
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   return launch_with_shared(Tile::kStages * Tile::kStageBytes,
-                            igemm_fprop_kernel<kEpilogue, T, kColumnWarps>,
+                            igemm_fprop_kernel<kEpilogue, T, kBits, kColumnWarps>,
                             static_cast<unsigned>(blocks), kGemmThreads, stream, problem, to);
 }
 
-template <Epilogue kEpilogue, typename T>
-cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, void* output,
-                        uint8_t* argmax, cudaStream_t stream) {
+template <Epilogue kEpilogue, typename T, bool kBits>
+cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
+                        cudaStream_t stream) {
   const Igemm<T> gemm{problem.n,
                       problem.channels,
                       problem.outputs,
@@ -145,18 +146,9 @@ cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, void*
                       static_cast<const T*>(problem.weight),
                       problem.channels % kVector<T> == 0 && is_aligned(problem.input) &&
                           is_aligned(problem.weight)};
-  const Output<T> to{
-      group_map(problem.n, problem.height, problem.width, kEpilogue == Epilogue::kReluPool),
-      problem.n,
-      problem.height,
-      problem.width,
-      problem.outputs,
-      static_cast<const T*>(bias),
-      static_cast<T*>(output),
-      argmax,
-      problem.outputs % 8 == 0};
-  return problem.outputs <= kStrip ? launch_igemm_fprop<kEpilogue, T, 1>(gemm, to, stream)
-                                   : launch_igemm_fprop<kEpilogue, T, 2>(gemm, to, stream);
+  const Output<T> to = output_of<kEpilogue, T>(problem, bias, results);
+  return problem.outputs <= kStrip ? launch_igemm_fprop<kEpilogue, T, kBits, 1>(gemm, to, stream)
+                                   : launch_igemm_fprop<kEpilogue, T, kBits, 2>(gemm, to, stream);
 }
 
 }  // namespace vgg_fast::cuda

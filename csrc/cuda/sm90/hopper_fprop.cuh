@@ -16,7 +16,7 @@ namespace vgg_fast::cuda {
 inline constexpr int kHopperGroups = kHopperRows / kGroup;
 inline constexpr int kGroupBytes = kGroup * kLineBytes;
 
-template <Epilogue kEpilogue, typename T, int kStripsOfTile>
+template <Epilogue kEpilogue, typename T, bool kBits, int kStripsOfTile>
 struct HopperFprop {
   using Element = T;
   static constexpr int kStrips = kStripsOfTile;
@@ -68,7 +68,7 @@ struct HopperFprop {
     const Pixel origin = group_origin(to.map, group);
 #pragma unroll
     for (int strip = 0; strip < kStrips; ++strip)
-      store_group<kEpilogue>(to, origin, first_output(tile) + strip * kStrip, sums[strip]);
+      store_group<kEpilogue, kBits>(to, origin, first_output(tile) + strip * kStrip, sums[strip]);
   }
 };
 
@@ -86,10 +86,10 @@ BoxMap group_boxes(const void* data, int64_t n, int64_t height, int64_t width, i
           std::is_same_v<T, __nv_bfloat16>};
 }
 
-template <Epilogue kEpilogue, typename T, int kStrips>
+template <Epilogue kEpilogue, typename T, bool kBits, int kStrips>
 cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>& to,
                                 cudaStream_t stream) {
-  HopperFprop<kEpilogue, T, kStrips> product{};
+  HopperFprop<kEpilogue, T, kBits, kStrips> product{};
   const int64_t columns = ceiling(problem.outputs, kStrips * kStrip);
   const int64_t tiles = ceiling(to.map.groups, kHopperGroups) * columns;
   if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
@@ -112,23 +112,13 @@ cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>
   return error != cudaSuccess ? error : launch_hopper(product, stream);
 }
 
-template <Epilogue kEpilogue, typename T>
-cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, void* output,
-                         uint8_t* argmax, cudaStream_t stream) {
-  const Output<T> to{
-      group_map(problem.n, problem.height, problem.width, kEpilogue == Epilogue::kReluPool),
-      problem.n,
-      problem.height,
-      problem.width,
-      problem.outputs,
-      static_cast<const T*>(bias),
-      static_cast<T*>(output),
-      argmax,
-      problem.outputs % 8 == 0};
-  const auto run = problem.outputs <= kStrip       ? launch_hopper_fprop<kEpilogue, T, 1>
-                   : problem.outputs <= 2 * kStrip ? launch_hopper_fprop<kEpilogue, T, 2>
-                                                   : launch_hopper_fprop<kEpilogue, T, 4>;
-  return run(problem, to, stream);
+template <Epilogue kEpilogue, typename T, bool kBits>
+cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
+                         cudaStream_t stream) {
+  const auto run = problem.outputs <= kStrip       ? launch_hopper_fprop<kEpilogue, T, kBits, 1>
+                   : problem.outputs <= 2 * kStrip ? launch_hopper_fprop<kEpilogue, T, kBits, 2>
+                                                   : launch_hopper_fprop<kEpilogue, T, kBits, 4>;
+  return run(problem, output_of<kEpilogue, T>(problem, bias, results), stream);
 }
 
 }  // namespace vgg_fast::cuda
