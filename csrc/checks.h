@@ -225,30 +225,6 @@ inline void check_argmax(const char* op, const Tensor& argmax) {
           dtype_of(argmax));
 }
 
-// `grad_output`, an input that was checked, is of the outputs of `weight`, and of this height and
-// width.
-inline void check_dgrad(const char* op, const Tensor& grad_output, const Tensor& weight,
-                        int64_t height, int64_t width) {
-  require(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3, "vgg_fast::", op,
-          ": weight must be (K, C, 3, 3), not ", shape_of(weight));
-  check_alike(op, "weight", weight, grad_output);
-  check_saved(op, "grad_output", grad_output, {grad_output.size(0), weight.size(0), height, width},
-              grad_output);
-}
-
-// The bits of a height × width map, packed as vgg_fast/ops/frozen.py says: a mask of its values, or
-// two of its windows. Dense.
-inline Tensor check_bits(const char* op, const char* name, const Tensor& bits, const Tensor& like,
-                         int64_t channels, int64_t height, int64_t width, bool windows) {
-  std::vector<int64_t> shape = {like.size(0), height, width};
-  if (windows) shape = {like.size(0), height / 2, width / 2, 2};
-  shape.push_back((channels + 7) / 8);
-  check_saved(op, name, bits, shape, like);
-  require(bits.scalar_type() == ScalarType::Byte, "vgg_fast::", op, ": ", name,
-          " must be uint8, but it is ", dtype_of(bits));
-  return torch::stable::contiguous(bits);
-}
-
 // `grad_output` and `argmax` have the shape of a pooled height × width map, and lie on one device.
 inline void check_pooled(const char* op, const Tensor& grad_output, const Tensor& argmax,
                          int64_t height, int64_t width) {

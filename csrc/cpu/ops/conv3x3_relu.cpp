@@ -35,8 +35,8 @@ Tensor conv3x3_relu_dgrad(const Tensor& grad_output, const Tensor& weight, const
   check_input(op, grad_output);
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
   check_dgrad(op, grad_output, weight, height, width);
-  const Tensor bits =
-      check_bits(op, "mask", mask, grad_output, weight.size(0), height, width, false);
+  check_bits(op, "mask", mask, {grad_output.size(0), height, width}, weight.size(0), grad_output);
+  const Tensor bits = torch::stable::contiguous(mask);
   const ChannelsLast grad(grad_output);
   Source gradient = read_map(grad);
   gradient.prologue = Prologue::kReluMask;

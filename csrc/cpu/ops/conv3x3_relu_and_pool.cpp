@@ -44,9 +44,11 @@ Tensor conv3x3_relu_and_pool_dgrad(const Tensor& grad_output, const Tensor& grad
   check_alike(op, "grad_pooled", grad_pooled, grad_output);
   check_saved(op, "grad_pooled", grad_pooled,
               {grad_output.size(0), channels, height / 2, width / 2}, grad_output);
-  const Tensor bits = check_bits(op, "mask", mask, grad_output, channels, height, width, false);
-  const Tensor positions =
-      check_bits(op, "windows", windows, grad_output, channels, height, width, true);
+  const int64_t n = grad_output.size(0);
+  check_bits(op, "mask", mask, {n, height, width}, channels, grad_output);
+  check_bits(op, "windows", windows, {n, height / 2, width / 2, 2}, channels, grad_output);
+  const Tensor bits = torch::stable::contiguous(mask);
+  const Tensor positions = torch::stable::contiguous(windows);
   const ChannelsLast grad(grad_output), pooled(grad_pooled);
   Source gradient = read_map(grad);
   gradient.prologue = Prologue::kBothMask;

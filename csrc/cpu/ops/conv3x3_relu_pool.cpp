@@ -41,11 +41,11 @@ Tensor conv3x3_relu_pool_dgrad(const Tensor& grad_output, const Tensor& weight, 
   constexpr const char* op = "_conv3x3_relu_pool_dgrad";
   check_input(op, grad_output);
   check_dgrad(op, grad_output, weight, height / 2, width / 2);
-  const int64_t channels = weight.size(0);
-  const Tensor bits =
-      check_bits(op, "mask", mask, grad_output, channels, height / 2, width / 2, false);
-  const Tensor positions =
-      check_bits(op, "windows", windows, grad_output, channels, height, width, true);
+  const int64_t n = grad_output.size(0), channels = weight.size(0);
+  check_bits(op, "mask", mask, {n, height / 2, width / 2}, channels, grad_output);
+  check_bits(op, "windows", windows, {n, height / 2, width / 2, 2}, channels, grad_output);
+  const Tensor bits = torch::stable::contiguous(mask);
+  const Tensor positions = torch::stable::contiguous(windows);
   const ChannelsLast grad(grad_output);
   Source gradient = read_map(grad);
   gradient.height = height;  // of the full-resolution map
