@@ -15,7 +15,7 @@ from vgg_fast.features.checks import RangeCheck, check_choice, check_images
 from vgg_fast.features.plan import ARCHS, Step, block_of, layer_names, plan
 from vgg_fast.features.pooling import L2Pool2d
 from vgg_fast.features.weights import Weights, load
-from vgg_fast.layers import FusedSequential
+from vgg_fast.layers import FusedSequential, bands
 from vgg_fast.layers.norm import scale_and_bias
 from vgg_fast.models import CONV_ARCHS, feature_layers, initialize_weights
 
@@ -146,7 +146,16 @@ class VGGFeatures(nn.Module):
         if self.scale is not None and self.shift is not None:
             self._range_check(images)
             x = torch.addcmul(self.shift, x, self.scale)
-        for step in self._steps:
+        steps = list(reversed(self._steps))
+        while steps:
+            step = steps.pop()
+            behind = self._in_bands(step, steps[-1], x) if steps else None
+            if behind is not None:
+                x = bands.block(x, *behind)
+                name = steps.pop().results[-1]
+                if name in self.taps:
+                    yield name, x
+                continue
             maps = self._run(step, x)
             x = maps[-1][1]
             while maps:
@@ -157,12 +166,7 @@ class VGGFeatures(nn.Module):
 
     def _run(self, step: Step, x: Tensor) -> list[tuple[str, Tensor]]:
         """The maps of a step's layers by name, without those inside its operator."""
-        conv: Any = self.features[step.conv]
-        scale, bias = None, conv.bias
-        if step.norm is not None:
-            norm: Any = self.features[step.norm]
-            scale, bias = scale_and_bias(norm, bias)
-        maps = step.operator(x, conv.weight, bias, scale)
+        maps = step.operator(x, *self._layer(step))
         found = list(zip(step.results, maps if step.returns_both else (maps,), strict=True))
         for index, name in step.rest:
             x = found[-1][1]
@@ -170,6 +174,23 @@ class VGGFeatures(nn.Module):
             x = F.relu(x) if name.startswith("relu") else self.features[index](x)
             found.append((name, x))
         return found
+
+    def _in_bands(
+        self, step: Step, behind: Step, x: Tensor
+    ) -> tuple[bands.Layer, bands.Layer] | None:
+        """Both steps' layers, if they are to be computed together."""
+        if not (step.is_a_relu and behind.is_a_pooling):
+            return None
+        layers = self._layer(step), self._layer(behind)
+        return layers if bands.is_worth_it(x, *layers) else None
+
+    def _layer(self, step: Step) -> bands.Layer:
+        conv: Any = self.features[step.conv]
+        scale, bias = None, conv.bias
+        if step.norm is not None:
+            norm: Any = self.features[step.norm]
+            scale, bias = scale_and_bias(norm, bias)
+        return bands.Layer(conv.weight, bias, scale)
 
     @property
     def input_range(self) -> tuple[float, float]:

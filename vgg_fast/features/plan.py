@@ -39,6 +39,7 @@ class Step(NamedTuple):
         conv: index of the convolution.
         norm: index of the norm that is the operator's scale and bias, or None.
         results: the names of the layers whose maps the operator returns.
+        is_tapped: whether the first of them is wanted.
         rest: (index, name) of the layers that follow one by one.
     """
 
@@ -46,12 +47,23 @@ class Step(NamedTuple):
     conv: int
     norm: int | None
     results: tuple[str, ...]
+    is_tapped: bool
     rest: tuple[tuple[int, str], ...]
 
     @property
     def returns_both(self) -> bool:
         """Whether the operator returns two maps."""
         return len(self.results) == 2
+
+    @property
+    def is_a_relu(self) -> bool:
+        """Whether it is a convolution and its ReLU, whose map nobody wants but the next step."""
+        return self.operator is functional.conv3x3_relu and not self.rest and not self.is_tapped
+
+    @property
+    def is_a_pooling(self) -> bool:
+        """Whether it is a convolution, its ReLU and its pooling as one operator, and no more."""
+        return self.operator is functional.conv3x3_relu_pool and not self.rest
 
 
 def plan(names: Sequence[str], taps: Collection[str], fuses_pooling: bool) -> list[Step]:
@@ -82,7 +94,8 @@ def _step(conv: int, names: Sequence[str], taps: Collection[str], fuses_pooling:
     if kinds[first:] == ["relu", "pool"] and fuses_pooling:
         operator, count = functional.conv3x3_relu_and_pool, count + 1
     rest = tuple((conv + i, names[i]) for i in range(count, len(names)))
-    return Step(operator, conv, norm, tuple(names[first:count]), rest)
+    results = tuple(names[first:count])
+    return Step(operator, conv, norm, results, results[0] in taps, rest)
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {

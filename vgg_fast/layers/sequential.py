@@ -24,7 +24,7 @@ from vgg_fast._layout import (
     suggests_channels_last,
 )
 from vgg_fast.functional import conv3x3, conv3x3_relu, conv3x3_relu_pool, max_pool2x2
-from vgg_fast.layers import scripted
+from vgg_fast.layers import bands, scripted
 from vgg_fast.layers.convolution import is_served, keeps_channels_last
 from vgg_fast.layers.groups import Group, group, is_called_plainly, keeps_format
 from vgg_fast.layers.norm import is_folded_cheaply, normalise, scale_and_bias
@@ -172,7 +172,12 @@ def _run(sequential: nn.Sequential, input: Any) -> Any:
                     if not keeps_channels_last(step.padding):
                         run.clear()
                     run.append(step.conv.weight)
-                input = _compute(step, input)
+                block = _in_bands(step, steps[-1], input) if steps else None
+                if block is not None:
+                    run.append(steps.pop().conv.weight)  # type: ignore[union-attr, arg-type]
+                    input = bands.block(input, *block)
+                else:
+                    input = _compute(step, input)
                 if _has_no_format(input):
                     input, run = _end(run, input), []
                 continue
@@ -268,6 +273,24 @@ def _kept_without(group: Group, behind: list[Group | nn.Module], run: list[Tenso
 
 
 _PASSING = (nn.Identity, nn.Dropout, nn.Flatten)  # may return what they are given, or a view of it
+
+
+def _in_bands(
+    group: Group, behind: Group | nn.Module, input: Tensor
+) -> tuple[bands.Layer, bands.Layer] | None:
+    """Both groups' layers, if they are to be computed together, in bands."""
+    if group.operator != "conv3x3_relu" or not isinstance(behind, Group):
+        return None
+    if behind.operator != "conv3x3_relu_pool" or behind.pools_first or behind.ceil_mode:
+        return None
+    layers = []
+    for one in (group, behind):
+        has_norm = one.norm is not None or one.batch_norm is not None
+        if has_norm or one.negative_slope or one.padding != "zeros":
+            return None
+        layers.append(bands.Layer(one.conv.weight, one.conv.bias, None))
+    first, second = layers
+    return (first, second) if bands.is_worth_it(input, first, second) else None
 
 
 def _compute(group: Group, input: Tensor) -> Tensor:

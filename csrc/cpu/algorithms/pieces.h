@@ -15,17 +15,28 @@ struct PackedSize {
   int64_t bytes = 0;   // of all
 };
 
+// Whether a copy of the transformed weight is worth its memory between calls. Not in a backward
+// pass through large images, nor in the forward pass before it: there memory is what people lack,
+// and the transform is a small part of the time, 6 % at 2,048 pixels and less above.
+inline bool is_worth_keeping(const Convolution& task, bool for_dgrad) {
+  constexpr int64_t kMostPixels = 2048;
+  const bool has_gradient = for_dgrad || task.destination.mask != nullptr;
+  return !has_gradient ||
+         task.source.images * task.source.height * task.source.width <= kMostPixels;
+}
+
 // `kernel` is any of the kernel tables with pack_weight, convolve_workspace and convolve. Where
 // there is a mask, one byte a piece, only the pieces that it marks are computed.
 template <class Kernel>
 void convolve_pieces(const Kernel& kernel, Convolution task, const WeightForm& form,
                      const PackedSize& packed_size, int64_t pieces,
                      const uint8_t* piece_mask = nullptr) {
-  const auto packed_weight = transformed_weight(form, packed_size.bytes, [&](char* packed) {
-    parallel(packed_size.blocks, [&](int64_t first, int64_t last) {
-      kernel.pack_weight(form.weight, form.for_dgrad, first, last, packed);
-    });
-  });
+  const auto packed_weight = transformed_weight(
+      form, packed_size.bytes, is_worth_keeping(task, form.for_dgrad), [&](char* packed) {
+        parallel(packed_size.blocks, [&](int64_t first, int64_t last) {
+          kernel.pack_weight(form.weight, form.for_dgrad, first, last, packed);
+        });
+      });
   task.packed_weight = packed_weight.get();
   const int64_t threads = threads_for(pieces);
   const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);

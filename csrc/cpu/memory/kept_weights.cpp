@@ -149,6 +149,7 @@ uint64_t fingerprint(const char* from, int64_t bytes) {
 }
 
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
+                                               bool is_worth_keeping,
                                                const std::function<void(char*)>& transform) {
   const int64_t most = settings().weight_cache;
   if (bytes > most || has_holes(form.weight)) return transform_into<Workspace>(bytes, transform);
@@ -162,6 +163,7 @@ std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t b
     }
     return frozen;
   }
+  if (!is_worth_keeping) return transform_into<Workspace>(bytes, transform);
   const uint64_t contents =
       fingerprint(static_cast<const char*>(form.weight.values), extent_of(form.weight));
   bool unchanged = false;

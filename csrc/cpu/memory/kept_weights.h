@@ -30,8 +30,10 @@ struct WeightForm {
 uint64_t fingerprint(const char* from, int64_t bytes);
 
 // The weight in this form: the kept copy if there is one with its present contents, otherwise
-// `bytes` that `transform` writes.
+// `bytes` that `transform` writes. Of a weight that isn't frozen, no copy is kept, or looked for,
+// if that isn't worth while.
 std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
+                                               bool is_worth_keeping,
                                                const std::function<void(char*)>& transform);
 
 // From here on the weight at this address is kept from its first call on, and no longer compared,
