@@ -79,17 +79,16 @@ def bands(images: int, height: int, row_bytes: int) -> Iterator[Band]:
 
 def is_worth_it(input: Tensor, first: Layer, second: Layer) -> bool:
     """Whether the two are to be computed in bands: for large maps on a CPU, with frozen weights."""
+    # Asked first: a compiler would make a guard of the sizes.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False
     channels, (height, width) = first.weight.shape[0], input.shape[2:]
     bytes = input.shape[0] * height * width * channels * input.element_size()
     if bytes < 2 * BAND_BYTES or height < 2 or width < 2:
         return False
-    if (
-        input.device.type != "cpu"
-        or state.get() not in ("auto", "cpp")
-        or type(input) is not Tensor
-    ):
+    if type(input) is not Tensor or input.device.type != "cpu":
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    if state.get() not in ("auto", "cpp"):
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
