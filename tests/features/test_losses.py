@@ -297,3 +297,17 @@ def test_no_more_than_one_tap_is_there_at_a_time() -> None:
         alive.append(weakref.ref(map))
         del map
     assert len(alive) == 3
+
+
+def test_a_target_of_another_dtype() -> None:
+    """Kept without autocast, and compared under it."""
+    features = VGGFeatures("vgg11", ["relu1_1", "relu2_1"], weights=None)
+    images, target = torch.rand(2, 2, 3, 16, 16)
+    for distance in ("l1", "l2"):
+        loss = ContentLoss({"relu1_1": 1.0, "relu2_1": 1.0}, distance, features=features)
+        expected, kept = loss(images, target), loss.target(target)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss(images.requires_grad_(), kept)
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0)
+        assert torch.autograd.grad(found, images)[0].any()
+        images = images.detach()

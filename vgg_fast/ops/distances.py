@@ -222,6 +222,7 @@ def mean_distance(input: Tensor, target: Tensor, squared: bool) -> Tensor:
         target: the same, or (1, C, H, W).
         squared: which of the two.
     """
+    input, target = _alike(input, target)
     if input.dtype == torch.float64:
         return reference_mean(input, target, squared)
     return torch.ops.vgg_fast._mean_distance(input, target, squared)
@@ -235,11 +236,20 @@ def unit_distance(input: Tensor, target: Tensor, weight: Tensor | None = None) -
         target: the same, or (1, C, H, W).
         weight: (C), what the square of each channel counts; None counts each once.
     """
+    input, target = _alike(input, target)
     if input.dtype == torch.float64:
         return reference_unit(input, target, weight)
     if weight is not None:
         weight = weight.to(torch.float32)
     return torch.ops.vgg_fast._unit_distance(input, target, weight)
+
+
+def _alike(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one dtype: a target that was kept may have been computed without autocast."""
+    if input.dtype == target.dtype:
+        return input, target
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    return input.to(dtype), target.to(dtype)
 
 
 def _refuse_twice() -> None:
