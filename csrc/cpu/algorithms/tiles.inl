@@ -239,6 +239,23 @@ class Pixels {
     }
   }
 
+  // f(vector, c) for the `count` channels from `first` on, of a pixel that has a place.
+  template <class F>
+  inline void read_all(const Line& row, const Line& column, uint8_t position, int64_t first,
+                       int64_t count, const F& f) const {
+    const int64_t at = row.pixel.offset + column.pixel.offset + first;
+    for (int64_t c = 0; c < count; c += Shape<Real>::kLanes) {
+      if constexpr (kMasked) {
+        f(read<true>(row, column, position, first + c, count - c), c);
+      } else {
+        f(get_through<Real, kPrologue>(values_ + at + c, output_ + at + c,
+                                       kPooled ? argmax_ + at + c : nullptr, position, slope_,
+                                       count - c),
+          c);
+      }
+    }
+  }
+
  private:
   Place place(int64_t y, int64_t size, int64_t stride, int64_t first, int64_t pixels) const {
     Place found;
@@ -302,11 +319,8 @@ void read_pixels(const Source& source, const Patch& patch, int64_t image, int64_
         zero(to, patch.stride);
         continue;
       }
-      const uint8_t position = uint8_t(row % 2 * 2 + x % 2);
-      for (int64_t c = 0; c < channels; c += Shape<Real>::kLanes) {
-        const int64_t channel = patch.first_channel + c, left = channels - c;
-        put<Real>(pixels.template read<true>(line, place, position, channel, left), left, to + c);
-      }
+      pixels.read_all(line, place, uint8_t(row % 2 * 2 + x % 2), patch.first_channel, channels,
+                      [&](auto vector, int64_t c) { put<Real>(vector, channels - c, to + c); });
       zero(to + channels, padding);
     }
   });
