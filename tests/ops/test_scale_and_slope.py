@@ -261,16 +261,10 @@ def operators_of(op: str, needs: tuple[bool, bool, bool], **options) -> list[str
 @operators
 def test_a_gradient_through_them_is_one_operator_each_way(op: str, needs) -> None:
     slope = some_slope(op)
-    trains = needs[1]
-    each_way = {
-        "conv3x3": ["conv3x3", "conv3x3_backward" if trains else "_conv3x3_dgrad"],
-        "conv3x3_relu": ["conv3x3_relu", "conv3x3_relu_backward"]
-        if trains
-        else ["_conv3x3_relu_masked", "_conv3x3_relu_dgrad"],
-        "conv3x3_relu_pool": ["conv3x3_relu_pool", "conv3x3_relu_pool_backward"]
-        if trains
-        else ["_conv3x3_relu_pool_masked", "_conv3x3_relu_pool_dgrad"],
-    }
+    each_way = {kind: [kind, f"{kind}_backward"] for kind in CONVOLUTIONS}
+    if not needs[1]:  # then they keep bits; where the argmax is asked for, that
+        each_way["conv3x3"] = ["conv3x3", "_conv3x3_dgrad"]
+        each_way["conv3x3_relu"] = ["_conv3x3_relu_masked", "_conv3x3_relu_dgrad"]
     assert operators_of(op, needs, scaled=True, negative_slope=slope) == each_way[op]
     if op != "conv3x3_relu_pool":
         options = {"scaled": True, "negative_slope": slope}

@@ -41,11 +41,10 @@ Tensor conv3x3_relu_and_pool_dgrad(const Tensor& grad_output, const Tensor& grad
   const int64_t channels = weight.size(0), height = grad_output.size(2),
                 width = grad_output.size(3);
   check_dgrad(op, grad_output, weight, height, width);
-  check_alike(op, "grad_pooled", grad_pooled, grad_output);
-  check_saved(op, "grad_pooled", grad_pooled,
-              {grad_output.size(0), channels, height / 2, width / 2}, grad_output);
   const int64_t n = grad_output.size(0);
   check_bits(op, "mask", mask, {n, height, width}, channels, grad_output);
+  check_alike(op, "grad_pooled", grad_pooled, grad_output);
+  check_dgrad(op, grad_pooled, weight, height / 2, width / 2);
   check_bits(op, "windows", windows, {n, height / 2, width / 2, 2}, channels, grad_output);
   const Tensor bits = torch::stable::contiguous(mask);
   const Tensor positions = torch::stable::contiguous(windows);
