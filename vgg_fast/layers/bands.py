@@ -114,14 +114,11 @@ class _Block(torch.autograd.Function):
         channels = first.weight.shape[0], second.weight.shape[0]
         pooled = empty_channels_last(images, channels[1], height // 2, width // 2)
         keeps = ctx.needs_input_grad[0]
-        mask, pooled_mask, windows = (
-            images.new_empty((n, *size, frozen.bytes_for(count)), dtype=torch.uint8)
-            for count, size in (
-                (channels[0], (height, width)),
-                (channels[1], (height // 2, width // 2)),
-                (channels[1], (height // 2, width // 2, 2)),
-            )
-        )
+        if keeps:
+            halves = height // 2, width // 2
+            mask = _new_bits(images, channels[0], height, width)
+            pooled_mask = _new_bits(images, channels[1], *halves)
+            windows = _new_bits(images, channels[1], *halves, 2)
         ops = torch.ops.vgg_fast
         for band in bands(n, height, width * channels[0] * images.element_size()):
             some, rows, inside = band.images, band.taken, band.inside
@@ -169,6 +166,11 @@ class _Block(torch.autograd.Function):
             gradient = ops._conv3x3_relu_dgrad(gradient, first, mask[some, rows])
             found[some, :, band.taken] = gradient[:, :, band.inside]
         return lay_out(found, ctx.channels_last), None, None
+
+
+def _new_bits(images: Tensor, channels: int, *places: int) -> Tensor:
+    shape = (images.shape[0], *places, frozen.bytes_for(channels))
+    return images.new_empty(shape, dtype=torch.uint8)
 
 
 def _halved(rows: slice) -> slice:

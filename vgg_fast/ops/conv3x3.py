@@ -103,10 +103,12 @@ def with_gradients(
     padding: str = "zeros",
 ) -> Tensor:
     """The operator where something wants a gradient; ``compute`` is the operator without one."""
-    if scale is None and padding == "zeros" and not frozen.is_frozen(weight, bias):
+    plain = scale is None and padding == "zeros"
+    if plain and not frozen.is_frozen(weight, bias):
         return Gradients.apply(compute, input, weight, bias)
-    check(input, weight, bias, scale, padding)
-    input, padding = padded(input, padding)
+    if not plain:  # the operator below checks the rest, as wherever nothing wants a gradient
+        check(input, weight, bias, scale, padding)
+        input, padding = padded(input, padding)
 
     def scaled(input: Tensor, *_folded: Tensor) -> Tensor:
         return compute(input, weight, bias, scale, padding)

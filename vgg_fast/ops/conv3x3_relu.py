@@ -117,8 +117,9 @@ def with_gradients(
     plain = scale is None and negative_slope == 0 and padding == "zeros"
     if plain and not frozen.is_frozen(weight, bias):
         return Gradients.apply(compute, input, weight, bias)
-    check(input, weight, bias, scale, negative_slope, padding)
-    input, padding = padded(input, padding)
+    if not plain:  # the operators below check the rest, as wherever nothing wants a gradient
+        check(input, weight, bias, scale, negative_slope, padding)
+        input, padding = padded(input, padding)
     folded, valid = fold(weight, bias, scale), padding == "valid"
     if frozen.is_frozen(*folded):
         masked = torch.ops.vgg_fast._conv3x3_relu_masked.default

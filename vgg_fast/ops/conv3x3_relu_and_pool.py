@@ -78,10 +78,10 @@ def with_gradients(
     padding: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
     """The operator where something wants a gradient."""
+    check(input, weight, bias, scale, negative_slope, padding)
     folded = fold(weight, bias, scale)
     if padding != "zeros" or not frozen.is_frozen(*folded):
         return reference(input, weight, bias, scale, negative_slope, padding)
-    check(input, weight, bias, scale, negative_slope, padding)
     masked = torch.ops.vgg_fast._conv3x3_relu_and_pool_masked.default
 
     def with_bits(input: Tensor) -> tuple[Tensor, ...]:

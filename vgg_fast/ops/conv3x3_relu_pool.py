@@ -136,7 +136,8 @@ def with_gradients(
     if plain and (return_argmax or not frozen.is_frozen(weight, bias)):
         found = Gradients.apply(compute, input, weight, bias, return_argmax)
         return found if return_argmax else (found, no_elements(input, torch.uint8))
-    check(input, weight, bias, return_argmax, scale, negative_slope, padding)
+    if not plain:  # the operators below check the rest, as wherever nothing wants a gradient
+        check(input, weight, bias, return_argmax, scale, negative_slope, padding)
     if padding != "zeros":
         ops = torch.ops.vgg_fast
         map = ops.conv3x3_relu.default(input, weight, bias, scale, negative_slope, padding)

@@ -5,14 +5,9 @@
 namespace vgg_fast::cpu {
 namespace {
 
-// Where a map is that large, what it takes to compute it anew is little beside it; and such maps
-// are where the memory of a step peaks.
-constexpr int64_t kLargeMap = int64_t{128} << 20;
-
 Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width,
                ScalarType dtype, int64_t element_bytes) {
   const int64_t bytes = like.size(0) * channels * height * width * element_bytes;
-  if (bytes >= kLargeMap) release_workspaces();
   check_memory(bytes);
   const Tensor map = empty_channels_last(like, channels, height, width, dtype);
   prefer_huge_pages(map.data_ptr(), bytes);
