@@ -56,6 +56,8 @@ py::dict describe(const cpu::Plan& plan) {
     facts["rows"] = plan.tiling.rows;
     facts["columns"] = plan.tiling.columns;
   }
+  if (plan.sums) facts["sums"] = cpu::name(*plan.sums);
+  if (plan.sums == cpu::Sums::kInParts) facts["parts"] = plan.parts;
   if (plan.chunk > 0) {
     facts["tiles"] = plan.chunk;
   } else if (!direct) {

@@ -241,7 +241,8 @@ def plan(
         for "forward", "input gradient" and "weight gradient": the "algorithm", into how many
         "pieces" the work is cut, what the largest of them spans, and its "workspace" in bytes.
         A direct convolution of 16 pixels or fewer has "by": "gemv", dot products with the weight
-        in any dense layout.
+        in any dense layout. A weight gradient says how its "sums" are kept: "shared" by all
+        threads, "in parts" (and how many "parts") or "in blocks".
 
     Raises:
         ValueError: a number is less than 1, a tensor of that shape has more elements than a

@@ -1,5 +1,6 @@
 #include "cpu/algorithms/amx.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/algorithms/direct.h"
@@ -33,29 +34,32 @@ std::optional<Gradients> amx_weight_gradient(WeightGradient task, const Plan& pl
   Workspace workspace(threads_for(plan.chunk) * workspace_bytes);
   const BiasSums bias_sums(task.gradient.storage, weight.size(0), plan.pieces);
 
-  for_each_chunk(
-      plan.pieces, plan.chunk, sizes.blocks,
-      [&](int64_t start, int64_t thread, int64_t first, int64_t last) {
-        for (int64_t tile = first; tile < last; ++tile) {
-          kernel.pack_gradient(task, start + tile, inputs.at(tile * sizes.inputs),
-                               gradients.at(tile * sizes.gradients),
-                               static_cast<float*>(bias_sums.row(start + tile)),
-                               workspace.at(thread * workspace_bytes));
-        }
-      },
-      [&](int64_t start, int64_t count, int64_t first, int64_t last) {
-        kernel.multiply_gradient(task, count, start > 0, first, last, inputs.at(0), gradients.at(0),
-                                 sums_at);
-      });
+  for (int64_t start = 0; start < plan.pieces; start += plan.chunk) {
+    const int64_t tiles = std::min(plan.chunk, plan.pieces - start);
+    share(tiles, 1, [&](int64_t worker, int64_t first, int64_t last) {
+      for (int64_t tile = first; tile < last; ++tile) {
+        kernel.pack_gradient(task, start + tile, inputs.at(tile * sizes.inputs),
+                             gradients.at(tile * sizes.gradients),
+                             static_cast<float*>(bias_sums.row(start + tile)),
+                             workspace.at(worker * workspace_bytes));
+      }
+    });
+    parallel(sizes.blocks, [&](int64_t first, int64_t last) {
+      kernel.multiply_gradient(task, tiles, start > 0, first, last, inputs.at(0), gradients.at(0),
+                               sums_at);
+    });
+  }
 
   const ScalarType dtype = weight.scalar_type();
   Gradients result{nothing(weight, dtype), nothing(weight, dtype)};
   if (task.need_weight) {
     result.weight = new_gradient(weight);
     const Weight destination = weight_of(result.weight);
-    const float largest = store_in_parallel(weight.size(0), [&](int64_t first, int64_t last) {
+    constexpr int64_t kOutputs = 16;
+    const auto store = [&](int64_t, int64_t first, int64_t last) {
       return kernel.store_gradient(task, destination, sums_at, first, last);
-    });
+    };
+    const float largest = store_in_parallel(weight.size(0), kOutputs, store);
     if (!std::isfinite(largest)) return std::nullopt;
     // Above this bound the factors, which take long to read, would have to exceed 2⁴⁰ to matter.
     if (largest <= kSmallSum * 0x1p40f && denormals_may_matter(task, largest)) return std::nullopt;

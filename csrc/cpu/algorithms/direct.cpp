@@ -18,7 +18,7 @@ void convolve_direct(Convolution task, const Weight& weight, bool for_dgrad, con
   const int64_t bytes = blocks * block * 9 * task.source.channels * real_size(storage);
   task.tiling = tiling;
   convolve_pieces(kernels(), task, {weight, Algorithm::kDirect, for_dgrad}, {blocks, bytes},
-                  tiling.count(), tile_mask);
+                  tiling.count(), 1, tile_mask);
 }
 
 void recompute_marked_tiles(const Convolution& task, const Weight& weight, bool for_dgrad,
@@ -33,27 +33,31 @@ void recompute_marked_tiles(const Convolution& task, const Weight& weight, bool 
 
 namespace {
 
-// The sums of a weight's gradient, Real[threads][9 · C, padded][padded(K)], and those of its bias.
+// The sums of a weight's gradient, Real[parts][9 · C, padded][padded(K)], and those of its bias.
+// Parts of the tiles, so that any number of threads adds up the same.
 struct DirectSums {
-  int64_t threads, bytes;
+  int64_t parts, bytes;
   Workspace sums;
   BiasSums bias;
-  DirectSums(const WeightGradient& task, int64_t threads)
-      : threads(threads),
+  DirectSums(const WeightGradient& task, int64_t parts)
+      : parts(parts),
         bytes(task.need_weight ? round_up(9 * task.input.channels, kernels().row_block) *
                                      round_up(task.gradient.channels,
                                               kernels().channel_block(task.gradient.storage)) *
                                      real_size(task.gradient.storage)
                                : 0),
-        sums(threads * bytes),
-        bias(task.gradient.storage, task.gradient.channels, threads) {
+        sums(parts * bytes),
+        bias(task.gradient.storage, task.gradient.channels, parts) {
+    const int64_t tiles = task.tiling.count();
     const int64_t workspace_bytes = round_up(kernels().weight_gradient_workspace(task), 64);
-    Workspace workspace(threads * workspace_bytes);
-    parallel_ranges(task.tiling.count(), threads, [&](int64_t thread, int64_t first, int64_t last) {
-      void* const to = sums.at(thread * bytes);
-      std::memset(to, 0, bytes);
-      kernels().weight_gradient(task, first, last, to, bias.row(thread),
-                                workspace.at(thread * workspace_bytes));
+    Workspace workspace(threads_for(parts) * workspace_bytes);
+    share(parts, 1, [&](int64_t worker, int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) {
+        void* const to = sums.at(part * bytes);
+        std::memset(to, 0, bytes);
+        kernels().weight_gradient(task, tiles * part / parts, tiles * (part + 1) / parts, to,
+                                  bias.row(part), workspace.at(worker * workspace_bytes));
+      }
     });
   }
 };
@@ -94,12 +98,11 @@ bool is_better_turned(const WeightGradient& task) {
 
 }  // namespace
 
-std::optional<Gradients> direct_weight_gradient(const WeightGradient& task, const Tensor& weight,
-                                                bool need_bias) {
+std::optional<Gradients> direct_weight_gradient(WeightGradient task, const Plan& plan,
+                                                const Tensor& weight, bool need_bias) {
+  task.tiling = plan.tiling;
   const bool turn = is_better_turned(task);
-  // At least one, for an empty batch: its sums are zero.
-  const int64_t threads = std::max<int64_t>(1, threads_for(task.tiling.count()));
-  const DirectSums sums(turn ? turned(task) : task, threads);
+  const DirectSums sums(turn ? turned(task) : task, plan.parts);
 
   const ScalarType dtype = weight.scalar_type();
   Gradients gradients{nothing(weight, dtype), nothing(weight, dtype)};
@@ -107,11 +110,13 @@ std::optional<Gradients> direct_weight_gradient(const WeightGradient& task, cons
     gradients.weight = new_gradient(weight);
     Weight destination = weight_of(gradients.weight);
     if (turn) destination = turned(destination, stored_size(destination.storage));
-    const float check = store_in_parallel(9 * destination.inputs, [&](int64_t first, int64_t last) {
+    constexpr int64_t kRows = 64;
+    const auto store = [&](int64_t, int64_t first, int64_t last) {
       const bool finite =
-          kernels().store_weight_gradient(destination, sums.sums.at(0), threads, first, last);
+          kernels().store_weight_gradient(destination, sums.sums.at(0), plan.parts, first, last);
       return finite ? 0 : std::numeric_limits<float>::quiet_NaN();
-    });
+    };
+    const float check = store_in_parallel(9 * destination.inputs, kRows, store);
     if (!std::isfinite(check) && !task.exclude_padding_taps) return std::nullopt;
   }
   if (need_bias) {
@@ -119,7 +124,7 @@ std::optional<Gradients> direct_weight_gradient(const WeightGradient& task, cons
     if (turn) {  // the sums so far are the input's
       WeightGradient alone = task;
       alone.need_weight = false;
-      DirectSums(alone, threads).bias.store(gradients.bias);
+      DirectSums(alone, plan.parts).bias.store(gradients.bias);
     } else {
       sums.bias.store(gradients.bias);
     }

@@ -6,6 +6,7 @@
 
 #include "cpu/algorithms/gradients.h"
 #include "cpu/isa/kernels.h"
+#include "cpu/plan/plan.h"
 
 namespace vgg_fast::cpu {
 
@@ -18,7 +19,7 @@ void recompute_marked_tiles(const Convolution& task, const Weight& weight, bool 
                             std::vector<uint8_t>& needs_direct);
 
 // std::nullopt if the weight's gradient isn't finite, unless task.exclude_padding_taps.
-std::optional<Gradients> direct_weight_gradient(const WeightGradient& task, const Tensor& weight,
-                                                bool need_bias);
+std::optional<Gradients> direct_weight_gradient(WeightGradient task, const Plan& plan,
+                                                const Tensor& weight, bool need_bias);
 
 }  // namespace vgg_fast::cpu

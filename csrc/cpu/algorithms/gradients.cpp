@@ -14,7 +14,7 @@ float largest_magnitude(const Source& source) {
   parallel(rows, [&](int64_t first, int64_t last) {
     largest[first] = kernels().largest_magnitude(source, first * row, last * row);
   });
-  return *std::max_element(largest.begin(), largest.end());
+  return rows == 0 ? 0 : *std::max_element(largest.begin(), largest.end());
 }
 
 }  // namespace

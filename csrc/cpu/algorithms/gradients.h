@@ -1,5 +1,5 @@
 // What the weight gradients of all algorithms share: partial sums of the bias's gradient, the store
-// of the weight's, chunks of tiles, and the test for denormal numbers that were lost.
+// of the weight's, and the test for denormal numbers that were lost.
 
 #pragma once
 
@@ -41,30 +41,16 @@ Tensor new_bias_gradient(const Tensor& weight);
 // The largest of magnitudes, or one that isn't finite if there is any.
 float largest_or_not_finite(const std::vector<float>& magnitudes);
 
-// Shares out store(first, last) over [0, count); each call returns the largest magnitude that it
-// wrote, or NaN if one isn't finite. Returns the largest of all, or what isn't finite if there is
-// any.
+// Shares out store(worker, first, last) over [0, count), `grain` at a time; each call returns the
+// largest magnitude that it wrote, or NaN if one isn't finite. Returns the largest of all, or what
+// isn't finite if there is any.
 template <class Store>
-float store_in_parallel(int64_t count, const Store& store) {
-  std::vector<float> largest(count);  // of the range that begins there
-  parallel(count, [&](int64_t first, int64_t last) { largest[first] = store(first, last); });
+float store_in_parallel(int64_t count, int64_t grain, const Store& store) {
+  std::vector<float> largest(divide_up(count, grain));
+  share(count, grain, [&](int64_t worker, int64_t first, int64_t last) {
+    largest[first / grain] = store(worker, first, last);
+  });
   return largest_or_not_finite(largest);
-}
-
-// For each chunk of the tiles: pack(start, thread, first, last) for tiles of the chunk that begins
-// at `start`, then multiply(start, tiles, first, last) for the blocks of the sums. All threads work
-// on one chunk, so the sums are taken in the same order for any number of threads.
-template <class Pack, class Multiply>
-void for_each_chunk(int64_t tiles, int64_t chunk, int64_t blocks, const Pack& pack,
-                    const Multiply& multiply) {
-  const int64_t threads = threads_for(chunk);
-  for (int64_t start = 0; start < tiles; start += chunk) {
-    const int64_t count = std::min(chunk, tiles - start);
-    parallel_ranges(count, threads, [&](int64_t thread, int64_t first, int64_t last) {
-      pack(start, thread, first, last);
-    });
-    parallel(blocks, [&](int64_t first, int64_t last) { multiply(start, count, first, last); });
-  }
 }
 
 // Whether a weight gradient whose largest magnitude is `largest` may have lost digits with denormal

@@ -25,24 +25,24 @@ inline bool is_worth_keeping(const Convolution& task, bool for_dgrad) {
          task.source.images * task.source.height * task.source.width <= kMostPixels;
 }
 
-// `kernel` is any of the kernel tables with pack_weight, convolve_workspace and convolve. Where
-// there is a mask, one byte a piece, only the pieces that it marks are computed.
+// `kernel` is any of the kernel tables with pack_weight, convolve_workspace and convolve. A thread
+// takes `grain` pieces at a time. Where there is a mask, one byte a piece, only the pieces that it
+// marks are computed.
 template <class Kernel>
 void convolve_pieces(const Kernel& kernel, Convolution task, const WeightForm& form,
-                     const PackedSize& packed_size, int64_t pieces,
+                     const PackedSize& packed_size, int64_t pieces, int64_t grain = 1,
                      const uint8_t* piece_mask = nullptr) {
   const auto packed_weight = transformed_weight(
       form, packed_size.bytes, is_worth_keeping(task, form.for_dgrad), [&](char* packed) {
-        parallel(packed_size.blocks, [&](int64_t first, int64_t last) {
+        share(packed_size.blocks, 1, [&](int64_t, int64_t first, int64_t last) {
           kernel.pack_weight(form.weight, form.for_dgrad, first, last, packed);
         });
       });
   task.packed_weight = packed_weight.get();
-  const int64_t threads = threads_for(pieces);
   const int64_t workspace_bytes = round_up(kernel.convolve_workspace(task), 64);
-  Workspace workspace(threads * workspace_bytes);
-  parallel_ranges(pieces, threads, [&](int64_t thread, int64_t first, int64_t last) {
-    void* const memory = workspace.at(thread * workspace_bytes);
+  Workspace workspace(threads_for(divide_up(pieces, grain)) * workspace_bytes);
+  share(pieces, grain, [&](int64_t worker, int64_t first, int64_t last) {
+    void* const memory = workspace.at(worker * workspace_bytes);
     if (piece_mask == nullptr) {
       kernel.convolve(task, first, last, memory);
       return;

@@ -9,6 +9,8 @@
 
 namespace vgg_fast::cpu {
 
+const WinogradKernels& winograd_kernels(Algorithm algorithm);
+
 void convolve_winograd(Convolution task, const Plan& plan, const Weight& weight, bool for_dgrad);
 
 // std::nullopt if the gradient isn't finite, because transforms spread infinities and NaNs, or is

@@ -7,9 +7,10 @@
 //   V ᵀ· Y     ──────────▶  S[position][c][k] +=
 //   S          ──Aᵀ s A──▶  the weight's gradient
 //
-// Where S is large, all threads work on one chunk: first on its tiles, then on the rows (position,
-// c) of S. So there is one S, and its sums are taken in the same order for any number of threads.
-// Where it is small, each thread has a part of the tiles, and chunks and an S of its own.
+// Where V and Y of all tiles fit into the caches, a block of S is computed at all positions and
+// transformed back at once, and S as a whole isn't there. Else, where S is large, all threads work
+// on one chunk: first on its tiles, then on the rows (position, c) of S. And where it is small, the
+// tiles are cut into parts, and each has chunks and an S of its own.
 
 template <class W>
 struct WinogradGradient {
@@ -18,6 +19,11 @@ struct WinogradGradient {
   // Channels of V whose values lie together: whole vectors to write, whole sets of rows to read.
   static constexpr int64_t kGroup = 3 * S::kLanes;
   static_assert(kGroup % S::kPixels == 0);
+  // Of a block of S that one thread computes: with V and Y of 64 tiles it takes 1.4 MB, most of
+  // which is read from L3 at 45 GB/s.
+  static constexpr int64_t kBlockInputs = 48, kBlockOutputs = 64;
+  static constexpr int64_t kBlockStride = kBlockInputs * kBlockOutputs + kApart;
+  static_assert(kBlockInputs % kGroup == 0 && kBlockOutputs % S::kBlock == 0);
   int64_t inputs, outputs, chunk, input_stride, gradient_stride, row_stride, sums_stride;
   explicit WinogradGradient(const WeightGradient& task)
       : inputs(task.input.channels),
@@ -46,6 +52,9 @@ WinogradGradientSizes winograd_gradient_sizes(const WeightGradient& task) {
   sizes.gradients = layout.kPositions * layout.gradient_stride * int64_t(sizeof(float));
   sizes.sums = layout.kPositions * layout.sums_stride * int64_t(sizeof(float));
   sizes.rows = layout.kPositions * layout.row_sets();
+  sizes.blocks = divide_up(layout.inputs, layout.kBlockInputs) *
+                 divide_up(layout.outputs, layout.kBlockOutputs);
+  sizes.block_sums = layout.kPositions * layout.kBlockStride * int64_t(sizeof(float));
   return sizes;
 }
 
@@ -102,26 +111,28 @@ bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
   return flushed;
 }
 
-// One position's sums for the sets of rows [first, last). Some terms at a time, so that those of a
-// block of Y stay in L1 while all rows are multiplied with them.
+// One position's sums of the inputs [first, last) and the outputs [first_k, last_k), from their
+// first on. Some terms at a time, so that those of a block of Y stay in L1 while all rows are
+// multiplied with them.
 template <class W>
 void multiply_gradient_rows(const WinogradGradient<W>& layout, int64_t tiles, bool accumulate,
-                            int64_t first, int64_t last, const float* inputs,
-                            const float* gradients, float* sums) {
+                            int64_t first, int64_t last, int64_t first_k, int64_t last_k,
+                            const float* inputs, const float* gradients, float* sums,
+                            int64_t row_stride) {
   using S = Shape<float>;
   for (int64_t tile = 0; tile < tiles; tile += kTermsAtATime) {
-    const int64_t terms = tiles - tile < kTermsAtATime ? tiles - tile : kTermsAtATime;
-    for (int64_t k = 0; k < layout.outputs; k += S::kBlock) {
+    const int64_t terms = least(tiles - tile, kTermsAtATime);
+    for (int64_t k = first_k; k < last_k; k += S::kBlock) {
       const float* right = gradients + layout.gradient_offset(k, tile);
       with_vectors<float>(block_width<float>(layout.outputs, k), [&](auto vectors) {
         const auto multiply =
             accumulate || tile > 0
                 ? multiply_rows<vectors.count, WinogradGradient<W>::kGroup, true>
                 : multiply_rows<vectors.count, WinogradGradient<W>::kGroup, false>;
-        for (int64_t c = first * S::kPixels; c < last * S::kPixels; c += S::kPixels) {
-          float* to = sums + c * layout.row_stride + k;
-          multiply(inputs + layout.input_offset(c, tile), 1, terms, right, to, layout.row_stride,
-                   to + S::kPixels * layout.row_stride, layout.row_stride);
+        for (int64_t c = first; c < last; c += S::kPixels) {
+          float* to = sums + (c - first) * row_stride + (k - first_k);
+          multiply(inputs + layout.input_offset(c, tile), 1, terms, right, to, row_stride,
+                   to + S::kPixels * row_stride, row_stride);
         }
       });
     }
@@ -139,9 +150,11 @@ bool winograd_multiply_gradient(const WeightGradient& task, int64_t tiles, bool 
   while (first < last) {
     const int64_t position = first / sets, begin = first % sets;
     const int64_t end = last - first < sets - begin ? begin + (last - first) : sets;
+    const int64_t row = begin * Shape<float>::kPixels;
     multiply_gradient_rows<W>(
-        layout, tiles, accumulate, begin, end, inputs + position * layout.input_stride,
-        gradients + position * layout.gradient_stride, sums + position * layout.sums_stride);
+        layout, tiles, accumulate, row, end * Shape<float>::kPixels, 0, layout.outputs,
+        inputs + position * layout.input_stride, gradients + position * layout.gradient_stride,
+        sums + position * layout.sums_stride + row * layout.row_stride, layout.row_stride);
     first += end - begin;
   }
   return denormals.found();
@@ -172,45 +185,100 @@ void store_taps(const float* taps, const Weight& destination, int64_t outputs, i
   }
 }
 
-// Transforms the sums of the input channels [first, last) back, and stores them as a weight.
-// Returns the largest magnitude, which isn't finite if the transforms have overflowed, or met an
-// infinity.
+// Transforms the sums of the input channels [first, last) and the outputs [first_k, last_k) back,
+// and stores them as a weight. Finds the largest magnitude; it isn't finite if the transforms have
+// overflowed, or met an infinity.
 template <class W, class Value>
-float winograd_store_gradient(const WeightGradient& task, const Weight& destination,
-                              const float* sums, int64_t first, int64_t last) {
-  using S = Shape<float>;
-  constexpr int64_t n = S::kLanes;
-  const WinogradGradient<W> layout(task);
-  Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
-  FloatVector largest{}, check{};
-  // Sums are read along a block of k, gradients are written along c: in between lie the taps of a
-  // block of k and a vector of c.
-  alignas(64) float taps[S::kVectors * 9 * n * n];
-  for (int64_t block = 0; block < destination.outputs; block += S::kBlock) {
-    const int64_t width = block_width<float>(destination.outputs, block);
-    for (int64_t c = first; c < last; c += n) {
-      const int64_t inputs = least(n, last - c);
-      for (int64_t i = 0; i < inputs; ++i) {
-        for (int64_t k = 0; k < width; k += n) {
-          float* to = taps + k * 9 * n + i * n;
-          transform_tile<W::kInput, 3, W::weight_gradient>(
-              reads_from<W::kInput>(sums + (c + i) * layout.row_stride + block + k,
-                                    layout.sums_stride),
-              [&](int64_t y, int64_t x, FloatVector vector) {
-                store<float>(vector, to + (y * 3 + x) * n * n);
-                largest = larger(largest, magnitude(vector));
-                check += vector * 0.f;  // a NaN for what isn't finite
-              });
+class GradientStore {
+ public:
+  explicit GradientStore(const Weight& destination)
+      : destination_(destination),
+        values_(static_cast<Value*>(const_cast<void*>(destination.values))) {}
+
+  // `sums` begins with those of the channels `first` and `first_k`.
+  void store(const float* sums, int64_t row_stride, int64_t sums_stride, int64_t first,
+             int64_t last, int64_t first_k, int64_t last_k) {
+    using S = Shape<float>;
+    // Sums are read along a block of k, gradients are written along c: in between lie the taps of a
+    // block of k and a vector of c.
+    alignas(64) float taps[S::kVectors * 9 * n * n];
+    for (int64_t block = first_k; block < last_k; block += S::kBlock) {
+      const int64_t width = block_width<float>(destination_.outputs, block);
+      for (int64_t c = first; c < last; c += n) {
+        const int64_t inputs = least(n, last - c);
+        for (int64_t i = 0; i < inputs; ++i) {
+          const float* from = sums + (c - first + i) * row_stride + (block - first_k);
+          for (int64_t k = 0; k < width; k += n) {
+            transform_back(from + k, sums_stride, taps + k * 9 * n + i * n);
+          }
         }
-      }
-      for (int64_t k = 0; k < width; k += n) {
-        Value* to = values + (block + k) * destination.output_stride + c * destination.input_stride;
-        store_taps(taps + k * 9 * n, destination, least(n, destination.outputs - block - k), inputs,
-                   to);
+        for (int64_t k = 0; k < width; k += n) {
+          store_taps(
+              taps + k * 9 * n, destination_, least(n, destination_.outputs - block - k), inputs,
+              values_ + (block + k) * destination_.output_stride + c * destination_.input_stride);
+        }
       }
     }
   }
-  float result = largest_lane(largest);
-  for (int64_t i = 0; i < n; ++i) result += check[i];
-  return result;
+
+  float largest() const {
+    float result = largest_lane(largest_);
+    for (int64_t i = 0; i < n; ++i) result += check_[i];
+    return result;
+  }
+
+ private:
+  static constexpr int64_t n = Shape<float>::kLanes;
+
+  void transform_back(const float* sums, int64_t sums_stride, float* taps) {
+    transform_tile<W::kInput, 3, W::weight_gradient>(
+        reads_from<W::kInput>(sums, sums_stride), [&](int64_t y, int64_t x, FloatVector vector) {
+          ::vgg_fast::cpu::store<float>(vector, taps + (y * 3 + x) * n * n);
+          largest_ = larger(largest_, magnitude(vector));
+          check_ += vector * 0.f;  // a NaN for what isn't finite
+        });
+  }
+
+  const Weight& destination_;
+  Value* const values_;
+  FloatVector largest_{}, check_{};
+};
+
+// Stores the gradient of the input channels [first, last). Returns the largest magnitude.
+template <class W, class Value>
+float winograd_store_gradient(const WeightGradient& task, const Weight& destination,
+                              const float* sums, int64_t first, int64_t last) {
+  const WinogradGradient<W> layout(task);
+  GradientStore<W, Value> gradient(destination);
+  gradient.store(sums + first * layout.row_stride, layout.row_stride, layout.sums_stride, first,
+                 last, 0, destination.outputs);
+  return gradient.largest();
+}
+
+// The same for blocks of the gradient whose sums nobody else sees: from V and Y of all tiles to the
+// block's sums at all positions, in L2, and straight on to the gradient. Sets *flushed if denormal
+// numbers were.
+template <class W, class Value>
+float winograd_gradient_blocks(const WeightGradient& task, const Weight& destination, int64_t first,
+                               int64_t last, const float* inputs, const float* gradients,
+                               float* sums, bool* flushed) {
+  using G = WinogradGradient<W>;
+  const G layout(task);
+  const int64_t across = divide_up(layout.inputs, G::kBlockInputs);
+  GradientStore<W, Value> gradient(destination);
+  FlushedDenormals denormals;
+  for (int64_t block = first; block < last; ++block) {
+    const int64_t c = block % across * G::kBlockInputs, k = block / across * G::kBlockOutputs;
+    const int64_t last_c = least(layout.inputs, c + G::kBlockInputs);
+    const int64_t last_k = least(layout.outputs, k + G::kBlockOutputs);
+    for (int64_t position = 0; position < G::kPositions; ++position) {
+      multiply_gradient_rows<W>(layout, task.chunk, false, c, last_c, k, last_k,
+                                inputs + position * layout.input_stride,
+                                gradients + position * layout.gradient_stride,
+                                sums + position * G::kBlockStride, G::kBlockOutputs);
+    }
+    gradient.store(sums, G::kBlockOutputs, G::kBlockStride, c, last_c, k, last_k);
+  }
+  *flushed |= denormals.found();
+  return gradient.largest();
 }

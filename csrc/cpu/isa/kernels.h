@@ -142,9 +142,11 @@ struct WeightGradient {
   int64_t chunk = 0;  // Winograd: tiles that are transformed before they are multiplied
 };
 
-// Bytes of a Winograd weight gradient's buffers, and rows of its sums to share among threads.
+// Bytes of a Winograd weight gradient's buffers, and what there is to share among threads: rows of
+// its sums, or blocks, with sums of their own.
 struct WinogradGradientSizes {
   int64_t inputs = 0, gradients = 0, sums = 0, rows = 0;
+  int64_t block_sums = 0, blocks = 0;
 };
 
 struct Pooling {
@@ -199,6 +201,11 @@ struct WinogradKernels {
   // the values isn't finite.
   float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
                           int64_t first, int64_t last);
+  // From the transformed tiles of all images, as one chunk, to the gradient, a block at a time.
+  // Returns what store_gradient does.
+  float (*gradient_blocks)(const WeightGradient&, const Weight& destination, int64_t first,
+                           int64_t last, const float* inputs, const float* gradients, float* sums,
+                           bool* flushed);
 };
 
 // Sizes of an AMX weight gradient's buffers in bytes.

@@ -68,6 +68,14 @@ constexpr WinogradKernels kWinograd = {
                                                                     last);
           });
         },
+    .gradient_blocks =
+        [](const WeightGradient& task, const Weight& destination, int64_t first, int64_t last,
+           const float* inputs, const float* gradients, float* sums, bool* flushed) {
+          return with_float_storage(task.input.storage, [&](auto s) {
+            return winograd_gradient_blocks<W, ValueOf<decltype(s)>>(
+                task, destination, first, last, inputs, gradients, sums, flushed);
+          });
+        },
 };
 
 constexpr DistanceKernels kDistance = {

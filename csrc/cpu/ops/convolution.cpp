@@ -65,10 +65,12 @@ Gradients weight_gradients(const Source& gradient, const ChannelsLast& input, co
         plan.algorithm == Algorithm::kAmx ? amx_weight_gradient : winograd_weight_gradient;
     if (const auto gradients = compute(task, plan, weight, need_bias)) return *gradients;
   }
-  task.tiling = plan_weight_gradient(problem, {Algorithm::kDirect}).tiling;
-  if (const auto gradients = direct_weight_gradient(task, weight, need_bias)) return *gradients;
+  const Plan direct = plan_weight_gradient(problem, {Algorithm::kDirect});
+  if (const auto gradients = direct_weight_gradient(task, direct, weight, need_bias)) {
+    return *gradients;
+  }
   task.exclude_padding_taps = true;
-  return *direct_weight_gradient(task, weight, need_bias);
+  return *direct_weight_gradient(task, direct, weight, need_bias);
 }
 
 }  // namespace

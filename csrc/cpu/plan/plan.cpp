@@ -199,44 +199,81 @@ Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tile
   return best;
 }
 
-int64_t winograd_gradient_workspace(const Problem& problem, const Plan& plan) {
-  return positions(plan.algorithm) * 4 * plan.parts *
-         (plan.chunk * (problem.inputs + problem.outputs) +
-          problem.inputs * round_up(problem.outputs, problem.channel_block));
+// ---------------------------------------------------------------------------------------------
+// Weight gradients. No number of threads here: sums are cut by the shape.
+
+int64_t sums_bytes(const Problem& problem, Algorithm algorithm) {
+  return positions(algorithm) * 4 * problem.inputs *
+         round_up(problem.outputs, problem.channel_block);
 }
 
-// All threads on one chunk at a time, and one array of sums.
-Plan winograd_gradient_in_chunks(const Problem& problem, Algorithm algorithm) {
+int64_t tile_bytes(const Problem& problem, Algorithm algorithm) {  // V's and Y's
+  return positions(algorithm) * 4 * (problem.inputs + problem.outputs);
+}
+
+Plan winograd_gradient(const Problem& problem, Algorithm algorithm, Sums sums, int64_t chunk) {
   Plan plan;
   plan.algorithm = algorithm;
   plan.tiling = winograd_tiling(problem, algorithm);
-  // Enough to be worth waking the threads for, yet little enough to stay in L2. More than 128 tiles
-  // of 512 channels would save passes over the sums, but cost 38 MB.
-  constexpr int64_t kLeastBytes = 1 << 20;
-  const int64_t both = problem.inputs + problem.outputs;
-  const int64_t least = kLeastBytes / (positions(algorithm) * 4 * both);
-  plan.chunk = std::min(plan.tiling.count(), std::max<int64_t>(128, least / 64 * 64));
+  plan.sums = sums;
+  plan.chunk = std::min(plan.tiling.count(), chunk);
   plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
-  plan.workspace = winograd_gradient_workspace(problem, plan);
+  plan.workspace = plan.chunk * tile_bytes(problem, algorithm) + sums_bytes(problem, algorithm);
   return plan;
 }
 
-// Each thread with chunks and sums of its own, where these are small enough for its L2 cache and
-// there are tiles enough: it then waits for nobody and reads what no other core has written.
+// Where all tiles stay in an L3 cache, of which there may be 16 MB for two cores: each block of
+// sums reads them anew.
+std::optional<Plan> winograd_gradient_in_blocks(const Problem& problem, Algorithm algorithm) {
+  constexpr int64_t kMostBytes = 16 << 20;
+  const int64_t tiles = winograd_tiling(problem, algorithm).count();
+  if (tiles * tile_bytes(problem, algorithm) > kMostBytes) return std::nullopt;
+  Plan plan = winograd_gradient(problem, algorithm, Sums::kInBlocks, tiles);
+  plan.workspace = tiles * tile_bytes(problem, algorithm);
+  return plan;
+}
+
+// Where sums are small enough for a thread's L2 cache and there are tiles enough: it then waits for
+// nobody and reads what no other core has written. Adding up takes as long as multiplying about 20
+// tiles more in each part.
 std::optional<Plan> winograd_gradient_in_parts(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kMostSums = 640 << 10, kChunkBytes = 384 << 10, kLeastTiles = 32;
-  Plan plan;
-  plan.algorithm = algorithm;
-  plan.tiling = winograd_tiling(problem, algorithm);
-  const int64_t sums =
-      positions(algorithm) * 4 * problem.inputs * round_up(problem.outputs, problem.channel_block);
-  const bool has_enough = plan.tiling.count() >= 2 * kLeastTiles * problem.threads;
-  if (sums > kMostSums || !has_enough) return std::nullopt;
-  const int64_t tile_bytes = positions(algorithm) * 4 * (problem.inputs + problem.outputs);
-  plan.parts = problem.threads;
-  plan.chunk = std::max(kLeastTiles, kChunkBytes / tile_bytes / 16 * 16);
+  constexpr int64_t kMostSums = 640 << 10, kChunkBytes = 384 << 10, kLeastChunk = 32;
+  constexpr int64_t kLeastTiles = 128, kTilesOfPart = 256, kMostParts = 32;
+  const int64_t tiles = winograd_tiling(problem, algorithm).count();
+  if (sums_bytes(problem, algorithm) > kMostSums || tiles < kLeastTiles) return std::nullopt;
+  const int64_t chunk = kChunkBytes / tile_bytes(problem, algorithm) / 16 * 16;
+  Plan plan = winograd_gradient(problem, algorithm, Sums::kInParts, std::max(kLeastChunk, chunk));
+  plan.parts = std::clamp<int64_t>(tiles / kTilesOfPart, 2, kMostParts);
   plan.pieces = plan.parts;
-  plan.workspace = winograd_gradient_workspace(problem, plan);
+  // As many chunks as there are parts: no more threads than that need one.
+  plan.workspace =
+      plan.parts * (plan.chunk * tile_bytes(problem, algorithm) + sums_bytes(problem, algorithm));
+  return plan;
+}
+
+// Enough tiles to be worth waking the threads for, yet few enough to stay in L2. More than 128 of
+// 512 channels would save passes over the sums, but cost 38 MB.
+Plan winograd_gradient_in_chunks(const Problem& problem, Algorithm algorithm) {
+  constexpr int64_t kLeastBytes = 1 << 20;
+  const int64_t least = kLeastBytes / tile_bytes(problem, algorithm) / 64 * 64;
+  return winograd_gradient(problem, algorithm, Sums::kShared, std::max<int64_t>(128, least));
+}
+
+// As many parts as have 128 pixels each: with their sums, as many bytes again are cleared, written
+// and read as there are for a few pixels.
+Plan direct_gradient(const Problem& problem) {
+  constexpr int64_t kLikeThreads = 4;  // of the tiling: it has at least 16 tiles then, or all rows
+  constexpr int64_t kLeastPixels = 128, kMostParts = 32, kMostBytes = 64 << 20;
+  Problem alike = problem;
+  alike.threads = kLikeThreads;
+  Plan plan = direct_plan(alike, std::max(problem.inputs, problem.outputs));
+  const int64_t pixels = problem.images * problem.height * problem.width;
+  const int64_t bytes = 9 * problem.inputs * round_up(problem.outputs, problem.channel_block) *
+                        real_size(problem.storage);
+  plan.sums = Sums::kInParts;
+  plan.parts = std::clamp<int64_t>(
+      std::min({pixels / kLeastPixels, kMostBytes / std::max<int64_t>(1, bytes), plan.pieces}), 1,
+      kMostParts);
   return plan;
 }
 
@@ -332,21 +369,29 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
 
 Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   const Algorithm algorithm = choose(problem, settings, true);
-  const Plan direct = direct_plan(problem, std::max(problem.inputs, problem.outputs));
+  const Plan direct = direct_gradient(problem);
   if (algorithm == Algorithm::kDirect) return direct;
   if (algorithm == Algorithm::kAmx) {
-    Plan plan = amx_plan(problem);
+    Problem alike = problem;
+    alike.threads = 4;  // the tiling, and so the order of the sums, doesn't follow the threads
+    Plan plan = amx_plan(alike);
     const int64_t tile_bytes = 2 * plan.tiling.pixels() *
                                (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
     // This many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
     constexpr int64_t kChunkPixels = 4096;
+    plan.sums = Sums::kShared;
     plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),
-                            std::min(problem.threads, plan.pieces), plan.pieces);
+                            std::min(alike.threads, plan.pieces), plan.pieces);
     plan.workspace = plan.chunk * tile_bytes + 9 * 4 * problem.inputs * problem.outputs;
     return within_cap(settings, plan, direct);
   }
+  const auto fits = [&](const std::optional<Plan>& plan) {
+    return plan && (settings.workspace < 0 || plan->workspace <= settings.workspace);
+  };
   const auto parts = winograd_gradient_in_parts(problem, algorithm);
-  if (parts && (settings.workspace < 0 || parts->workspace <= settings.workspace)) return *parts;
+  if (fits(parts)) return *parts;
+  const auto blocks = winograd_gradient_in_blocks(problem, algorithm);
+  if (fits(blocks)) return *blocks;
   return within_cap(settings, winograd_gradient_in_chunks(problem, algorithm), direct);
 }
 

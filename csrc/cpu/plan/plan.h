@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <optional>
+
 #include "cpu/isa/kernels.h"
 
 namespace vgg_fast::cpu {
@@ -38,17 +40,31 @@ struct Problem {
   void set_instruction_set(InstructionSet set);  // after the storage
 };
 
+// How the sums of a weight's gradient are kept. It follows from the shape alone, so that any number
+// of threads adds up the same.
+enum class Sums {
+  kShared,    // one array, to which all threads add one chunk of tiles after the other
+  kInParts,   // one array for each part of the tiles, added up in the end
+  kInBlocks,  // a block at a time, of all tiles; none as a whole
+};
+
+inline const char* name(Sums sums) {
+  constexpr const char* kNames[] = {"shared", "in parts", "in blocks"};
+  return kNames[int(sums)];
+}
+
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
   // Of a direct convolution: at most kFewPixels, by dot products with the unpacked weight. A weight
   // whose outputs aren't dense takes the tiling.
   bool gemv = false;
   Tiling tiling;
-  Blocking blocking;      // a Winograd convolution's
-  int64_t chunk = 0;      // a weight gradient's, except the direct one's: tiles
-  int64_t parts = 1;      // of its tiles, each with chunks and sums of its own; 1: shared by all
-  int64_t pieces = 0;     // of work: shared by the threads, except chunks
-  int64_t workspace = 0;  // approximate bytes in addition to the tensors; 0 for direct tiles
+  Blocking blocking;         // a Winograd convolution's
+  std::optional<Sums> sums;  // a weight gradient's
+  int64_t chunk = 0;         // of its tiles, which are transformed, then multiplied; not direct
+  int64_t parts = 1;         // of its tiles: kInParts
+  int64_t pieces = 0;        // of work: shared by the threads, except chunks
+  int64_t workspace = 0;     // approximate bytes in addition to the tensors; 0 for direct tiles
   // Workspace of the plan that exceeded the settings' cap, where this one replaces it; or 0.
   int64_t refused_workspace = 0;
 };
