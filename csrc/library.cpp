@@ -99,6 +99,12 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
       "_unit_distance_slope(Tensor input, Tensor target, Tensor? weight=None) "
       "-> (Tensor distance, Tensor slope)");
 
+  // A linear layer of float32 matrices, for few rows: input (M, C), weight (K, C), bias (K).
+  m.def("linear(Tensor input, Tensor weight, Tensor bias) -> Tensor");
+  m.def(
+      "linear_backward(Tensor grad_output, Tensor input, Tensor weight, bool need_input, "
+      "bool need_weight) -> (Tensor grad_input, Tensor grad_weight)");
+
   // A map in NCHW: the others return channels_last.
   m.def("to_nchw(Tensor input) -> Tensor");
 

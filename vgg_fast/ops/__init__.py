@@ -18,6 +18,7 @@ from vgg_fast.ops import (  # noqa: E402
     distances,
     flops,
     frozen,
+    linear,
     max_pool2x2,
     to_nchw,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "conv3x3_relu_pool",
     "distances",
     "frozen",
+    "linear",
     "max_pool2x2",
     "to_nchw",
 ]

@@ -264,6 +264,31 @@ struct DistanceKernels {
                void* slope);
 };
 
+// A linear layer's matrices, dense: input (M, C), weight (K, C), output (M, K).
+struct Linear {
+  int64_t rows = 0, inputs = 0, outputs = 0;
+  const float* weight = nullptr;
+};
+
+// With more rows the products take longer than passing over the weight.
+constexpr int64_t kMostLinearRows = 64;
+// Columns of the packed input that lie together, and of its gradient that are summed up together.
+constexpr int64_t kLinearStretch = 256, kLinearColumns = 1024;
+
+// Of at most kMostLinearRows rows; linear.inl says what.
+struct LinearKernels {
+  // packed[stretch][M][kLinearStretch], of the stretches [first, last).
+  void (*pack_input)(const Linear&, const float* input, int64_t first, int64_t last, float* packed);
+  void (*forward)(const Linear&, const float* packed_input, const float* bias, int64_t first_output,
+                  int64_t last_output, float* output);
+  // At most kLinearColumns inputs, by way of sums[M][kLinearColumns].
+  void (*grad_input)(const Linear&, const float* grad_output, int64_t first_input,
+                     int64_t last_input, float* sums, float* grad_input);
+  // From gradients[K][M].
+  void (*grad_weight)(const Linear&, const float* gradients, const float* packed_input,
+                      int64_t first_output, int64_t last_output, float* grad_weight);
+};
+
 struct Kernels {
   InstructionSet set;
 
@@ -322,6 +347,7 @@ struct Kernels {
   uint64_t (*fingerprint)(const char* from, int64_t bytes, uint64_t seed);
 
   NormKernels norm;
+  LinearKernels linear;
   DistanceKernels distance;
   WinogradKernels winograd2, winograd4;  // m = 2 and 4
 };

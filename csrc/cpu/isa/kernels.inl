@@ -16,6 +16,7 @@
 #include "cpu/algorithms/direct_gradient.inl"
 #include "cpu/algorithms/few_outputs.inl"
 #include "cpu/algorithms/gemv.inl"
+#include "cpu/algorithms/linear.inl"
 #include "cpu/algorithms/winograd_transforms.inl"
 #include "cpu/algorithms/winograd.inl"
 #include "cpu/algorithms/winograd_gradient.inl"
@@ -76,6 +77,13 @@ constexpr WinogradKernels kWinograd = {
                 task, destination, first, last, inputs, gradients, sums, flushed);
           });
         },
+};
+
+constexpr LinearKernels kLinear = {
+    .pack_input = pack_linear_input,
+    .forward = linear_forward,
+    .grad_input = linear_grad_input,
+    .grad_weight = linear_grad_weight,
 };
 
 constexpr DistanceKernels kDistance = {
@@ -264,6 +272,7 @@ constexpr Kernels kTable = {
         },
     .fingerprint = fingerprint,
     .norm = kNorm,
+    .linear = kLinear,
     .distance = kDistance,
     .winograd2 = kWinograd<Winograd<2>>,
     .winograd4 = kWinograd<Winograd<4>>,
