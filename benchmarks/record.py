@@ -231,10 +231,10 @@ def of_the_limit(row: Record, peer: Record, limits: Record) -> dict[str, float] 
     """The least time that the machine's peaks allow over the time that was taken.
 
     By arithmetic: "direct", as the definition has it (with fewer multiplications one can be faster
-    than it: above 1), and "winograd", F(4×4, 3×3). None for a peer that wasn't timed, or a
-    record without operations.
+    than it: above 1), and "winograd", F(4×4, 3×3). None for a peer that wasn't timed, for TF32,
+    whose peak isn't measured, or for a record without operations.
     """
-    if "seconds" not in peer or "operations" not in row:
+    if "seconds" not in peer or "operations" not in row or peer["precision"] not in row["bytes"]:
         return None
     precision, taken = peer["precision"], peer["seconds"]["median"]
     moved = row["bytes"][precision]
