@@ -442,6 +442,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
         ("decisions-bad", "benchmarks.decisions"),
         ("models-bad", "benchmarks.models"),
         ("features-bad", "benchmarks.features"),
+        ("plan-bad", "benchmarks.plan"),
     ],
 )
 def test_a_file_that_is_no_record_is_named(root, name, program, content) -> None:
