@@ -34,9 +34,13 @@ class Call:
 
 
 class Peer(Protocol):
-    name: str
-    precision: Arithmetic | None
-    """Of its arithmetic, whatever the work's; None takes the work's."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def precision(self) -> Arithmetic | None:
+        """Of its arithmetic, whatever the work's; None takes the work's."""
+        ...
 
     def version(self) -> str:
         """Raises: Unavailable: it isn't installed."""
