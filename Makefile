@@ -102,6 +102,8 @@ bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and r
 smoke: $(INSTALLED) $(BENCH_TOOLS)  ## run one quick pass through the benchmarks
 	OMP_NUM_THREADS=1 $(RUN) -m pytest benchmarks --benchmark-disable --quick -q $(ARGS)
 	$(RUN) -m benchmarks.features --quick --threads 1
+	$(RUN) -m benchmarks.plan --quick --threads 1
+	$(RUN) -m benchmarks.busy --quick --threads 1
 
 # For kernels that changed on purpose: make test compares with what this writes.
 counts: $(INSTALLED)  ## renew the instruction counts of the CPU kernels, with valgrind

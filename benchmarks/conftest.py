@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks import cost, reference
-from benchmarks.peers import PEERS, Unavailable, precision
+from benchmarks.peers import DEFAULT_PEERS, PEERS, Unavailable, precision
 from benchmarks.timing import turn
 from benchmarks.work import Work, works
 
@@ -67,7 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for work in _works(config).values()
         if belongs(work) and (every or work.in_report or work.level != "network")
     ]
-    pairs = [pytest.param(work, peer, id=f"{work}-{peer}") for work in chosen for peer in PEERS]
+    peers = PEERS if named else DEFAULT_PEERS
+    pairs = [pytest.param(work, peer, id=f"{work}-{peer}") for work in chosen for peer in peers]
     metafunc.parametrize(("work", "peer"), pairs)
 
 

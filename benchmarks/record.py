@@ -23,6 +23,19 @@ The record of benchmarks.features: the environment, ``options``, and by parts
     curve       title, limit_gib, and ``ways`` by name: points [{size, megapixels, bytes}] or
                 [{size, megapixels, problem}], and megapixels_per_gb
 
+The record of benchmarks.plan: the environment, ``options``, ``dtype``, how many shapes the ``grid``
+has within its ``bounds``, and
+    rows        one for each shape and pass: images, size, in_channels, out_channels, pass; the
+                algorithm that the plan has ``chosen``, the ``best``, the ``ratio`` of their times,
+                rounds, and ``seconds`` by algorithm (medians)
+    summary     by pass, and of all: shapes, how many are near (ratio at most 1.05), their share,
+                and the ratios' geometric mean
+
+The record of benchmarks.busy: the environment, ``options``, ``openmp`` {variable: value}, the
+system's ``load_before``, work, shape, rounds, ``usable_cores``, ``fair`` (the ratio of a fair
+share), and ``peers`` by name: version, error, and ``quiet``, ``busy`` and ``ratio`` (median, q1,
+q3); or problem: why there are none.
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
@@ -49,6 +62,8 @@ SCHEMA = 3
 DECISIONS = "decisions-"  # how the names of benchmarks.decisions' records begin
 MODELS = "models-"  # and of benchmarks.models'
 FEATURES = "features-"  # and of benchmarks.features'
+PLAN = "plan-"  # and of benchmarks.plan's
+BUSY = "busy-"  # and of benchmarks.busy's
 Record = dict[str, Any]
 
 
@@ -102,7 +117,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
     for path in _finished(results, ""):
-        if path.name.startswith((DECISIONS, MODELS, FEATURES)):
+        if path.name.startswith((DECISIONS, MODELS, FEATURES, PLAN, BUSY)):
             continue
         with _read(path, "benchmarks.run") as record:
             if "groups" in record:
@@ -156,6 +171,21 @@ def newest_features(results: Path) -> list[Record]:
             options = record["options"]
             if not (options["quick"] or options["only"]) and options["memory"]:
                 _keep_newest(found, (record["cpu"], record["threads"]), record)
+    return _newest_first(found)
+
+
+def newest_plans(results: Path) -> list[Record]:
+    """The newest record of benchmarks.plan for each machine and dtype, newest first.
+
+    Raises:
+        SystemExit: a file isn't a record; the message names it.
+    """
+    found: dict[Any, Record] = {}
+    for path in _finished(results, PLAN):
+        with _read(path, "benchmarks.plan") as record:
+            if not (record["options"]["quick"] or record["interrupted"]):
+                machine = (record["cpu"], record["threads"], record["instruction_set"])
+                _keep_newest(found, (*machine, record["dtype"]), record)
     return _newest_first(found)
 
 
@@ -231,10 +261,10 @@ def of_the_limit(row: Record, peer: Record, limits: Record) -> dict[str, float] 
     """The least time that the machine's peaks allow over the time that was taken.
 
     By arithmetic: "direct", as the definition has it (with fewer multiplications one can be faster
-    than it: above 1), and "winograd", F(4×4, 3×3). None for a peer that wasn't timed, or a
-    record without operations.
+    than it: above 1), and "winograd", F(4×4, 3×3). None for a peer that wasn't timed, for TF32,
+    whose peak isn't measured, or for a record without operations.
     """
-    if "seconds" not in peer or "operations" not in row:
+    if "seconds" not in peer or "operations" not in row or peer["precision"] not in row["bytes"]:
         return None
     precision, taken = peer["precision"], peer["seconds"]["median"]
     moved = row["bytes"][precision]

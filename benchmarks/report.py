@@ -17,7 +17,15 @@ import tyro
 
 from benchmarks import page, pictures, tables
 from benchmarks.features import tables as of_features
-from benchmarks.record import Record, newest, newest_decisions, newest_features, newest_models
+from benchmarks.plan import tables as of_plans
+from benchmarks.record import (
+    Record,
+    newest,
+    newest_decisions,
+    newest_features,
+    newest_models,
+    newest_plans,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +68,7 @@ def documents(root: Path) -> dict[Path, str]:
         },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),
+            "plan": of_plans.measured(newest_plans(results)),
             "models": tables.every_model(models),
             "features": of_features.measured(features),
             "measured": tables.measured(cpus),

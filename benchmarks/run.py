@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks import cost, growth, measure, memory, peak, show
-from benchmarks.peers import PEERS
+from benchmarks.peers import DEFAULT_PEERS, PEERS
 from benchmarks.record import RESULTS, SCHEMA, environment, file_name, limits, write
 from benchmarks.work import Work, works
 
@@ -41,8 +41,8 @@ class Options:
     """Names or patterns of works, such as 'seed-*'; those of the report if not given. The record is
     written only if --output says where to."""
 
-    peers: tuple[str, ...] = tuple(PEERS)
-    """Which of them take part; vgg_fast is in the list."""
+    peers: tuple[str, ...] = DEFAULT_PEERS
+    """Which of them take part; vgg_fast is in the list. --list names further ones."""
 
     threads: int | None = None
     """CPU threads of every peer; torch's default if not given."""
@@ -156,7 +156,7 @@ class Run:
         options = self.options
         parts = ["python -m benchmarks.run", "--only", work.name, f"--threads {self.threads}"]
         parts += ["--quick"] * options.quick + ["--no-memory"] * (not options.memory)
-        if options.peers != tuple(PEERS):
+        if options.peers != DEFAULT_PEERS:
             parts.append("--peers " + " ".join(f"'{p}'" if " " in p else p for p in options.peers))
         return " ".join(parts)
 
@@ -185,7 +185,8 @@ def main(arguments: list[str] | None = None) -> Path | None:
     if options.list:
         for work in works(options.quick).values() if not options.only else chosen:
             print(f"{work.name:44} {work.title}{'' if work.in_report else '  (with --only)'}")
-        print("\npeers: " + ", ".join(PEERS))
+        print("\npeers: " + ", ".join(DEFAULT_PEERS))
+        print("with --peers: " + ", ".join(p for p in PEERS if p not in DEFAULT_PEERS))
         return None
     if options.threads is not None:
         if options.threads < 1:

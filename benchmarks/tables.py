@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from benchmarks import floor, pictures
 from benchmarks.gpu import figures
 from benchmarks.models import record as of_models
-from benchmarks.peers import PEERS
+from benchmarks.peers import DEFAULT_PEERS
 from benchmarks.record import COLUMNS, Record, cells, is_layer, limits, machine, ratio, timed
 
 NOT_YET = "not measured yet"
-OTHERS = tuple(name for name in PEERS if name != "vgg_fast")
+OTHERS = tuple(name for name in DEFAULT_PEERS if name != "vgg_fast")
 WHAT_GROWS = {
     "batch": "batch",
     "side": "image side",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from benchmarks.shapes import Precision
 from benchmarks.work import Work
+
+# TF32 is an arithmetic only: no tensor, and so no work, is in it.
+Arithmetic = Precision | Literal["tf32"]
 
 
 class Unavailable(Exception):
@@ -31,9 +34,13 @@ class Call:
 
 
 class Peer(Protocol):
-    name: str
-    precision: Precision | None
-    """Of its arithmetic, whatever the work's; None takes the work's."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def precision(self) -> Arithmetic | None:
+        """Of its arithmetic, whatever the work's; None takes the work's."""
+        ...
 
     def version(self) -> str:
         """Raises: Unavailable: it isn't installed."""
@@ -58,7 +65,7 @@ def installed_version(package: str) -> str:
         raise Unavailable(f"isn't installed (pip install {package})") from None
 
 
-def precision(peer: Peer, work: Work) -> Precision:
+def precision(peer: Peer, work: Work) -> Arithmetic:
     """In which a peer does a work."""
     return peer.precision or work.precision
 

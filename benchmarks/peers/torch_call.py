@@ -14,11 +14,17 @@ from benchmarks.peers.base import Call
 from benchmarks.work import Work
 
 
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of a training step; see Work's kinds."""
+    return torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
+
+
 def torch_call(
     work: Work,
     model: nn.Module,
     layout: torch.memory_format,
     wrap: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda model: model,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = sgd,
 ) -> Call:
     """``work`` by ``model``, called through ``wrap(model)``, on an input in ``layout``."""
     model = model.to(work.device, work.dtype, memory_format=layout)
@@ -27,7 +33,7 @@ def torch_call(
     if work.kind == "forward":
         return _forward(net, images)
     if work.kind == "training step":
-        return _training_step(work, net, model, images)
+        return _training_step(work, net, optimizer(list(model.parameters())), images)
     wants_input = work.wants_input_gradient or work.kind == "input gradient"
     images.requires_grad_(wants_input)
     with torch.no_grad():
@@ -69,11 +75,10 @@ def _forward(net: Callable[[Tensor], Tensor], images: Tensor) -> Call:
 
 
 def _training_step(
-    work: Work, net: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor
+    work: Work, net: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, images: Tensor
 ) -> Call:
     labels = work.labels().to(images.device)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
+    parameters: list[Tensor] = optimizer.param_groups[0]["params"]
     for parameter in parameters:  # a step makes the momentum's buffers, before anything is timed
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

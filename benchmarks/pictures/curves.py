@@ -180,7 +180,7 @@ def _points(axes: Axes, row: Record) -> None:
     """In bf16 they are hollow. A peer of one precision is in both rows: it is drawn once."""
     for peer, found in timed(row).items():
         half = found["precision"] == "bf16"
-        if row["precision"] == "bf16" and peer.endswith("bf16"):
+        if row["precision"] == "bf16" and "bf16" in peer:
             continue
         axes.scatter(
             [found["seconds"]["median"] * 1e3],
@@ -190,5 +190,5 @@ def _points(axes: Axes, row: Record) -> None:
             facecolors="none" if half else color(peer),
             edgecolors=color(peer),
             linewidths=1.4,
-            label=peer + " in bf16" * (half and not peer.endswith("bf16")),
+            label=peer + " in bf16" * (half and "bf16" not in peer),
         )

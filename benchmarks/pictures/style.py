@@ -17,7 +17,9 @@ COLORS = {
     "vgg_fast": "#e5484d",
     "eager": "#8f8f8f",
     "channels_last": "#4c8dd6",
+    "channels_last bf16 mode": "#9cc3ef",
     "compile": "#e0873a",
+    "ipex settings": "#1f5fa8",
     "onnxruntime": "#3aa655",
     "openvino": "#a06cd5",
     "openvino bf16": "#c79bf0",
@@ -25,7 +27,7 @@ COLORS = {
     "cudnn": "#76b900",
     "apex": "#2f9e9e",
 }
-MARKERS = dict(zip(COLORS, "osD^vPX*<>", strict=True))
+MARKERS = dict(zip(COLORS, "osDd^pvPX*<>", strict=True))
 
 
 def color(peer: str) -> str:

@@ -292,13 +292,17 @@ def test_unknown_names_are_refused(arguments, message) -> None:
 
 ON_CPUS = ("onnxruntime", "openvino", "openvino bf16", "ncnn")
 ON_GPUS = ("cudnn", "apex")
+SETTINGS = (
+    "ipex settings",
+    *(f"{peer} {mode} mode" for peer in ("channels_last", "compile") for mode in ("bf16", "tf32")),
+)
 
 
 def test_peers_without_gradients_say_so() -> None:
     for name in ON_CPUS:
         with pytest.raises(Unavailable, match="computes no gradients"):
             PEERS[name].prepare(KINDS["backward"])
-    assert set(PEERS) == {*TORCH_PEERS, *ON_CPUS, *ON_GPUS}
+    assert set(PEERS) == {*TORCH_PEERS, *SETTINGS, *ON_CPUS, *ON_GPUS}
 
 
 def test_peers_for_gpus_are_absent_on_a_cpu() -> None:

@@ -160,6 +160,20 @@ def test_ratios_quartiles_means_and_memory(root) -> None:
     assert "with changes" in readme and "| 250 MiB |" in notebook
 
 
+def test_variants_of_a_peer_are_in_the_notebook_alone(root) -> None:
+    found = record()
+    half, finer = "channels_last bf16 mode", "channels_last tf32 mode"
+    for name in (half, finer):
+        seconds = peer(4.0, 2.0, precision=name.split()[1], error=1e-3)
+        found["rows"][0]["peers"][name] = seconds
+    put(root, "a.json", found)
+    readme, notebook = made(root)
+    assert f"| | eager | {half} |\n" in readme and finer not in readme
+    # The limit in bf16 is an eighth of the time that was taken; in TF32 none is known.
+    assert f"|  | {half} | 2.00 | 1.80–2.20 | 5 | 1.0e-03 | 2 % |" in notebook
+    assert f"|  | {finer} | 2.00 | 1.80–2.20 | 5 | 1.0e-03 | – | – |" in notebook
+
+
 def test_how_often_rounding_decides_is_told_if_it_was_measured(root) -> None:
     put(root, "a.json", record())
     assert "Not measured yet." in made(root)[0]
@@ -428,6 +442,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
         ("decisions-bad", "benchmarks.decisions"),
         ("models-bad", "benchmarks.models"),
         ("features-bad", "benchmarks.features"),
+        ("plan-bad", "benchmarks.plan"),
     ],
 )
 def test_a_file_that_is_no_record_is_named(root, name, program, content) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import tyro
 
-from benchmarks import growth, report, run
+from benchmarks import busy, growth, report, run
 from benchmarks.features import __main__ as features
 from benchmarks.models import __main__ as models
+from benchmarks.plan import __main__ as plan
 from tests.support.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.dispatch import environment
@@ -65,6 +66,10 @@ def parse(module: str, arguments: list[str]) -> None:
         tyro.cli(models.Options, args=arguments)
     elif module == "benchmarks.features":
         features.chosen_parts(tyro.cli(features.Options, args=arguments))
+    elif module == "benchmarks.plan":
+        plan.check(tyro.cli(plan.Options, args=arguments))
+    elif module == "benchmarks.busy":
+        busy.check(tyro.cli(busy.Options, args=arguments))
     elif module == "benchmarks.growth":
         tyro.cli(growth.Options, args=arguments)
     elif module == "benchmarks.report":

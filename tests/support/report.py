@@ -15,6 +15,7 @@ README = (
 )
 NOTEBOOK = (
     "<!-- report:floor -->\n<!-- /report:floor -->\n"
+    "<!-- report:plan -->\n<!-- /report:plan -->\n"
     "<!-- report:models -->\n<!-- /report:models -->\n"
     "<!-- report:features -->\n<!-- /report:features -->\n"
     "<!-- report:measured -->\n<!-- /report:measured -->\n"

@@ -1,0 +1,1 @@
+"""Whether the CPU kernels' plan takes the fastest algorithm: python -m benchmarks.plan"""
