@@ -13,7 +13,7 @@ from vgg_fast import cpu
 
 ALGORITHMS = [name for name in cpu.ALGORITHMS if name != "auto"]
 
-# N, C, H, W, K. What their weight gradients are like by "winograd4": sums in blocks, in parts, shared;
+# N, C, H, W, K. The sums of their weight gradients by "winograd4": in blocks, in parts, shared;
 # a first layer, whose sums the direct algorithm keeps in parts.
 SHAPES = {
     "blocks": (3, 50, 15, 13, 70),

@@ -1,4 +1,4 @@
-"""``nn.Linear`` by the fastest of torch's ways for few rows on a CPU."""
+"""``nn.Linear`` by the fastest way for few rows on a CPU: our kernels, or one of torch's."""
 
 from typing import Optional
 
@@ -6,15 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vgg_fast.ops.linear import MOST_ROWS
+
 __all__ = ["Linear"]
+
+LEAST_WEIGHTS = 1 << 20
+"""Of fewer, which stay in a cache, torch's products are as fast."""
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, by the fastest of torch's ways for few rows on a CPU.
+    """``nn.Linear``, by the fastest way for few rows on a CPU.
 
-    With few rows the bytes of the weight decide. From 8 rows on y = x Wᵀ copies all of W into
-    another order first, and y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on. And in a
-    training step autocast writes a 16-bit copy of W, and of its gradient, which takes longer than
+    With few rows the bytes of the weight decide. In float32, up to 64 rows and from 2²⁰ weights on,
+    kernels of ours pass over them once, forward and backward (``vgg_fast::linear``). Elsewhere it
+    is one of torch's ways: from 8 rows on y = x Wᵀ copies all of W into another order first, and
+    y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on. And in a training step autocast writes a 16-bit copy of W, and of its gradient, which takes longer than
     the product in float32: up to 64 rows are multiplied in float32, and only the result has
     autocast's dtype. Where autocast keeps its copy from call to call, as for inference, or where a
     program is exported, it casts as ever. docs/performance.md has the measurements.
@@ -72,12 +78,29 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.jit.is_scripting():
         few = input.shape[0] <= 7
     else:
+        if _is_ours(input, weight, bias):
+            output: Tensor = torch.ops.vgg_fast.linear.default(input, weight, bias)
+            return output
         few = _has_rows_up_to(7, input)
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
     if dtype == torch.bfloat16 or (dtype == torch.float32 and not few):
         return torch.addmm(bias.unsqueeze(1), weight, input.t()).t().contiguous()
     return linear(input, weight, bias)
+
+
+def _is_ours(input: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether our kernels serve it: called as it is, with plain tensors."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return (
+        input.dtype == weight.dtype == bias.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and input.shape[0] <= MOST_ROWS
+        and weight.numel() >= LEAST_WEIGHTS
+        and type(input) is Tensor
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (weight, bias))
+    )
 
 
 def _has_rows_up_to(most: int, input: Tensor) -> bool:
