@@ -85,8 +85,10 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
     }
     WinogradWeightFacts facts{0, false};
     for (int64_t k = 0; k < used; ++k) {
-      const float magnitude = FloatVector(largest[k / S::kLanes])[k % S::kLanes];
-      facts.small |= magnitude > 0 && magnitude <= kSmallSum;
+      const int bits = largest[k / S::kLanes][k % S::kLanes];
+      // As integers: Arm's processors, once they flush, read denormal numbers as zeros, too.
+      facts.small |= bits > 0 && bits <= __builtin_bit_cast(int, kSmallSum);
+      const float magnitude = __builtin_bit_cast(float, bits);
       if (magnitude > facts.largest) facts.largest = magnitude;
     }
     facts.largest *=
