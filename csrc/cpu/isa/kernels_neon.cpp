@@ -4,7 +4,7 @@
 #if defined(__aarch64__)
 
 // Moved up in front of their multiply-adds, the loads of a micro-kernel would need more registers
-// than there are, and GCC would keep some of the sums in memory.
+// than there are, and the sums would go to memory. GCC moves them within a term, Clang to others.
 #if !defined(__clang__)
 #pragma GCC optimize("no-schedule-insns")
 #endif
@@ -20,6 +20,15 @@ struct Isa {
   static constexpr InstructionSet kSet = InstructionSet::kNeon;
   static constexpr int64_t kBytes = vector_bytes(kSet);
   static constexpr int64_t kVectors = vectors_of_outputs(kSet);
+#if defined(__clang__)
+  // What adds to the sums stands in front of this, and what is loaded later behind it.
+  template <class Vector, int64_t kRows, int64_t kWidth>
+  static inline void finish(Vector (&sums)[kRows][kWidth]) {
+    for (auto& row : sums) {
+      for (Vector& sum : row) asm volatile("" : "+w"(sum)::"memory");
+    }
+  }
+#endif
   // Multiplies the halves of each 64-bit word: an instruction that GCC doesn't choose on its own.
   template <class Words>
   static inline uint64x2_t multiply_halves(Words words) {
@@ -35,13 +44,13 @@ struct Isa {
     return unsigned(vaddvq_u64(vshlq_u64(vshrq_n_u64(vreinterpretq_u64_f64(vector), 63), places)));
   }
   // GCC converts vectors between these widths lane by lane, and compares four bytes so.
-  static inline uint32x4_t widened(uint16x4_t halves) { return vmovl_u16(halves); }
+  static inline uint32x4_t widened_halves(uint16x4_t halves) { return vmovl_u16(halves); }
   static inline float32x4_t widened_float16(uint16x4_t halves) {
     return vcvt_f32_f16(vreinterpret_f16_u16(halves));
   }
   template <class Integers, class Bytes>
     requires(sizeof(Integers) == kBytes)
-  static inline Integers widened_bytes(Bytes bytes) {
+  static inline Integers widened(Bytes bytes) {
     uint64_t bits = 0;
     __builtin_memcpy(&bits, &bytes, sizeof(bytes));
     const uint16x8_t halves = vmovl_u8(vcreate_u8(bits));
@@ -50,9 +59,12 @@ struct Isa {
     if constexpr (sizeof(Bytes) == 4) return Integers(words);
     return Integers(vmovl_u32(vget_low_u32(words)));
   }
-  static inline uint32_t narrowed_to_bytes(int32x4_t words) {
-    const int16x4_t halves = vmovn_s32(words);
-    return vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(halves, halves))), 0);
+  template <class Bytes, class Integers>
+    requires(sizeof(Bytes) == 4 && sizeof(Integers) == kBytes)
+  static inline Bytes narrowed(Integers words) {
+    const int16x4_t halves = vmovn_s32(int32x4_t(words));
+    const int8x8_t bytes = vmovn_s16(vcombine_s16(halves, halves));
+    return __builtin_bit_cast(Bytes, vget_lane_u32(vreinterpret_u32_s8(bytes), 0));
   }
 };
 

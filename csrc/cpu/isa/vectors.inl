@@ -64,8 +64,8 @@ inline FloatVector load_stored(const Half* from) {
   __builtin_memcpy(&bits, from, sizeof(bits));
   if constexpr (__is_same(Half, Float16) && requires { Set::widened_float16(bits); }) {
     return Set::widened_float16(bits);
-  } else if constexpr (requires { Set::widened(bits); }) {
-    return widen<FloatVector>(Half{}, Shape<float>::Unsigned(Set::widened(bits)));
+  } else if constexpr (requires { Set::widened_halves(bits); }) {
+    return widen<FloatVector>(Half{}, Shape<float>::Unsigned(Set::widened_halves(bits)));
   } else {
     return widen<FloatVector>(Half{}, __builtin_convertvector(bits, Shape<float>::Unsigned));
   }
@@ -151,16 +151,16 @@ inline void put_bytes(typename Shape<Real>::Bytes bytes, int64_t count, uint8_t*
 // Bytes from small integers, and what `compare` makes of bytes, a lane each.
 template <class Bytes, class Integers, class Set = Isa>
 inline Bytes bytes_of(Integers integers) {
-  if constexpr (requires { Set::narrowed_to_bytes(integers); }) {
-    return __builtin_bit_cast(Bytes, Set::narrowed_to_bytes(integers));
+  if constexpr (requires { Set::template narrowed<Bytes>(integers); }) {
+    return Set::template narrowed<Bytes>(integers);
   } else {
     return __builtin_convertvector(integers, Bytes);
   }
 }
 template <class Integers, class Bytes, class Compare, class Set = Isa>
 inline Integers compare_bytes(Bytes bytes, const Compare& compare) {
-  if constexpr (requires { Set::template widened_bytes<Integers>(bytes); }) {
-    return compare(Set::template widened_bytes<Integers>(bytes));
+  if constexpr (requires { Set::template widened<Integers>(bytes); }) {
+    return compare(Set::template widened<Integers>(bytes));
   } else {
     return __builtin_convertvector(compare(bytes), Integers);
   }

@@ -242,8 +242,7 @@ int64_t check_convolution(Algorithm algorithm, const SourceMap& map, const Weigh
   Numbers exact(sums.size());
   for (size_t i = 0; i < exact.size(); ++i) {
     const int64_t k = int64_t(i) % outputs;
-    const double value =
-        sums[i] * (scale.empty() ? 1 : scale[k]) + (bias.empty() ? 0 : bias[k]);
+    const double value = sums[i] * (scale.empty() ? 1 : scale[k]) + (bias.empty() ? 0 : bias[k]);
     const bool is_cut = wanted.relu && value <= 0;
     exact[i] = !is_cut ? value : wanted.slope == 0 ? 0 : value * wanted.slope;
   }

@@ -9,9 +9,9 @@ namespace {
 constexpr Algorithm kAlgorithms[] = {Algorithm::kDirect, Algorithm::kWinograd2,
                                      Algorithm::kWinograd4};
 constexpr Prologue kPrologues[] = {
-    Prologue::kNone,         Prologue::kReluGradient,     Prologue::kLeakyReluGradient,
-    Prologue::kReluMask,     Prologue::kPoolReluGradient, Prologue::kPoolLeakyReluGradient,
-    Prologue::kPoolMask,     Prologue::kBothMask};
+    Prologue::kNone,     Prologue::kReluGradient,     Prologue::kLeakyReluGradient,
+    Prologue::kReluMask, Prologue::kPoolReluGradient, Prologue::kPoolLeakyReluGradient,
+    Prologue::kPoolMask, Prologue::kBothMask};
 constexpr Border kBorders[] = {Border::kZeros, Border::kMemory, Border::kReflect,
                                Border::kReplicate, Border::kCircular};
 

@@ -109,21 +109,21 @@ void run_winograd(WeightGradient task, Algorithm algorithm, Found& found) {
   for (int64_t start = 0; start < tiles; start += task.chunk) {
     const int64_t count = std::min(task.chunk, tiles - start), half = count / 2;
     const auto transform = [&](int64_t first, int64_t last) {
-      flushed |= kernel.transform_gradient(task, start, start + first, start + last,
-                                           inputs.as<float>(), gradients.as<float>(),
-                                           bias.as<float>());
+      flushed |=
+          kernel.transform_gradient(task, start, start + first, start + last, inputs.as<float>(),
+                                    gradients.as<float>(), bias.as<float>());
     };
     transform(0, half);
     transform(half, count);
-    for (const auto& [first, last] : {std::pair{int64_t(0), sizes.rows / 3},
-                                      {sizes.rows / 3, sizes.rows}}) {
+    for (const auto& [first, last] :
+         {std::pair{int64_t(0), sizes.rows / 3}, {sizes.rows / 3, sizes.rows}}) {
       flushed |= kernel.multiply_gradient(task, count, start > 0, first, last, inputs.as<float>(),
                                           gradients.as<float>(), sums.as<float>());
     }
   }
   check(!flushed, "denormal numbers are found where there are none");
-  const float largest = kernel.store_gradient(task, found.weight.weight(), sums.as<float>(), 0,
-                                              task.input.channels);
+  const float largest =
+      kernel.store_gradient(task, found.weight.weight(), sums.as<float>(), 0, task.input.channels);
   found.finite = std::isfinite(largest);
   table().store_bias_gradient(storage, bias.as(), 1, outputs, found.bias.at());
 }

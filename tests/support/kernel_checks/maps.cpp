@@ -103,8 +103,7 @@ void check_transposition(Storage storage, int64_t rows, int64_t columns) {
   Tensor input(storage, from), output(storage, (columns - 1) * to_stride + rows);
   Numbers expected((columns - 1) * to_stride + rows, NAN);
   for (int64_t i = 0; i < rows * columns; ++i) {
-    expected[i % columns * to_stride + i / columns] =
-        from[i / columns * from_stride + i % columns];
+    expected[i % columns * to_stride + i / columns] = from[i / columns * from_stride + i % columns];
   }
   table().transpose(storage, input.at(), from_stride, rows, columns, output.at(), to_stride);
   expect_equal(output.read(), expected, "the transposed matrix, and what lies between its rows");
@@ -248,10 +247,10 @@ void check_distances(Storage storage, int64_t pixels, int64_t channels) {
 
 void check_maps() {
   const Case named("maps");
-  constexpr Pool kPools[] = {
-      {1, 1, 2, 2, false},   {2, 3, 3, 9, false},   {1, 67, 5, 4, false}, {2, 16, 4, 6, false},
-      {1, 35, 4, 7, false},  {1, 1, 2, 2, true},    {2, 3, 3, 9, true},   {1, 67, 5, 4, true},
-      {1, 5, 4, 70, true},   {2, 1, 4, 67, true},   {1, 300, 3, 6, true}, {1, 13, 31, 2, true}};
+  constexpr Pool kPools[] = {{1, 1, 2, 2, false},  {2, 3, 3, 9, false},  {1, 67, 5, 4, false},
+                             {2, 16, 4, 6, false}, {1, 35, 4, 7, false}, {1, 1, 2, 2, true},
+                             {2, 3, 3, 9, true},   {1, 67, 5, 4, true},  {1, 5, 4, 70, true},
+                             {2, 1, 4, 67, true},  {1, 300, 3, 6, true}, {1, 13, 31, 2, true}};
   for (Storage storage : kStorages) {
     for (const Pool& pool : kPools) check_pooling(storage, pool);
     for (int64_t rows : {1, 4, 7, 16, 33}) {

@@ -42,8 +42,7 @@ void check_conversions() {
       Tensor zeros = padded_to_block(storage, Numbers(kChannels));
       Tensor ones = padded_to_block(storage, Numbers(kChannels, 1));
       Tensor offset = padded_to_block(storage, Numbers(kChannels, bias));
-      const Norm task{storage,   kChannels, input.at(), zeros.at(),
-                      ones.at(), offset.at(), false,    0};
+      const Norm task{storage, kChannels, input.at(), zeros.at(), ones.at(), offset.at(), false, 0};
       table().norm.forward(task, 0, kCount / kChannels, output.at());
       Numbers expected(kCount);
       for (int64_t i = 0; i < kCount; ++i) {
@@ -144,7 +143,8 @@ void check_denormal_numbers() {
   }
 }
 
-// A weight gradient's transforms and products say that denormal numbers were flushed, and only then.
+// A weight gradient's transforms and products say that denormal numbers were flushed, and only
+// then.
 void check_flags() {
   const Sizes sizes{1, 8, 8, 8};
   for (const auto& [scale, expected] : {std::pair{1.0, false}, {1e-39, true}, {1e-22, true}}) {
@@ -161,8 +161,8 @@ void check_flags() {
     Memory inputs(bytes.inputs), gradients(bytes.gradients), sums(bytes.sums);
     Memory bias(table().channel_block(Storage::kFloat32) * 4);
     bias.fill(0);
-    bool found = kernel.transform_gradient(task, 0, 0, 4, inputs.as<float>(),
-                                           gradients.as<float>(), bias.as<float>());
+    bool found = kernel.transform_gradient(task, 0, 0, 4, inputs.as<float>(), gradients.as<float>(),
+                                           bias.as<float>());
     found |= kernel.multiply_gradient(task, 4, false, 0, bytes.rows, inputs.as<float>(),
                                       gradients.as<float>(), sums.as<float>());
     check(found == expected, "denormal numbers are found where there are none, or not found");

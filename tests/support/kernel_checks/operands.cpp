@@ -60,9 +60,9 @@ SourceMap::SourceMap(Prologue prologue, Border border, Storage storage, const Si
       pooled_(storage, 0),
       argmax_(sizes.images * (sizes.height / 2) * (sizes.width / 2) * sizes.channels, 1),
       mask_(sizes.pixels() * mask_bytes(sizes.channels), 1),
-      windows_(sizes.images * (sizes.height / 2) * (sizes.width / 2) * 2 *
-                   mask_bytes(sizes.channels),
-               1) {
+      windows_(
+          sizes.images * (sizes.height / 2) * (sizes.width / 2) * 2 * mask_bytes(sizes.channels),
+          1) {
   const bool is_padded = border == Border::kMemory, is_pooled = undoes_pooling(prologue);
   const int64_t around = is_padded ? 2 : 0, shift = is_pooled ? 1 : 0;
   const int64_t rows = (sizes.height >> shift) + around, columns = (sizes.width >> shift) + around;
@@ -159,8 +159,8 @@ void SourceMap::let_through(const Numbers& gradient, const Numbers& output, cons
 }
 
 void SourceMap::set(int64_t image, int64_t row, int64_t column, int64_t channel, double number) {
-  const int64_t at = image * source_.image_stride + row * source_.row_stride +
-                     column * source_.channels + channel;
+  const int64_t at =
+      image * source_.image_stride + row * source_.row_stride + column * source_.channels + channel;
   const auto first = static_cast<char*>(const_cast<void*>(source_.values));
   encode(source_.storage, number, first + at * stored_size(source_.storage));
   exact_.at(image, row, column, channel) = number;
@@ -194,8 +194,7 @@ int64_t WeightTensor::place(int64_t output, int64_t input, int64_t tap) const {
 
 double WeightTensor::at(int64_t output, int64_t input, int64_t tap) const {
   const auto values = static_cast<const char*>(weight_.values);
-  return decode(weight_.storage,
-                values + place(output, input, tap) * stored_size(weight_.storage));
+  return decode(weight_.storage, values + place(output, input, tap) * stored_size(weight_.storage));
 }
 
 void WeightTensor::set(int64_t output, int64_t input, int64_t tap, double number) {
