@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train style super-resolution test fuzz sanitize bench smoke counts gpu info lint format install clean
+.PHONY: help train style super-resolution test fuzz sanitize kernels arm bench smoke counts gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -94,6 +94,39 @@ sanitize: $(INSTALLED)  ## run the CPU kernels' tests under the address and unde
 	cd $(SANITIZED) && LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	  PYTHONPATH=. OMP_NUM_THREADS=2 \
 	  $(INTERPRETER) -m pytest $(SANITIZE_TESTS) $(ARGS)
+
+# What lies below csrc/cpu/isa/kernels.h, and a program that compares it with fp64, without torch.
+# On this machine it is compiled at -O1, which takes half the time.
+CHECKS := build/kernel_checks
+CHECKED := $(wildcard csrc/cpu/isa/*.cpp) csrc/cpu/plan/plan.cpp csrc/cpu/plan/tiling.cpp \
+  $(wildcard tests/support/kernel_checks/*.cpp)
+CHECK_FLAGS := -std=c++20 -fvisibility=hidden -Wall -Wextra -Werror -Icsrc -MMD -MP
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_RUN ?= qemu-aarch64
+CHECK_SETS = for set in $$($(1) --sets); do VGG_FAST_CPU=$$set $(1) || exit 1; done
+
+kernels: $(CHECKS)/native/run  ## compare the CPU kernels with fp64 on each instruction set, without torch
+	@$(call CHECK_SETS,$<)
+	@$< --broken
+
+arm: $(CHECKS)/arm/run  ## the same for 64-bit Arm: cross-compiled, and run under qemu-user
+	@$(call CHECK_SETS,$(ARM_RUN) $<)
+
+$(CHECKS)/native/run: $(CHECKED:%.cpp=$(CHECKS)/native/%.o)
+	$(CXX) $^ -o $@
+
+$(CHECKS)/native/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CHECK_FLAGS) -O1 -c $< -o $@
+
+$(CHECKS)/arm/run: $(CHECKED:%.cpp=$(CHECKS)/arm/%.o)
+	$(ARM_CXX) -static $^ -o $@
+
+$(CHECKS)/arm/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(ARM_CXX) $(CHECK_FLAGS) -O2 -c $< -o $@
+
+-include $(wildcard $(CHECKED:%.cpp=$(CHECKS)/native/%.d) $(CHECKED:%.cpp=$(CHECKS)/arm/%.d))
 
 bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the README's table (12 minutes)
 	$(RUN) -m benchmarks.run $(ARGS)

@@ -17,7 +17,7 @@ from vgg_fast.dispatch import state
 # In the order of the README's table, which is compared with this one.
 VARIABLES = {
     "VGG_FAST_BACKEND": "the backend: auto, cpp, triton or reference (PyTorch; cuDNN on a GPU)",
-    "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2 or generic",
+    "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2, neon or generic",
     "VGG_FAST_ALGORITHM": "the CPU algorithm: auto, direct, winograd2, winograd4 or amx",
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take in addition to its tensors",
     "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",

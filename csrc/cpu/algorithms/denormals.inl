@@ -7,7 +7,37 @@
 // While an object of this class lives, its thread makes zeros instead of denormal numbers.
 class FlushedDenormals {
  public:
-#if defined(__SSE__)
+#if defined(__aarch64__)
+  FlushedDenormals() : control_(control()), status_(status()) {
+    set_control(control_ | kFlush);
+    forget();
+  }
+  ~FlushedDenormals() {
+    set_control(control_);
+    set_status(status_);
+  }
+
+  void forget() { set_status(status_ & ~kFound); }
+
+  bool found() { return (status() & kFound) != 0; }
+
+ private:
+  static constexpr uint64_t kFound = 1 << 7 | 1 << 3;  // denormal operand, underflow
+  static constexpr uint64_t kFlush = 1 << 24;          // operands and results
+  static uint64_t control() {
+    uint64_t value;
+    asm volatile("mrs %0, fpcr" : "=r"(value)::"memory");
+    return value;
+  }
+  static void set_control(uint64_t value) { asm volatile("msr fpcr, %0" ::"r"(value) : "memory"); }
+  static uint64_t status() {
+    uint64_t value;
+    asm volatile("mrs %0, fpsr" : "=r"(value)::"memory");
+    return value;
+  }
+  static void set_status(uint64_t value) { asm volatile("msr fpsr, %0" ::"r"(value) : "memory"); }
+  const uint64_t control_, status_;
+#elif defined(__SSE__)
   FlushedDenormals() : before_(__builtin_ia32_stmxcsr()) { forget(); }
   ~FlushedDenormals() { __builtin_ia32_ldmxcsr(before_); }
 

@@ -98,8 +98,7 @@ class OutputWriter {
       put_bits<Real>(bits_of<Real>((maximum.position & 2) != 0), channel, count, to + bytes_);
       if (values_ == nullptr) write_mask(maximum.value, window, channel, count);
     } else if (argmax_ != nullptr) {
-      put_bytes<Real>(__builtin_convertvector(maximum.position, typename Shape<Real>::Bytes), count,
-                      argmax_ + at);
+      put_bytes<Real>(bytes_of<typename Shape<Real>::Bytes>(maximum.position), count, argmax_ + at);
     }
   }
 

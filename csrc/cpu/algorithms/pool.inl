@@ -94,7 +94,7 @@ struct Winners {
     ranks = wins ? rank : ranks;
     positions = wins ? Integers{} + at : positions;
   }
-  Bytes bytes() const { return __builtin_convertvector(positions, Bytes); }
+  Bytes bytes() const { return bytes_of<Bytes>(positions); }
 };
 
 // One window whose channels are dense: those from c on, n at a time, and fewer at the end.
@@ -201,7 +201,8 @@ inline void unpool_pixel(const Value* gradient, const uint8_t* argmax, int64_t c
   for (; c + n <= channels; c += n) {
     const auto winners = get_lanes<typename L::Bytes>(argmax + c);
     const auto values = get_lanes<typename L::Vector>(gradient + c);
-    const auto won = __builtin_convertvector(winners == position, typename L::Integers);
+    const auto won = compare_bytes<typename L::Integers>(
+        winners, [](auto winners) { return winners == position; });
     put_lanes(won ? values : typename L::Vector{}, to + c);
   }
   if constexpr (n > 1) {

@@ -136,8 +136,8 @@ inline typename Shape<Real>::Vector get_through(const Value* values, const Value
     blocked = is_negative & (sign == sign);
   }
   if constexpr (undoes_pooling(kPrologue)) {
-    blocked |=
-        __builtin_convertvector(get_bytes<Real>(argmax, count) != position, typename S::Integers);
+    blocked |= compare_bytes<typename S::Integers>(get_bytes<Real>(argmax, count),
+                                                   [=](auto won) { return won != position; });
   }
   return blocked ? typename S::Vector{} : gradient;
 }

@@ -85,8 +85,10 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
     }
     WinogradWeightFacts facts{0, false};
     for (int64_t k = 0; k < used; ++k) {
-      const float magnitude = FloatVector(largest[k / S::kLanes])[k % S::kLanes];
-      facts.small |= magnitude > 0 && magnitude <= kSmallSum;
+      const int bits = largest[k / S::kLanes][k % S::kLanes];
+      // As integers: Arm's processors, once they flush, read denormal numbers as zeros, too.
+      facts.small |= bits > 0 && bits <= __builtin_bit_cast(int, kSmallSum);
+      const float magnitude = __builtin_bit_cast(float, bits);
       if (magnitude > facts.largest) facts.largest = magnitude;
     }
     facts.largest *=
@@ -100,7 +102,7 @@ void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, i
 // sums[i][k] (+)= Σ_t rows[i · row_stride + t · kTermStride] · right[t][k] for kPixels rows and
 // kWidth vectors of columns. Meanwhile kPixels rows at `next` are prefetched, as many values as
 // there are terms: the next call needs them, and they come from L2 or further.
-template <int64_t kWidth, int64_t kTermStride, bool kAccumulate>
+template <int64_t kWidth, int64_t kTermStride, bool kAccumulate, class Set = Isa>
 inline void multiply_rows(const float* rows, int64_t row_stride, int64_t terms, const float* right,
                           float* sums, int64_t sums_stride, const float* next,
                           int64_t next_stride) {
@@ -115,6 +117,7 @@ inline void multiply_rows(const float* rows, int64_t row_stride, int64_t terms, 
   // Two pointers reach six rows through one index register: rows 0, 1, 2 and 3, 4, 5.
   const float* const middle[2] = {rows + row_stride, rows + 4 * row_stride};
   const auto add_term = [&](int64_t t) __attribute__((always_inline)) {
+    if constexpr (requires { Set::finish(sum); }) Set::finish(sum);
     FloatVector factor[kWidth];
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kWidth; ++v) {

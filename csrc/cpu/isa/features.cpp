@@ -13,7 +13,8 @@ namespace vgg_fast::cpu {
 namespace {
 
 constexpr InstructionSet kAll[] = {InstructionSet::kGeneric, InstructionSet::kAvx2,
-                                   InstructionSet::kAvx512, InstructionSet::kAmx};
+                                   InstructionSet::kAvx512, InstructionSet::kAmx,
+                                   InstructionSet::kNeon};
 
 #if defined(__x86_64__)
 // Linux lets a process use the tile registers only after it has asked for them.
@@ -47,8 +48,11 @@ bool has(InstructionSet set) {
              __builtin_cpu_supports("avx512vl");
     case InstructionSet::kAmx:
       return has(InstructionSet::kAvx512) && has_amx();
+    default:
+      return false;
   }
-  return false;
+#elif defined(__aarch64__)
+  return set == InstructionSet::kGeneric || set == InstructionSet::kNeon;
 #else
   return set == InstructionSet::kGeneric;
 #endif
@@ -84,6 +88,8 @@ const char* name(InstructionSet set) {
       return "avx512";
     case InstructionSet::kAvx2:
       return "avx2";
+    case InstructionSet::kNeon:
+      return "neon";
     default:
       return "generic";
   }

@@ -9,7 +9,7 @@
 
 namespace vgg_fast::cpu {
 
-// "generic", "avx2", "avx512" or "amx".
+// "generic", "avx2", "avx512", "amx" or "neon".
 const char* name(InstructionSet set);
 
 // The sets that this processor can run, the slowest first; "generic" is always there.

@@ -11,8 +11,8 @@
 
 namespace vgg_fast::cpu {
 
-// kAmx: AVX-512, and matrix tiles (Intel AMX) for bfloat16.
-enum class InstructionSet { kGeneric, kAvx2, kAvx512, kAmx };
+// kAmx: AVX-512, and matrix tiles (Intel AMX) for bfloat16. kNeon: 64-bit Arm.
+enum class InstructionSet { kGeneric, kAvx2, kAvx512, kAmx, kNeon };
 
 constexpr int64_t vector_bytes(InstructionSet set) {
   switch (set) {
@@ -30,6 +30,9 @@ constexpr int64_t vector_bytes(InstructionSet set) {
 // registers for. Few rows and many vectors: a row costs a broadcast for each term, a vector a load,
 // and the rows come from further away.
 constexpr int64_t kRowsOfSums = 6;
-constexpr int64_t vectors_of_outputs(InstructionSet set) { return vector_bytes(set) == 64 ? 4 : 2; }
+constexpr int64_t vectors_of_outputs(InstructionSet set) {
+  const bool has_32_registers = vector_bytes(set) == 64 || set == InstructionSet::kNeon;
+  return has_32_registers ? 4 : 2;
+}
 
 }  // namespace vgg_fast::cpu

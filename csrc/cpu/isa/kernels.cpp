@@ -15,6 +15,8 @@ const Kernels& kernels() {
     default:
       break;
   }
+#elif defined(__aarch64__)
+  if (instruction_set() == InstructionSet::kNeon) return kNeonKernels;
 #endif
   return kGenericKernels;
 }

@@ -58,11 +58,17 @@ inline void with_vectors(int64_t width, F&& f) {
 
 inline FloatVector load_stored(const float* from) { return load<float>(from); }
 inline Shape<double>::Vector load_stored(const double* from) { return load<double>(from); }
-template <class Half>
+template <class Half, class Set = Isa>
 inline FloatVector load_stored(const Half* from) {
   Shape<float>::Halves bits;
   __builtin_memcpy(&bits, from, sizeof(bits));
-  return widen<FloatVector>(Half{}, __builtin_convertvector(bits, Shape<float>::Unsigned));
+  if constexpr (__is_same(Half, Float16) && requires { Set::widened_float16(bits); }) {
+    return Set::widened_float16(bits);
+  } else if constexpr (requires { Set::widened_halves(bits); }) {
+    return widen<FloatVector>(Half{}, Shape<float>::Unsigned(Set::widened_halves(bits)));
+  } else {
+    return widen<FloatVector>(Half{}, __builtin_convertvector(bits, Shape<float>::Unsigned));
+  }
 }
 
 inline void store_stored(FloatVector vector, float* to) { store<float>(vector, to); }
@@ -140,6 +146,24 @@ template <class Real>
 inline void put_bytes(typename Shape<Real>::Bytes bytes, int64_t count, uint8_t* to) {
   if (count < Shape<Real>::kLanes) return put_part_of_bytes<Real>(bytes, count, to);
   __builtin_memcpy(to, &bytes, sizeof(bytes));
+}
+
+// Bytes from small integers, and what `compare` makes of bytes, a lane each.
+template <class Bytes, class Integers, class Set = Isa>
+inline Bytes bytes_of(Integers integers) {
+  if constexpr (requires { Set::template narrowed<Bytes>(integers); }) {
+    return Set::template narrowed<Bytes>(integers);
+  } else {
+    return __builtin_convertvector(integers, Bytes);
+  }
+}
+template <class Integers, class Bytes, class Compare, class Set = Isa>
+inline Integers compare_bytes(Bytes bytes, const Compare& compare) {
+  if constexpr (requires { Set::template widened<Integers>(bytes); }) {
+    return compare(Set::template widened<Integers>(bytes));
+  } else {
+    return __builtin_convertvector(compare(bytes), Integers);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------

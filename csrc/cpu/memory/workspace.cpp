@@ -9,6 +9,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 #include "cpu/isa/kernels.h"
@@ -86,12 +87,13 @@ void check_memory(int64_t bytes) {
   std::free(memory);
 }
 
-void prefer_huge_pages(void* memory, int64_t bytes) {
+void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
-  if (bytes < kHugePage || end <= first) return;
+  if (bytes < kHugePage) return;
+  static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));  // up to 64 KiB on Arm
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
+  if (end <= first) return;
   madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #endif
 }
