@@ -20,10 +20,11 @@ class Linear(nn.Linear):
     With few rows the bytes of the weight decide. In float32, up to 64 rows and from 2²⁰ weights on,
     kernels of ours pass over them once, forward and backward (``vgg_fast::linear``). Elsewhere it
     is one of torch's ways: from 8 rows on y = x Wᵀ copies all of W into another order first, and
-    y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on. And in a training step autocast writes a 16-bit copy of W, and of its gradient, which takes longer than
-    the product in float32: up to 64 rows are multiplied in float32, and only the result has
-    autocast's dtype. Where autocast keeps its copy from call to call, as for inference, or where a
-    program is exported, it casts as ever. docs/performance.md has the measurements.
+    y = (W xᵀ)ᵀ doesn't, nor does it in bfloat16 from 2 on. And in a training step autocast writes a
+    16-bit copy of W, and of its gradient, which takes longer than the product in float32: up to 64
+    rows are multiplied in float32, and only the result has autocast's dtype. Where autocast keeps
+    its copy from call to call, as for inference, or where a program is exported, it casts as ever.
+    docs/performance.md has the measurements.
 
     Scripted and traced programs choose by the rows that they are given. One that is exported or
     compiled for any number of rows can't, and multiplies as from 8 rows on: with fewer its results

@@ -34,8 +34,8 @@ def _check_matrix(op: str, name: str, matrix: Tensor, shape: tuple[int, ...]) ->
 def _check_layer(op: str, input: Tensor, weight: Tensor) -> None:
     if input.dim() != 2 or weight.dim() != 2:
         raise RuntimeError(
-            f"vgg_fast::{op}: input (M, C) and weight (K, C) must be matrices, but their shapes are "
-            f"{tuple(input.shape)} and {tuple(weight.shape)}"
+            f"vgg_fast::{op}: input (M, C) and weight (K, C) must be matrices, but their shapes "
+            f"are {tuple(input.shape)} and {tuple(weight.shape)}"
         )
     _check_matrix(op, "weight", weight, tuple(weight.shape))
     _check_matrix(op, "input", input, (input.shape[0], weight.shape[1]))
