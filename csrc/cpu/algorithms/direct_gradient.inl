@@ -2,12 +2,6 @@
 //
 //   sums[m][k] += Σ_pixel patch[pixel + offset[m]] · gradient[pixel][k],   m = (r, s, c)
 
-// A strip of a tile: some of its pixels, as many as have gradients that stay in the nearest cache for
-// all rows of sums; and so many outputs at a time.
-constexpr int64_t kStripElements = 4096;
-template <class Real>
-constexpr int64_t kStripOutputs = Shape<Real>::kBlock > 64 ? Shape<Real>::kBlock : 64;
-
 template <class Real>
 int64_t weight_gradient_bytes(const WeightGradient& task) {
   using S = Shape<Real>;
@@ -15,49 +9,8 @@ int64_t weight_gradient_bytes(const WeightGradient& task) {
   return Arena::bytes<Real>(patch_size(task.tiling, task.input.channels, 1)) +
          Arena::bytes<Real>(kStripElements) +
          Arena::bytes<int64_t>(round_up(9 * task.input.channels, S::kPixels)) +
-         Arena::bytes<int64_t>(pixels);
-}
-
-// f(image, row, column, n) for the runs of n pixels side by side that the pixels [first, first +
-// count) of a tile consist of.
-template <class F>
-inline void for_each_run(const Tile& tile, int64_t first, int64_t count, const F& f) {
-  while (count > 0) {
-    const int64_t row = first / tile.columns, column = first % tile.columns;
-    const int64_t n = least(count, tile.columns - column);
-    f(tile.image + row / tile.rows, tile.row + row % tile.rows, tile.column + column, n);
-    first += n;
-    count -= n;
-  }
-}
-
-// The gradient of a tile's pixels [first, first + count), `outputs` channels from k on and zeros up
-// to whole vectors: where it lies in memory, if that holds Reals as they are to be multiplied, or a
-// copy. The right factor of a product with the pixels at `offsets`.
-template <class Value, class Real>
-Terms<Real> read_strip(const Source& gradient, const Tile& tile, int64_t first, int64_t count,
-                       int64_t k, int64_t outputs, const int64_t* offsets, Real* copy) {
-  const int64_t width = round_up(outputs, Shape<Real>::kLanes);
-  if constexpr (sizeof(Value) == sizeof(Real)) {
-    const auto place = [&](int64_t pixel) {
-      const int64_t row = pixel / tile.columns;
-      return (tile.image + row / tile.rows) * gradient.image_stride +
-             (tile.row + row % tile.rows) * gradient.row_stride +
-             (tile.column + pixel % tile.columns) * width;
-    };
-    if (gradient.prologue == Prologue::kNone && gradient.channels == width &&
-        place(first + count - 1) == place(first) + (count - 1) * width) {
-      const Real* const map = static_cast<const Real*>(gradient.values);
-      return {offsets + first, count, map + place(first), width};
-    }
-  }
-  const Patch block(tile, 0, k, outputs, width);
-  Real* to = copy;
-  for_each_run(tile, first, count, [&](int64_t image, int64_t row, int64_t column, int64_t n) {
-    read_pixels<Value>(gradient, block, image, row, column, n, to);
-    to += n * width;
-  });
-  return {offsets + first, count, copy, width};
+         Arena::bytes<int64_t>(pixels) +
+         Arena::bytes<Real>(picks_winners<Real>(task) ? winners_size(task.input.channels) : 0);
 }
 
 // Does what the multiplications below do, but without the pixels whose tap lies outside the map:
@@ -80,38 +33,6 @@ void add_without_padding(const Source& input, const Tile& tile, int64_t first, c
   }
 }
 
-// sums[i] += Σ_pixel strip[pixel][i], for kWidth vectors of i.
-template <class Real, int64_t kWidth>
-void add_vectors(Terms<Real> strip, Real* sums) {
-  using S = Shape<Real>;
-  typename S::Vector sum[2][kWidth] = {};  // shorter sums round less, and needn't wait
-  const auto add = [&](int64_t pixel, auto& to) {
-    const Real* const from = strip.right + pixel * strip.right_stride;
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kWidth; ++v) to[v] += load<Real>(from + v * S::kLanes);
-  };
-  int64_t pixel = 0;
-  for (; pixel + 1 < strip.count; pixel += 2) {
-    add(pixel, sum[0]);
-    add(pixel + 1, sum[1]);
-  }
-  if (pixel < strip.count) add(pixel, sum[0]);
-#pragma GCC unroll 4
-  for (int64_t v = 0; v < kWidth; ++v) {
-    Real* const to = sums + v * S::kLanes;
-    store<Real>(load<Real>(to) + (sum[0][v] + sum[1][v]), to);
-  }
-}
-
-template <class Real>
-void add_pixels(Terms<Real> strip, Real* sums) {
-  constexpr int64_t kColumns = 4 * Shape<Real>::kLanes;
-  for (int64_t width = strip.right_stride; width > 0; width -= kColumns, sums += kColumns) {
-    with_vectors<Real, 4>(width, [&](auto vectors) { add_vectors<Real, vectors.count>(strip, sums); });
-    strip.right += kColumns;
-  }
-}
-
 // Some of nine rows of a patch, from kFirst on: side by side in memory, or three of three, `pitch`
 // apart.
 template <class Real, int64_t kAcross, int64_t kFirst, int64_t kRows_>
@@ -128,11 +49,11 @@ struct NineRows {
 // Nine rows leave none of the sums idle, and six at a time would be twelve.
 template <class Real, int64_t kWidth, int64_t kAcross>
 [[gnu::noinline]] void multiply_nine_rows(const Real* left, int64_t pitch, Terms<Real> terms,
-                                          Sums<Real> sums) {
+                                          Sums<Real> sums, Ahead ahead) {
   if constexpr (is_narrow<Real>(kWidth * Shape<Real>::kLanes)) {
-    multiply<Real, kWidth>(NineRows<Real, kAcross, 0, 9>{left, pitch}, terms, sums);
+    multiply<Real, kWidth>(NineRows<Real, kAcross, 0, 9>{left, pitch}, terms, sums, ahead);
   } else {
-    multiply<Real, kWidth>(NineRows<Real, kAcross, 0, 5>{left, pitch}, terms, sums);
+    multiply<Real, kWidth>(NineRows<Real, kAcross, 0, 5>{left, pitch}, terms, sums, ahead);
     multiply<Real, kWidth>(NineRows<Real, kAcross, 5, 4>{left, pitch}, terms, sums.from(5));
   }
 }
@@ -140,7 +61,7 @@ template <class Real, int64_t kWidth, int64_t kAcross>
 // sums[m][k] += Σ_pixel patch[pixel + offset[m]] · strip[pixel][k]
 template <class Real>
 void add_products(const Patch& patch, const Real* values, const int64_t* taps, Terms<Real> strip,
-                  Sums<Real> sums) {
+                  Sums<Real> sums, Ahead ahead) {
   using S = Shape<Real>;
   // The rows of three taps side by side follow one another.
   const int64_t side_by_side = 3 * patch.channels, pitch = patch.offset(0, 1, 0);
@@ -149,7 +70,8 @@ void add_products(const Patch& patch, const Real* values, const int64_t* taps, T
     Terms<Real> terms = strip;
     Sums<Real> to = sums;
     for (int64_t width = strip.right_stride; width > 0; width -= kColumns) {
-      with_vectors<Real, decltype(most)::count>(width, [&](auto vectors) { f(vectors, terms, to); });
+      with_vectors<Real, decltype(most)::count>(width,
+                                                [&](auto vectors) { f(vectors, terms, to); });
       terms.right += kColumns;
       to.values += kColumns;
     }
@@ -158,17 +80,16 @@ void add_products(const Patch& patch, const Real* values, const int64_t* taps, T
   constexpr Vectors<S::kVectors / 2> half;
   if (side_by_side % 9 == 0) {
     return for_each_block(whole, [&](auto vectors, const Terms<Real>& terms, const Sums<Real>& to) {
-      for (int64_t r = 0; r < 3; ++r) {
-        for (int64_t i = 0; i < side_by_side; i += 9) {
-          multiply_nine_rows<Real, vectors.count, 9>(values + r * pitch + i, 0, terms,
-                                                     to.from(r * side_by_side + i));
-        }
+      for (int64_t m = 0; m < 3 * side_by_side; m += 9) {
+        const Real* const left = values + m / side_by_side * pitch + m % side_by_side;
+        multiply_nine_rows<Real, vectors.count, 9>(left, 0, terms, to.from(m),
+                                                   ahead.take(terms.count));
       }
     });
   }
   if (patch.channels == 1) {
     return for_each_block(whole, [&](auto vectors, const Terms<Real>& terms, const Sums<Real>& to) {
-      multiply_nine_rows<Real, vectors.count, 3>(values, pitch, terms, to);
+      multiply_nine_rows<Real, vectors.count, 3>(values, pitch, terms, to, ahead.take(terms.count));
     });
   }
   if (is_narrow<Real>(strip.right_stride) && side_by_side % S::kPixels == 0) {
@@ -185,49 +106,71 @@ void add_products(const Patch& patch, const Real* values, const int64_t* taps, T
   });
 }
 
+// The sums of a tile's pixels, strip by strip; of the bias alone if there is no patch.
+template <class Value, class Real>
+void add_tile(const WeightGradient& task, const Tile& tile, const Patch& patch, const Real* values,
+              const int64_t* taps, const int64_t* offsets, Real* copy, Sums<Real> sums,
+              Real* bias_sums) {
+  using S = Shape<Real>;
+  const Source& gradient = task.gradient;
+  const int64_t outputs = gradient.channels, pixels = tile.images * tile.rows * tile.columns;
+  for (int64_t k = 0; k < outputs; k += kStripOutputs<Real>) {
+    const int64_t some = least(outputs - k, kStripOutputs<Real>);
+    const int64_t width = round_up(some, S::kLanes), most = kStripElements / width;
+    const Sums<Real> to{sums.values + k, sums.stride, true};
+    for (int64_t first = 0; first < pixels; first += most) {
+      const Terms<Real> strip = read_strip<Value>(
+          gradient, tile, first, least(pixels - first, most), k, some, offsets, copy);
+      add_pixels(strip.right, strip.count, strip.right_stride, bias_sums + k);
+      if (!task.need_weight) continue;
+      if (task.exclude_padding_taps) {
+        add_without_padding(task.input, tile, first, values, taps, strip, to);
+        continue;
+      }
+      Ahead ahead;
+      if (some == outputs && !undoes_pooling(gradient.prologue)) {
+        const int64_t last = place_in_map(gradient, tile, first + strip.count - 1) / outputs;
+        const int64_t shares = task.input.channels * round_up(width, S::kBlock) / S::kBlock;
+        ahead = Ahead(gradient, last + 1, strip.count, shares);
+      }
+      add_products(patch, values, taps, strip, to, ahead);
+    }
+  }
+}
+
 template <class Value, class Real>
 void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t last_tile,
                      void* sums_memory, void* bias_memory, void* workspace) {
   using S = Shape<Real>;
   const Source& input = task.input;
-  const int64_t terms = 9 * input.channels;
-  const int64_t outputs = task.gradient.channels;
-  const int64_t padded_terms = round_up(terms, S::kPixels);
+  const int64_t terms = 9 * input.channels, padded_terms = round_up(terms, S::kPixels);
+  const bool picks = picks_winners<Real>(task);
 
   Arena arena{static_cast<char*>(workspace)};
   Real* values = arena.take<Real>(patch_size(task.tiling, input.channels, 1));
   Real* copy = arena.take<Real>(kStripElements);
   int64_t* taps = arena.take<int64_t>(padded_terms);
   int64_t* offsets = arena.take<int64_t>(task.tiling.pixels());
+  Real* tables = arena.take<Real>(picks ? winners_size(input.channels) : 0);
 
-  const Sums<Real> sums{static_cast<Real*>(sums_memory), round_up(outputs, S::kBlock), true};
+  const Sums<Real> sums{static_cast<Real*>(sums_memory),
+                        round_up(task.gradient.channels, S::kBlock), true};
   Real* bias_sums = static_cast<Real*>(bias_memory);
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const Tile tile = tile_at(task.tiling, index, input.images, input.height, input.width);
     const Patch patch(tile, 1, input.channels);
-    const int64_t pixels = tile.images * tile.rows * tile.columns;
     if (task.need_weight) {
       read_patch<Value>(input, tile, patch, values);
+      if (picks && is_finite(values, patch.offset(tile.images, 0, 0))) {
+        add_winners<Value>(task, tile, patch, values, tables, copy, sums, bias_sums);
+        continue;
+      }
       tap_offsets(patch, taps);
       for (int64_t m = terms; m < padded_terms; ++m) taps[m] = 0;
+      const int64_t pixels = tile.images * tile.rows * tile.columns;
       pixel_offsets(tile, patch, pixels, offsets);
     }
-    for (int64_t k = 0; k < outputs; k += kStripOutputs<Real>) {
-      const int64_t some = least(outputs - k, kStripOutputs<Real>);
-      const Sums<Real> to{sums.values + k, sums.stride, true};
-      const int64_t most = kStripElements / round_up(some, S::kLanes);
-      for (int64_t first = 0; first < pixels; first += most) {
-        const Terms<Real> strip = read_strip<Value>(
-            task.gradient, tile, first, least(pixels - first, most), k, some, offsets, copy);
-        add_pixels(strip, bias_sums + k);
-        if (!task.need_weight) continue;
-        if (task.exclude_padding_taps) {
-          add_without_padding(input, tile, first, values, taps, strip, to);
-        } else {
-          add_products(patch, values, taps, strip, to);
-        }
-      }
-    }
+    add_tile<Value>(task, tile, patch, values, taps, offsets, copy, sums, bias_sums);
   }
 }
 

@@ -34,6 +34,11 @@ struct Isa {
   static inline unsigned sign_bits(__m512d vector) {
     return _mm512_movepi64_mask(_mm512_castpd_si512(vector));
   }
+  // Of four numbers, those that the lanes name.
+  template <class Lanes>
+  static inline __m512 pick_of_four(const float* four, Lanes lanes) {
+    return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(four)), __m512i(lanes));
+  }
 
  private:
   static inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
