@@ -58,7 +58,7 @@ void fill_tables(const Patch& patch, const Real* from, int64_t pixels, Real* tab
 // The windows of a strip: where their tables begin, their gradients behind the ReLU and the pixels
 // that won, `stride` of either a window.
 template <class Real>
-struct Winners {
+struct WonWindows {
   const int64_t* tables;
   int64_t count;
   const Real* gradient;
@@ -68,7 +68,7 @@ struct Winners {
 
 // Nine rows of sums from the tables at `left`, as NineRows has them.
 template <class Real, int64_t kWidth, int64_t kAcross, class Set = Isa>
-[[gnu::noinline]] void multiply_winners(const Real* left, int64_t pitch, Winners<Real> windows,
+[[gnu::noinline]] void multiply_winners(const Real* left, int64_t pitch, WonWindows<Real> windows,
                                         Sums<Real> sums, Ahead ahead) {
   using S = Shape<Real>;
   using Integers = typename S::Integers;
@@ -173,7 +173,7 @@ void add_winners(const WeightGradient& task, const Tile& tile, const Patch& patc
         }
         for (int64_t v = 0; v < width; v += kColumns) {
           with_vectors<Real, S::kVectors / 2>(width - v, [&](auto vectors) {
-            const Winners<Real> strip{places, n, buffer + v, winner + v, width};
+            const WonWindows<Real> strip{places, n, buffer + v, winner + v, width};
             const Sums<Real> to{sums.values + k + v, sums.stride, true};
             if (channels == 1) {
               multiply_winners<Real, vectors.count, 3>(tables, table_pitch(1), strip, to,

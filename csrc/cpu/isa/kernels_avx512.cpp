@@ -37,7 +37,9 @@ struct Isa {
   // Of four numbers, those that the lanes name.
   template <class Lanes>
   static inline __m512 pick_of_four(const float* four, Lanes lanes) {
-    return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(four)), __m512i(lanes));
+    // By masks that leave nothing out: GCC 12 warns of what the plain intrinsics don't initialise.
+    const __m512 all = _mm512_maskz_broadcast_f32x4(__mmask16(-1), _mm_loadu_ps(four));
+    return _mm512_maskz_permutevar_ps(__mmask16(-1), all, __m512i(lanes));
   }
 
  private:
