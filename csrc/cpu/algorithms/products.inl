@@ -44,9 +44,15 @@ struct Sums {
   Sums from(int64_t row) const { return {values + row * stride, stride, accumulate}; }
 };
 
+// What else is done with each term: nothing.
+struct Nothing {
+  void operator()(int64_t) const {}
+};
+
 // sums[i][k] (+)= Σ_t rows.at(i, offsets[t]) · right[t][k], for kWidth vectors of columns k.
-template <class Real, int64_t kWidth, class Rows>
-[[gnu::always_inline]] inline void multiply(const Rows& rows, Terms<Real> terms, Sums<Real> sums) {
+template <class Real, int64_t kWidth, class Rows, class Meanwhile = Nothing>
+[[gnu::always_inline]] inline void multiply(const Rows& rows, Terms<Real> terms, Sums<Real> sums,
+                                            const Meanwhile& meanwhile = {}) {
   using S = Shape<Real>;
   constexpr int64_t kRows = Rows::kRows;
   typename S::Vector sum[kRows][kWidth];
@@ -62,6 +68,7 @@ template <class Real, int64_t kWidth, class Rows>
     typename S::Vector factor[kWidth];
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kWidth; ++v) factor[v] = load<Real>(right + v * S::kLanes);
+    meanwhile(t);
     const int64_t term = offsets[t];
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kRows; ++i) {

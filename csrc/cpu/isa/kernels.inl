@@ -13,6 +13,8 @@
 #include "cpu/algorithms/epilogue.inl"
 #include "cpu/algorithms/products.inl"
 #include "cpu/algorithms/direct.inl"
+#include "cpu/algorithms/gradient_strips.inl"
+#include "cpu/algorithms/pooled_gradient.inl"
 #include "cpu/algorithms/direct_gradient.inl"
 #include "cpu/algorithms/few_outputs.inl"
 #include "cpu/algorithms/gemv.inl"

@@ -28,6 +28,12 @@ struct Isa {
   // The signs of its lanes.
   static inline unsigned sign_bits(__m256 vector) { return unsigned(_mm256_movemask_ps(vector)); }
   static inline unsigned sign_bits(__m256d vector) { return unsigned(_mm256_movemask_pd(vector)); }
+  // Of four numbers, those that the lanes name.
+  template <class Lanes>
+  static inline __m256 pick_of_four(const float* four, Lanes lanes) {
+    return _mm256_permutevar_ps(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(four)),
+                                __m256i(lanes));
+  }
 };
 
 #include "cpu/isa/kernels.inl"

@@ -34,6 +34,13 @@ struct Isa {
   static inline unsigned sign_bits(__m512d vector) {
     return _mm512_movepi64_mask(_mm512_castpd_si512(vector));
   }
+  // Of four numbers, those that the lanes name.
+  template <class Lanes>
+  static inline __m512 pick_of_four(const float* four, Lanes lanes) {
+    // By masks that leave nothing out: GCC 12 warns of what the plain intrinsics don't initialise.
+    const __m512 all = _mm512_maskz_broadcast_f32x4(__mmask16(-1), _mm_loadu_ps(four));
+    return _mm512_maskz_permutevar_ps(__mmask16(-1), all, __m512i(lanes));
+  }
 
  private:
   static inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }

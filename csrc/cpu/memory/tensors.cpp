@@ -19,7 +19,10 @@ bool is_dense_channels_last(const Tensor& map) {
 // Of small maps torch makes a copy as fast.
 bool is_worth_transposing(const Tensor& map) {
   constexpr int64_t kLeastElements = 1 << 15, kLeastChannels = 8;
-  return map.is_contiguous() && map.numel() >= kLeastElements && map.size(1) >= kLeastChannels;
+  const int64_t channels = map.size(1);
+  const bool has_quick_way = channels == 2 || channels == 4;
+  return map.is_contiguous() && map.numel() >= kLeastElements &&
+         (channels >= kLeastChannels || has_quick_way);
 }
 
 }  // namespace
