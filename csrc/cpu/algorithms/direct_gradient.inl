@@ -175,12 +175,12 @@ void weight_gradient(const WeightGradient& task, int64_t first_tile, int64_t las
 }
 
 template <class Value, class Real>
-bool store_weight_gradient(const Weight& destination, const void* sums_memory, int64_t threads,
+bool store_weight_gradient(const Weight& destination, const void* sums_memory, int64_t parts,
                            int64_t first, int64_t last) {
   using S = Shape<Real>;
   const Real* sums = static_cast<const Real*>(sums_memory);
   const int64_t padded_outputs = round_up(destination.outputs, S::kBlock);
-  const int64_t thread_stride = round_up(9 * destination.inputs, S::kPixels) * padded_outputs;
+  const int64_t part_stride = round_up(9 * destination.inputs, S::kPixels) * padded_outputs;
   Real check = 0;
   Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   for (int64_t m = first; m < last; ++m) {
@@ -189,8 +189,8 @@ bool store_weight_gradient(const Weight& destination, const void* sums_memory, i
                 c * destination.input_stride;
     for (int64_t k = 0; k < destination.outputs; ++k) {
       Real sum = sums[m * padded_outputs + k];
-      for (int64_t thread = 1; thread < threads; ++thread) {
-        sum += sums[thread * thread_stride + m * padded_outputs + k];
+      for (int64_t part = 1; part < parts; ++part) {
+        sum += sums[part * part_stride + m * padded_outputs + k];
       }
       from_real(sum, to[k * destination.output_stride]);
       check += sum * 0;
@@ -200,14 +200,14 @@ bool store_weight_gradient(const Weight& destination, const void* sums_memory, i
 }
 
 template <class Value, class Real>
-Real store_bias_gradient(const void* bias_sums, int64_t threads, int64_t channels,
+Real store_bias_gradient(const void* bias_sums, int64_t parts, int64_t channels,
                          void* destination) {
   Real largest = 0;
   const Real* sums = static_cast<const Real*>(bias_sums);
   const int64_t stride = round_up(channels, Shape<Real>::kBlock);
   for (int64_t k = 0; k < channels; ++k) {
     Real sum = sums[k];
-    for (int64_t thread = 1; thread < threads; ++thread) sum += sums[thread * stride + k];
+    for (int64_t part = 1; part < parts; ++part) sum += sums[part * stride + k];
     from_real(sum, static_cast<Value*>(destination)[k]);
     const Real magnitude = sum < 0 ? -sum : sum;
     if (magnitude > largest) largest = magnitude;

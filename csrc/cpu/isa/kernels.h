@@ -323,12 +323,12 @@ struct Kernels {
   int64_t (*weight_gradient_workspace)(const WeightGradient&);
   void (*weight_gradient)(const WeightGradient&, int64_t first_tile, int64_t last_tile, void* sums,
                           void* bias_sums, void* workspace);
-  // Adds up the threads' partial sums, in a fixed order, for the rows [first, last) of
+  // Adds up the parts' sums, in a fixed order, for the rows [first, last) of
   // sums[9 * C], and writes them as a weight. False if one of the values isn't finite.
-  bool (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t threads,
+  bool (*store_weight_gradient)(const Weight& destination, const void* sums, int64_t parts,
                                 int64_t first, int64_t last);
   // Returns the largest magnitude.
-  double (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t threads,
+  double (*store_bias_gradient)(Storage storage, const void* bias_sums, int64_t parts,
                                 int64_t channels, void* destination);
 
   // Rows of the pooled map, counted over all images.

@@ -227,19 +227,19 @@ constexpr Kernels kTable = {
           });
         },
     .store_weight_gradient =
-        [](const Weight& destination, const void* sums, int64_t threads, int64_t first,
+        [](const Weight& destination, const void* sums, int64_t parts, int64_t first,
            int64_t last) {
           return with_storage(destination.storage, [&](auto s) {
             return store_weight_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
-                destination, sums, threads, first, last);
+                destination, sums, parts, first, last);
           });
         },
     .store_bias_gradient =
-        [](Storage storage, const void* bias_sums, int64_t threads, int64_t channels,
+        [](Storage storage, const void* bias_sums, int64_t parts, int64_t channels,
            void* destination) {
           return with_storage(storage, [&](auto s) {
             return double(store_bias_gradient<ValueOf<decltype(s)>, RealOf<decltype(s)>>(
-                bias_sums, threads, channels, destination));
+                bias_sums, parts, channels, destination));
           });
         },
     .max_pool =

@@ -111,6 +111,7 @@ Tensor padded_to_block(Storage storage, Numbers values);
 
 void check_convolutions();
 void check_gradients();
+void check_linear();
 void check_maps();
 void check_numbers();
 

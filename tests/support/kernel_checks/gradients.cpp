@@ -67,38 +67,38 @@ Plan plan_of(Algorithm algorithm, const WeightGradient& task) {
   return plan_weight_gradient(problem, {algorithm});
 }
 
-// In two halves, as two threads would, each with sums of its own.
+// In two halves of the tiles, each with sums of its own.
 void run_direct(WeightGradient task, Found& found) {
-  constexpr int64_t kThreads = 2;
+  constexpr int64_t kParts = 2;
   const Storage storage = task.gradient.storage;
   const int64_t inputs = task.input.channels, outputs = task.gradient.channels;
   task.tiling = plan_of(Algorithm::kDirect, task).tiling;
   const int64_t row = round_up(outputs, table().channel_block(storage)) * real_size(storage);
   const int64_t bytes = round_up(9 * inputs, table().row_block) * row;
-  Memory sums(kThreads * bytes), bias(kThreads * row);
+  Memory sums(kParts * bytes), bias(kParts * row);
   sums.fill(0);
   bias.fill(0);
   const int64_t tiles = task.tiling.count();
-  for (int64_t thread = 0; thread < kThreads; ++thread) {
+  for (int64_t part = 0; part < kParts; ++part) {
     Memory workspace(table().weight_gradient_workspace(task));
-    table().weight_gradient(task, tiles * thread / kThreads, tiles * (thread + 1) / kThreads,
-                            sums.as() + thread * bytes, bias.as() + thread * row, workspace.as());
+    table().weight_gradient(task, tiles * part / kParts, tiles * (part + 1) / kParts,
+                            sums.as() + part * bytes, bias.as() + part * row, workspace.as());
   }
   const Weight& destination = found.weight.weight();
   found.finite =
-      table().store_weight_gradient(destination, sums.as(), kThreads, 0, 4 * inputs) &
-      table().store_weight_gradient(destination, sums.as(), kThreads, 4 * inputs, 9 * inputs);
-  table().store_bias_gradient(storage, bias.as(), kThreads, outputs, found.bias.at());
+      table().store_weight_gradient(destination, sums.as(), kParts, 0, 4 * inputs) &
+      table().store_weight_gradient(destination, sums.as(), kParts, 4 * inputs, 9 * inputs);
+  table().store_bias_gradient(storage, bias.as(), kParts, outputs, found.bias.at());
 }
 
-// In chunks, which two threads would transform together.
-void run_winograd(WeightGradient task, Algorithm algorithm, Found& found) {
+// In chunks, which two threads would transform together; or all tiles as one, and the sums in blocks.
+void run_winograd(WeightGradient task, Algorithm algorithm, bool in_blocks, Found& found) {
   const Plan plan = plan_of(algorithm, task);
   const WinogradKernels& kernel =
       algorithm == Algorithm::kWinograd4 ? table().winograd4 : table().winograd2;
   task.tiling = plan.tiling;
   const int64_t tiles = plan.tiling.count();
-  task.chunk = divide_up(tiles, 2);
+  task.chunk = in_blocks ? tiles : divide_up(tiles, 2);
   const WinogradGradientSizes sizes = kernel.gradient_sizes(task);
   Memory inputs(sizes.inputs), gradients(sizes.gradients), sums(sizes.sums);
   const Storage storage = task.gradient.storage;
@@ -115,16 +115,25 @@ void run_winograd(WeightGradient task, Algorithm algorithm, Found& found) {
     };
     transform(0, half);
     transform(half, count);
+    if (in_blocks) break;
     for (const auto& [first, last] :
          {std::pair{int64_t(0), sizes.rows / 3}, {sizes.rows / 3, sizes.rows}}) {
       flushed |= kernel.multiply_gradient(task, count, start > 0, first, last, inputs.as<float>(),
                                           gradients.as<float>(), sums.as<float>());
     }
   }
+  const Weight& destination = found.weight.weight();
+  const auto store = [&](int64_t first, int64_t last) {
+    if (!in_blocks) {
+      return kernel.store_gradient(task, destination, sums.as<float>(), first, last);
+    }
+    Memory block(sizes.block_sums);
+    return kernel.gradient_blocks(task, destination, first, last, inputs.as<float>(),
+                                  gradients.as<float>(), block.as<float>(), &flushed);
+  };
+  const int64_t count = in_blocks ? sizes.blocks : task.input.channels, half = count / 2;
+  found.finite = (half == 0 || std::isfinite(store(0, half))) && std::isfinite(store(half, count));
   check(!flushed, "denormal numbers are found where there are none");
-  const float largest =
-      kernel.store_gradient(task, found.weight.weight(), sums.as<float>(), 0, task.input.channels);
-  found.finite = std::isfinite(largest);
   table().store_bias_gradient(storage, bias.as(), 1, outputs, found.bias.at());
 }
 
@@ -150,14 +159,14 @@ void check_gradient(Storage storage, const Shape& shape, Prologue prologue, Bord
   for (Algorithm algorithm : {Algorithm::kDirect, Algorithm::kWinograd2, Algorithm::kWinograd4}) {
     if (algorithm != Algorithm::kDirect && storage == Storage::kFloat64) continue;
     const Case by(name(algorithm));
-    for (bool exclude : {false, true}) {
-      if (exclude && algorithm != Algorithm::kDirect) continue;
-      task.exclude_padding_taps = exclude;
+    // Another way of each: the direct algorithm without the padding's taps, Winograd's in blocks.
+    for (bool otherwise : {false, true}) {
+      task.exclude_padding_taps = otherwise && algorithm == Algorithm::kDirect;
       Found found(storage, shape.outputs, shape.input.channels, seed % 2 == 0);
       if (algorithm == Algorithm::kDirect) {
         run_direct(task, found);
       } else {
-        run_winograd(task, algorithm, found);
+        run_winograd(task, algorithm, otherwise, found);
       }
       const double bound = weight_gradient_bound(storage);
       check(found.finite, "a finite gradient isn't called so");

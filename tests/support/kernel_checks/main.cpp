@@ -22,6 +22,7 @@ int check_all(const Kernels& kernels, bool quiet = false) {
   check_numbers();
   check_maps();
   check_gradients();
+  check_linear();
   check_convolutions();
   return failed() == 0 ? 0 : 1;
 }
@@ -60,6 +61,10 @@ int check_the_checks() {
   MUST_FAIL(norm.forward);
   MUST_FAIL(norm.gradient_sums);
   MUST_FAIL(norm.backward);
+  MUST_FAIL(linear.pack_input);
+  MUST_FAIL(linear.forward);
+  MUST_FAIL(linear.grad_input);
+  MUST_FAIL(linear.grad_weight);
   MUST_FAIL(distance.mean_sum);
   MUST_FAIL(distance.sign_gradient);
   MUST_FAIL(distance.unit);
@@ -68,11 +73,13 @@ int check_the_checks() {
   MUST_FAIL(winograd2.transform_gradient);
   MUST_FAIL(winograd2.multiply_gradient);
   MUST_FAIL(winograd2.store_gradient);
+  MUST_FAIL(winograd2.gradient_blocks);
   MUST_FAIL(winograd4.pack_weight);
   MUST_FAIL(winograd4.convolve);
   MUST_FAIL(winograd4.transform_gradient);
   MUST_FAIL(winograd4.multiply_gradient);
   MUST_FAIL(winograd4.store_gradient);
+  MUST_FAIL(winograd4.gradient_blocks);
 #undef MUST_FAIL
   if (missed == 0) std::printf("each function is missed where it does nothing\n");
   return missed == 0 ? 0 : 1;
