@@ -127,9 +127,7 @@ struct Convolution {
 // vectors of `lanes` outputs would be mostly padding.
 inline bool has_few_outputs(int64_t inputs, int64_t outputs, int64_t lanes) {
   const auto padded = [lanes](int64_t columns) { return (columns + lanes - 1) / lanes * lanes; };
-  if (outputs >= lanes) return false;
-  const int64_t all = padded(9 * outputs), each = 9 * padded(outputs);
-  return (inputs >= 8 && 2 * all <= each) || (inputs >= 48 && 5 * all <= 3 * each);
+  return inputs >= 48 && outputs < lanes && 5 * padded(9 * outputs) <= 3 * 9 * padded(outputs);
 }
 inline bool has_few_outputs(const Convolution& convolution, int64_t lanes) {
   return has_few_outputs(convolution.source.channels, convolution.destination.channels, lanes);
