@@ -41,67 +41,68 @@ inline AmxGradientSizes amx_gradient_sizes(const WeightGradient& task) {
   return sizes;
 }
 
-// A patch of pixels to pack, followed by zeros as far as the last pairs read.
+// A patch of pixels to pack, as they are stored, followed by zeros as far as the last pairs read.
 inline int64_t amx_gradient_patch(const AmxGradient& layout, int64_t channel_blocks) {
   return layout.images * (2 * layout.image_pairs + 2) * channel_blocks * kOutputBlock;
 }
 
-inline int64_t amx_gradient_workspace(const WeightGradient& task) {
+template <class Value>
+int64_t amx_gradient_workspace(const WeightGradient& task) {
   const AmxGradient layout(task);
-  return Arena::bytes<BFloat16>(amx_gradient_patch(layout, layout.inputs)) +
-         Arena::bytes<BFloat16>(amx_gradient_patch(layout, layout.outputs));
+  return Arena::bytes<Value>(amx_gradient_patch(layout, layout.inputs)) +
+         Arena::bytes<Value>(amx_gradient_patch(layout, layout.outputs));
 }
 
-// Two pixels' 16 channels side by side: a row of B.
-inline __m512i pair_of(const BFloat16* pixel, int64_t next) {
-  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
-  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + next));
-  const __m512i low = _mm512_cvtepu16_epi32(first);
-  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16);
-  return _mm512_or_si512(low, high);
+// A row of B: two pixels' 16 channels side by side, bfloat16. Not a vector of the instruction set:
+// tiles have rows of 64 bytes on whatever processor.
+typedef uint32_t Pairs __attribute__((vector_size(64)));
+
+template <class Set = Isa>
+inline Pairs halves_of(const BFloat16* pixel) {
+  if constexpr (requires { Set::widen_halves(pixel); }) {
+    return Pairs(Set::widen_halves(pixel));
+  } else {
+    uint16_t halves __attribute__((vector_size(32)));
+    __builtin_memcpy(&halves, pixel, sizeof(halves));
+    return __builtin_convertvector(halves, Pairs);
+  }
+}
+inline Pairs halves_of(const float* pixel) {  // the nearest
+  float values __attribute__((vector_size(64)));
+  __builtin_memcpy(&values, pixel, sizeof(values));
+  return narrow<Pairs>(BFloat16{}, values);
 }
 
-// Transposes 16 × 16 values of 32 bits.
-inline void transpose(const __m512i (&rows)[16], __m512i* to) {
-  __m512i a[16], b[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  // b[4 · g + j] holds, in its quarter q, the values 4 · q + j of the rows 4 · g to 4 · g + 3.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
-    const __m512i high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
-    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
-    const __m512i high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
-    _mm512_storeu_si512(to + j, _mm512_shuffle_i32x4(low01, low23, 0x88));
-    _mm512_storeu_si512(to + 8 + j, _mm512_shuffle_i32x4(low01, low23, 0xdd));
-    _mm512_storeu_si512(to + 4 + j, _mm512_shuffle_i32x4(high01, high23, 0x88));
-    _mm512_storeu_si512(to + 12 + j, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+template <class Value>
+inline Pairs pair_of(const Value* pixel, int64_t next) {
+  return halves_of(pixel) | halves_of(pixel + next) << 16;
+}
+
+template <class Set = Isa>
+inline void transpose_pairs(Pairs (&rows)[16]) {
+  if constexpr (requires { Set::transpose(rows); }) {
+    Set::transpose(rows);
+  } else {
+    transpose(rows);
   }
 }
+
+inline void store_pairs(Pairs pairs, BFloat16* to) { __builtin_memcpy(to, &pairs, sizeof(pairs)); }
 
 // Reads one image of a tile, rows `pitch` apart; what lies past its last row reads as zero.
-inline void read_image(const Source& source, const Tile& tile, int64_t border, int64_t stride,
-                       int64_t pitch, int64_t pixels, BFloat16* to) {
+template <class Value>
+void read_image(const Source& source, const Tile& tile, int64_t border, int64_t stride,
+                int64_t pitch, int64_t pixels, Value* to) {
   Patch patch(tile, border, 0, source.channels, stride);
   patch.columns = pitch;
-  read_patch<BFloat16>(source, tile, patch, to);
+  read_patch<Value>(source, tile, patch, to);
   const int64_t filled = patch.rows * pitch;
   if (filled < pixels) zero(to + filled * stride, (pixels - filled) * stride);
 }
 
-inline void add_bias_sums(const BFloat16* pixels, int64_t count, int64_t stride, int64_t channels,
-                          float* bias_sums) {
+template <class Value>
+void add_bias_sums(const Value* pixels, int64_t count, int64_t stride, int64_t channels,
+                   float* bias_sums) {
   constexpr int64_t kLanes = Shape<float>::kLanes;
   for (int64_t k = 0; k < channels; k += kLanes) {
     FloatVector sum{};
@@ -110,15 +111,16 @@ inline void add_bias_sums(const BFloat16* pixels, int64_t count, int64_t stride,
   }
 }
 
-inline void pack_amx_gradient(const WeightGradient& task, int64_t index, void* inputs,
-                              void* gradients, float* bias_sums, void* workspace) {
+template <class Value>
+void pack_amx_gradient(const WeightGradient& task, int64_t index, void* inputs, void* gradients,
+                       float* bias_sums, void* workspace) {
   const AmxGradient layout(task);
   const int64_t pixels = 2 * layout.image_pairs + 2;
   const int64_t input_stride = layout.inputs * kOutputBlock;
   const int64_t gradient_stride = layout.outputs * kOutputBlock;
   Arena arena{static_cast<char*>(workspace)};
-  BFloat16* input = arena.take<BFloat16>(amx_gradient_patch(layout, layout.inputs));
-  BFloat16* gradient = arena.take<BFloat16>(amx_gradient_patch(layout, layout.outputs));
+  Value* input = arena.take<Value>(amx_gradient_patch(layout, layout.inputs));
+  Value* gradient = arena.take<Value>(amx_gradient_patch(layout, layout.outputs));
 
   const Tile tile =
       tile_at(task.tiling, index, task.input.images, task.input.height, task.input.width);
@@ -141,16 +143,16 @@ inline void pack_amx_gradient(const WeightGradient& task, int64_t index, void* i
       zero(input, pixels * input_stride);
     }
     for (int64_t k = 0; k < 2 * layout.outputs; ++k) {
-      __m512i* to = reinterpret_cast<__m512i*>(static_cast<BFloat16*>(gradients) +
-                                               (k * layout.steps() + image * layout.image_steps) *
-                                                   kTileValues);
-      const BFloat16* from = gradient + k * 16;
-      for (int64_t step = 0; step < layout.image_steps; ++step, to += kTileRows) {
-        __m512i pairs[16];
-        for (int64_t i = 0; i < 16; ++i, from += 2 * gradient_stride) {
+      BFloat16* to = static_cast<BFloat16*>(gradients) +
+                     (k * layout.steps() + image * layout.image_steps) * kTileValues;
+      const Value* from = gradient + k * 16;
+      for (int64_t step = 0; step < layout.image_steps; ++step) {
+        Pairs pairs[kTileRows];
+        for (int64_t i = 0; i < kTileRows; ++i, from += 2 * gradient_stride) {
           pairs[i] = pair_of(from, gradient_stride);
         }
-        transpose(pairs, to);
+        transpose_pairs(pairs);
+        for (int64_t i = 0; i < kTileRows; ++i, to += 32) store_pairs(pairs[i], to);
       }
     }
     for (int64_t parity = 0; parity < 2; ++parity) {
@@ -158,10 +160,10 @@ inline void pack_amx_gradient(const WeightGradient& task, int64_t index, void* i
         BFloat16* to =
             static_cast<BFloat16*>(inputs) +
             ((parity * 2 * layout.inputs + c) * layout.pairs() + image * layout.image_pairs) * 32;
-        const BFloat16* from = input + parity * input_stride + c * 16;
+        const Value* from = input + parity * input_stride + c * 16;
         for (int64_t pair = 0; pair < layout.image_pairs;
              ++pair, to += 32, from += 2 * input_stride) {
-          _mm512_storeu_si512(to, pair_of(from, input_stride));
+          store_pairs(pair_of(from, input_stride), to);
         }
       }
     }
@@ -230,17 +232,18 @@ inline void multiply_amx_gradient(const WeightGradient& task, int64_t tiles, boo
   }
 }
 
-inline float store_amx_gradient(const WeightGradient& task, const Weight& destination,
-                                const float* sums, int64_t first, int64_t last) {
+template <class Value>
+float store_amx_gradient(const WeightGradient& task, const Weight& destination, const float* sums,
+                         int64_t first, int64_t last) {
   const AmxGradient layout(task);
-  BFloat16* values = static_cast<BFloat16*>(const_cast<void*>(destination.values));
+  Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   float largest = 0, check = 0;
   for (int64_t k = first; k < last; ++k) {
     for (int64_t c = 0; c < destination.inputs; ++c) {
       const int64_t block = k / 32 * layout.inputs + c / 32;
       const float* from = sums + block * 9 * kOutputBlock * kOutputBlock +
                           (k % 32 / 16 * 2 + c % 32 / 16) * 256 + k % 16 * 16 + c % 16;
-      BFloat16* to = values + k * destination.output_stride + c * destination.input_stride;
+      Value* to = values + k * destination.output_stride + c * destination.input_stride;
       for (int64_t tap = 0; tap < 9; ++tap) {
         const float sum = from[tap * kOutputBlock * kOutputBlock];
         if (sum > largest || -sum > largest) largest = sum < 0 ? -sum : sum;

@@ -10,8 +10,11 @@
 namespace vgg_fast::cpu {
 namespace {
 
-const WinogradKernels& winograd_kernels(Algorithm algorithm) {
-  return algorithm == Algorithm::kWinograd4 ? kernels().winograd4 : kernels().winograd2;
+const WinogradKernels& winograd_kernels(const Plan& plan) {
+  if (plan.algorithm == Algorithm::kWinograd2) return kernels().winograd2;
+  if (plan.algorithm == Algorithm::kWinograd4) return kernels().winograd4;
+  const AmxKernels& amx = *amx_kernels();
+  return plan.precision == Precision::kTf32 ? amx.winograd4_three_products : amx.winograd4;
 }
 
 // The buffers of a weight gradient, of each part of the tiles, and what is done with them.
@@ -107,22 +110,22 @@ void sum_chunks(const Plan& plan, GradientParts& parts, const BiasSums& bias_sum
 }  // namespace
 
 void convolve_winograd(Convolution task, const Plan& plan, const Weight& weight, bool for_dgrad) {
-  const WinogradKernels& kernel = winograd_kernels(plan.algorithm);
+  const WinogradKernels& kernel = winograd_kernels(plan);
   const int64_t outputs = task.destination.channels;
-  const int64_t blocks = divide_up(outputs, kernels().channel_block(task.source.storage));
+  const int64_t blocks = divide_up(outputs, kernel.output_block);
   task.tiling = plan.tiling;
   task.blocking = plan.blocking;
   const int64_t ranges = divide_up(outputs, plan.blocking.outputs);
   std::vector<uint8_t> needs_direct(ranges * plan.tiling.count());
   task.needs_direct = needs_direct.data();
-  convolve_pieces(kernel, task, {weight, plan.algorithm, for_dgrad},
+  convolve_pieces(kernel, task, {weight, plan.algorithm, for_dgrad, plan.precision},
                   {blocks, kernel.weight_bytes(task.source.channels, outputs)}, plan.pieces);
   recompute_marked_tiles(task, weight, for_dgrad, needs_direct);
 }
 
 std::optional<Gradients> winograd_weight_gradient(WeightGradient task, const Plan& plan,
                                                   const Tensor& weight, bool need_bias) {
-  const WinogradKernels& kernel = winograd_kernels(plan.algorithm);
+  const WinogradKernels& kernel = winograd_kernels(plan);
   task.tiling = plan.tiling;
   task.chunk = plan.chunk;
   GradientParts parts(kernel, task, plan.parts);
