@@ -10,8 +10,8 @@ about twice as coarsely (a relative error of 5·10⁻⁷ instead of 2·10⁻⁷ 
 needs less than half, rounds as finely as ``direct``, and suits the smallest images. ``amx`` follows
 the definition for bfloat16 on a processor's matrix tiles (Intel AMX), and is ``direct`` elsewhere.
 ``winograd4_amx`` is ``winograd4`` for float32 on such tiles, by six products of bfloat16 terms,
-which round no more coarsely; elsewhere, and for a weight's gradient, it is ``winograd4``. float64 is
-always computed directly.
+which round no more coarsely; elsewhere, and for a weight's gradient, it is ``winograd4``. float64
+is always computed directly.
 
 With matrix tiles, ``torch.backends.mkldnn.conv.fp32_precision`` counts, a permission that is looked
 up at each call: ``"tf32"`` lets float32 be multiplied by three products (a relative error of
@@ -284,7 +284,9 @@ def plan(
     if dtype not in _STORAGES:
         raise ValueError(f"the kernels serve {', '.join(map(str, _STORAGES))}, but not {dtype}")
     algorithm, workspace, _ = torch.ops.vgg_fast.cpu_settings()
-    allowed = torch.backends.mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
+    # torch's module of these switches is an object without types.
+    switches: Any = torch.backends.mkldnn
+    allowed = switches.conv.fp32_precision
     precision = _PRECISIONS.index(allowed) if allowed in _PRECISIONS else 0
     options = (_STORAGES.index(dtype), precision, threads, algorithm, workspace)
     size = (height, width)

@@ -397,9 +397,9 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
   if (algorithm == Algorithm::kDirect) return direct;
   if (algorithm == Algorithm::kAmx) {
     Plan plan = amx_plan(problem);
-    const int64_t tile_bytes = 2 * plan.tiling.pixels() *
-                               (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
-    // This many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
+    const int64_t tile_bytes =
+        2 * plan.tiling.pixels() * (round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
+    // This many pixels of 32 inputs and of 32 outputs stay in L2 for all nine taps.
     constexpr int64_t kChunkPixels = 4096;
     plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),
                             std::min(problem.threads, plan.pieces), plan.pieces);
