@@ -33,11 +33,11 @@ def test_the_tiles_tests_pass(folder: Path) -> None:
     ("algorithm", "tests"),
     [
         ("auto", "bfloat16 and (equals or written or reaches)"),
-        ("winograd4_amx", "float32 and (written or reaches or bits)"),
+        ("winograd4_amx", "float32 and (written or reaches or bits) or every_algorithm"),
     ],
 )
 def test_the_operators_tests_pass(folder: Path, algorithm: str, tests: str) -> None:
-    operators = sorted(TESTS.glob("ops/test_conv3x3*.py"))
+    operators = [*sorted(TESTS.glob("ops/test_conv3x3*.py")), TESTS / "ops" / "test_frozen.py"]
     names = [str(path.relative_to(TESTS.parent)) for path in operators]
     assert_passes(folder, *names, "-k", tests, VGG_FAST_ALGORITHM=algorithm)
 
