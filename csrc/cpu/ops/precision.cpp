@@ -2,7 +2,8 @@
 
 // The stable ABI has no such question, and Python isn't asked in inference mode, nor in a program
 // without it. So torch's own function is called by its name, if this torch has it: weak symbols are
-// null where it hasn't. The numbers are those of ATen/Context.h from 2.10 to 2.14; a test compares.
+// null where it hasn't. The numbers are those of ATen/Context.h; test_fp32_on_tiles.py would notice
+// others.
 #if defined(__linux__)
 extern "C" {
 [[gnu::weak]] void* vgg_fast_global_context() __asm__("_ZN2at13globalContextEv");
