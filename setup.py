@@ -52,6 +52,14 @@ CXX_FLAGS = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *["-Werror
 CXX_FLAGS += (
     [*SANITIZERS, "-fno-sanitize-recover=all", "-O1", "-g1"] if SANITIZERS else ["-O3", "-g0"]
 )
+# For tests/support/amx_emulated.py, the folder of an ordinary build's objects: a library in which
+# plain functions stand in for matrix tiles takes all but a few files from there.
+EMULATES_AMX = os.environ.get("VGG_FAST_EMULATE_AMX", "")
+KNOWS_AMX = ("isa/features.cpp", "isa/kernels.cpp", "isa/kernels_amx.cpp", "plan/plan.cpp")
+if EMULATES_AMX:
+    vectors = os.environ.get("VGG_FAST_EMULATE_AMX_VECTORS", "")
+    CXX_FLAGS += ["-DVGG_FAST_AMX_EMULATION", f"-I{ROOT}"]
+    CXX_FLAGS += ["-DVGG_FAST_AMX_EMULATION_AVX512"] * (vectors == "avx512")
 # The host compiler sees the device code too, and knows no #pragma unroll.
 NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
 NVCC_FLAGS += ["-Werror=all-warnings"] * WERROR
@@ -76,9 +84,15 @@ def system(*folders: str) -> list[str]:
 
 def operators_cpu() -> Extension:
     stable = [INCLUDE, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *system(*include_paths())]
+    files, objects = sources("library.cpp", "cpu/**/*.cpp"), []
+    if EMULATES_AMX:
+        shared = [file for file in files if not file.endswith(KNOWS_AMX)]
+        objects = [str(Path(EMULATES_AMX, file).with_suffix(".o")) for file in shared]
+        files = [file for file in files if file not in shared]
     return Extension(
         "vgg_fast._C",
-        sources("library.cpp", "cpu/**/*.cpp"),
+        files,
+        extra_objects=objects,
         depends=HEADERS,
         language="c++",
         py_limited_api=True,

@@ -47,6 +47,9 @@ using Planner = cpu::Plan (*)(const cpu::Problem&, const cpu::Settings&);
 py::dict describe(const cpu::Plan& plan) {
   py::dict facts("algorithm"_a = cpu::name(plan.algorithm));
   if (plan.gemv) facts["by"] = "gemv";
+  if (plan.algorithm == cpu::Algorithm::kWinograd4Amx) {
+    facts["products"] = plan.precision == cpu::Precision::kTf32 ? 3 : 6;
+  }
   facts["pieces"] = plan.pieces;
   facts["workspace"] = plan.workspace;
   const bool direct =
@@ -67,11 +70,12 @@ py::dict describe(const cpu::Plan& plan) {
   return facts;
 }
 
-// `storage` is an index into _STORAGES of vgg_fast/cpu.py, `algorithm` one into cpu_algorithms().
+// `storage` is an index into _STORAGES of vgg_fast/cpu.py, `precision` one into its _PRECISIONS,
+// `algorithm` one into cpu_algorithms().
 template <Planner kPlanner>
 py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, int64_t width,
-              int64_t storage, int64_t threads, int64_t algorithm, int64_t workspace,
-              bool for_dgrad) {
+              int64_t storage, int64_t precision, int64_t threads, int64_t algorithm,
+              int64_t workspace, bool for_dgrad) {
   cpu::Problem problem;
   problem.images = images;
   problem.inputs = inputs;
@@ -80,6 +84,7 @@ py::dict plan(int64_t images, int64_t inputs, int64_t outputs, int64_t height, i
   problem.width = width;
   problem.storage = vgg_fast::Storage(storage);
   problem.threads = threads;
+  problem.precision = cpu::Precision(precision);
   problem.for_dgrad = for_dgrad;
   problem.set_instruction_set(cpu::instruction_set());
   return describe(kPlanner(problem, {cpu::Algorithm(algorithm), workspace}));

@@ -9,7 +9,14 @@ The kernels choose by themselves, per shape; what is set here overrides them, fo
 about twice as coarsely (a relative error of 5·10⁻⁷ instead of 2·10⁻⁷ in float32); ``winograd2``
 needs less than half, rounds as finely as ``direct``, and suits the smallest images. ``amx`` follows
 the definition for bfloat16 on a processor's matrix tiles (Intel AMX), and is ``direct`` elsewhere.
-float64 is always computed directly.
+``winograd4_amx`` is ``winograd4`` for float32 on such tiles, by six products of bfloat16 terms,
+which round no more coarsely; elsewhere, and for a weight's gradient, it is ``winograd4``. float64
+is always computed directly.
+
+With matrix tiles, ``torch.backends.mkldnn.conv.fp32_precision`` counts, a permission that is looked
+up at each call: ``"tf32"`` lets float32 be multiplied by three products (a relative error of
+2·10⁻⁵), and ``"bf16"`` as bfloat16 (2·10⁻³). Sums and results stay float32. Without tiles it would
+gain nothing, and changes nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +52,7 @@ _MOST_MEBIBYTES = 10**9  # as in the environment variables
 _MOST_ELEMENTS = 1 << 46  # of an address space of 48 bits
 _MOST_THREADS = 1 << 16
 _STORAGES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_PRECISIONS = ("ieee", "tf32", "bf16")  # and "none", which is "ieee"
 
 
 class Settings(NamedTuple):
@@ -241,8 +249,9 @@ def plan(
         for "forward", "input gradient" and "weight gradient": the "algorithm", into how many
         "pieces" the work is cut, what the largest of them spans, and its "workspace" in bytes.
         A direct convolution of 16 pixels or fewer has "by": "gemv", dot products with the weight
-        in any dense layout. A weight gradient says how its "sums" are kept: "shared" by all
-        threads, "in parts" (and how many "parts") or "in blocks".
+        in any dense layout. "winograd4_amx" has its number of "products", 6 or 3. A weight gradient
+        says how its "sums" are kept: "shared" by all threads, "in parts" (and how many "parts") or
+        "in blocks".
 
     Raises:
         ValueError: a number is less than 1, a tensor of that shape has more elements than a
@@ -277,7 +286,11 @@ def plan(
     if dtype not in _STORAGES:
         raise ValueError(f"the kernels serve {', '.join(map(str, _STORAGES))}, but not {dtype}")
     algorithm, workspace, _ = torch.ops.vgg_fast.cpu_settings()
-    options = (_STORAGES.index(dtype), threads, algorithm, workspace)
+    # torch's module of these switches is an object without types.
+    switches: Any = torch.backends.mkldnn
+    allowed = switches.conv.fp32_precision
+    precision = _PRECISIONS.index(allowed) if allowed in _PRECISIONS else 0
+    options = (_STORAGES.index(dtype), precision, threads, algorithm, workspace)
     size = (height, width)
     return {
         "forward": _bindings.plan_convolution(

@@ -92,7 +92,7 @@ def test_any_layout_of_the_input(op: str, layout: str) -> None:
 
 
 @public
-@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4", "winograd4_amx"])
 def test_every_algorithm(op: str, algorithm: str) -> None:
     with cpu.use(algorithm=algorithm):
         for shape in (SMALL, MIDDLE, EVEN):

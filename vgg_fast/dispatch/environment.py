@@ -18,7 +18,9 @@ from vgg_fast.dispatch import state
 VARIABLES = {
     "VGG_FAST_BACKEND": "the backend: auto, cpp, triton or reference (PyTorch; cuDNN on a GPU)",
     "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2, neon or generic",
-    "VGG_FAST_ALGORITHM": "the CPU algorithm: auto, direct, winograd2, winograd4 or amx",
+    "VGG_FAST_ALGORITHM": (
+        "the CPU algorithm: auto, direct, winograd2, winograd4, amx or winograd4_amx"
+    ),
     "VGG_FAST_WORKSPACE": "MiB that a call on the CPU may take in addition to its tensors",
     "VGG_FAST_WEIGHT_CACHE": "MiB of transformed weights that the CPU kernels keep; 0: none",
     "VGG_FAST_GPU": "the CUDA C++ kernels: sm_80, or sm_90a for Hopper's own, in bf16 and fp16",

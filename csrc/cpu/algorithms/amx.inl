@@ -1,11 +1,12 @@
-// Direct 3×3 convolution of bfloat16 maps on Intel AMX tiles.
+// Direct 3×3 convolution on Intel AMX tiles, of bfloat16 maps, or of fp32 ones whose values are
+// rounded to the nearest bfloat16 as they are packed.
 //
 //   C[16 pixels][16 k] += A[16 pixels][32 c] · B[16 pairs of c][16 k][2]     16,384 operations
 //
 // A tile of A is read in place from a patch of the map: its rows are 16 neighbouring pixels. Pixels
 // are counted through the patch's rows, borders included, so that every tap is one constant offset;
 // what is computed at the borders is never written. Products are exact and sums are fp32, so only
-// the result is rounded to bfloat16.
+// the result is rounded to bfloat16; a result in fp32 isn't.
 //
 // 2 × 2 tiles of C take a step of 32 channels and one tap in 4 multiplications, 16 cycles each,
 // and 4 loads. The taps of a step read the same pixels of A from L1; B comes from L2, 32 bytes a
@@ -59,13 +60,14 @@ inline int64_t amx_weight_bytes(int64_t inputs, int64_t outputs) {
   return divide_up(outputs, kOutputBlock) * amx_block_values(inputs) * int64_t(sizeof(BFloat16));
 }
 
-inline void pack_amx_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
-                            void* packed) {
+template <class Value>
+void pack_amx_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
+                     void* packed) {
   const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
   const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
   const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
-  const BFloat16* values = static_cast<const BFloat16*>(weight.values);
+  const Value* values = static_cast<const Value*>(weight.values);
   for (int64_t block = first; block < last; ++block) {
     BFloat16* to = static_cast<BFloat16*>(packed) + block * amx_block_values(inputs);
     float largest = 0;
@@ -76,12 +78,13 @@ inline void pack_amx_weight(const Weight& weight, bool for_dgrad, int64_t first,
       if (width < kChannelStep || height < kOutputBlock) zero(to, 9 * 2 * kTileValues);
       for (int64_t i = 0; i < height; ++i) {
         for (int64_t j = 0; j < width; ++j) {
-          const BFloat16* from = values + (k + i) * output_stride + (c + j) * input_stride;
+          const Value* from = values + (k + i) * output_stride + (c + j) * input_stride;
           BFloat16* element = to + amx_weight_at(0, j, i);
           for (int64_t tap = 0; tap < 9; ++tap) {
             const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
-            element[(for_dgrad ? 8 - tap : tap) * 2 * kTileValues] = from[at];
-            const float value = to_real(from[at]), magnitude = value < 0 ? -value : value;
+            const BFloat16 packed_value = as<BFloat16>(from[at]);
+            element[(for_dgrad ? 8 - tap : tap) * 2 * kTileValues] = packed_value;
+            const float value = to_real(packed_value), magnitude = value < 0 ? -value : value;
             if (magnitude > largest) largest = magnitude;
           }
         }
@@ -170,8 +173,9 @@ inline bool denormals_may_matter(const Tile& tile, const float* sums, int64_t pi
   return false;
 }
 
-inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
-                         void* workspace) {
+template <class Value>
+void amx_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
+                  void* workspace) {
   const Source& source = convolution.source;
   const Tiling& tiling = convolution.tiling;
   const int64_t outputs = convolution.destination.channels;
@@ -185,7 +189,7 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const Tile tile = tile_at(tiling, index, source.images, source.height, source.width);
     const AmxPatch layout(source.channels, tile.rows, tile.columns);
-    read_patch<BFloat16>(source, tile, Patch(tile, 1, 0, source.channels, layout.stride), values);
+    read_patch<Value>(source, tile, Patch(tile, 1, 0, source.channels, layout.stride), values);
     const BFloat16* weight = static_cast<const BFloat16*>(convolution.packed_weight);
     for (int64_t k = 0; k < outputs;
          k += kOutputBlock, weight += amx_block_values(source.channels)) {
@@ -215,7 +219,7 @@ inline void amx_convolve(const Convolution& convolution, int64_t first_tile, int
               }
               return sum;
             });
-        write_tile<kOutputBlock, BFloat16>(convolution, one, sums, layout.pitch, k, count);
+        write_tile<kOutputBlock, Value>(convolution, one, sums, layout.pitch, k, count);
       }
     }
   }

@@ -2,33 +2,40 @@
 //
 //   C[16 k][16 c] += A[16 k][32 pixels] · B[16 pairs of pixels][16 c][2]     for each of the 9 taps
 //
-// A tile of the map is packed once for all channels: the gradient transposed, the input in pairs of
-// pixels. A tap to the right or left pairs other pixels, so the input is packed twice, with pairs
-// that begin at even and at odd pixels; a tap above or below is a whole number of pairs away,
-// because rows have an even pitch. Between the rows the gradient is zero, and the input must not be
-// infinite there: the direct kernel computes again what isn't finite.
+// A tile of the map is packed once for all channels and taps: the gradient transposed, the input in
+// pairs of pixels. A pair is a pixel of the upper half of the rows and the one as far down the
+// lower half, so a tap in any direction is a whole number of pairs away. Behind a row and behind a
+// half the gradient is zero, and the input must not be infinite there: the direct kernel computes
+// again what isn't finite.
+//
+// 6 tiles of C, of 16 k, 32 c and a row of taps, take a step of 32 pixels in 6 multiplications of
+// 16 cycles and 7 loads. The taps' tiles of B begin one line apart, so that 3 KB come from L2 for
+// them, 32 bytes a cycle as in the forward pass.
 //
 // All threads work on one chunk of packed tiles: first on its tiles, then on the blocks of sums, so
 // the sums are taken in the same order for any number of threads.
 
 struct AmxGradient {
   int64_t inputs, outputs;           // in blocks of 32 channels
-  int64_t pitch, rows, images;       // of a packed tile
-  int64_t image_steps, image_pairs;  // 32-pixel steps of the gradient; pairs of the input
+  int64_t pitch, half, images;       // of a packed tile; half of its rows
+  int64_t image_steps, image_pairs;  // of 16 pairs of the gradient; pairs of the input
   explicit AmxGradient(const WeightGradient& task)
       : inputs(divide_up(task.input.channels, kOutputBlock)),
         outputs(divide_up(task.gradient.channels, kOutputBlock)),
-        pitch(round_up(task.tiling.columns + 2, 2)),
-        rows(task.tiling.rows),
+        pitch(task.tiling.columns + 2),
+        half(divide_up(task.tiling.rows, 2)),
         images(task.tiling.images),
-        image_steps(divide_up(rows * pitch, kPixelGroup)),
-        image_pairs(image_steps * kTileRows + pitch + 1) {}
+        image_steps(divide_up(half * pitch, kTileRows)),
+        image_pairs(image_steps * kTileRows + 2 * pitch + 2) {}
   int64_t steps() const { return images * image_steps; }
   int64_t pairs() const { return images * image_pairs; }
   // Values of one packed tile: gradients[block of 16 k][step] is a tile of A, and
-  // inputs[parity][block of 16 c][pair] a row of B.
+  // inputs[block of 16 c][pair] a row of B.
   int64_t gradient_values() const { return 2 * outputs * steps() * kTileValues; }
-  int64_t input_values() const { return 2 * 2 * inputs * pairs() * 32; }
+  int64_t input_values() const { return 2 * inputs * pairs() * 32; }
+  // Pixels to pack, as they are stored, followed by zeros as far as the last pairs read.
+  int64_t half_pixels() const { return image_steps * kTileRows; }  // of the gradient
+  int64_t input_pixels() const { return image_pairs + half * pitch; }
 };
 
 inline AmxGradientSizes amx_gradient_sizes(const WeightGradient& task) {
@@ -41,67 +48,63 @@ inline AmxGradientSizes amx_gradient_sizes(const WeightGradient& task) {
   return sizes;
 }
 
-// A patch of pixels to pack, followed by zeros as far as the last pairs read.
-inline int64_t amx_gradient_patch(const AmxGradient& layout, int64_t channel_blocks) {
-  return layout.images * (2 * layout.image_pairs + 2) * channel_blocks * kOutputBlock;
-}
-
-inline int64_t amx_gradient_workspace(const WeightGradient& task) {
+template <class Value>
+int64_t amx_gradient_workspace(const WeightGradient& task) {
   const AmxGradient layout(task);
-  return Arena::bytes<BFloat16>(amx_gradient_patch(layout, layout.inputs)) +
-         Arena::bytes<BFloat16>(amx_gradient_patch(layout, layout.outputs));
+  return Arena::bytes<Value>(layout.input_pixels() * layout.inputs * kOutputBlock) +
+         Arena::bytes<Value>(2 * layout.half_pixels() * layout.outputs * kOutputBlock);
 }
 
-// Two pixels' 16 channels side by side: a row of B.
-inline __m512i pair_of(const BFloat16* pixel, int64_t next) {
-  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
-  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + next));
-  const __m512i low = _mm512_cvtepu16_epi32(first);
-  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16);
-  return _mm512_or_si512(low, high);
+// A row of B: two pixels' 16 channels side by side, bfloat16. Not a vector of the instruction set:
+// tiles have rows of 64 bytes on whatever processor.
+typedef uint32_t Pairs __attribute__((vector_size(64)));
+
+template <class Set = Isa>
+inline Pairs halves_of(const BFloat16* pixel) {
+  if constexpr (requires { Set::widen_halves(pixel); }) {
+    return Pairs(Set::widen_halves(pixel));
+  } else {
+    uint16_t halves __attribute__((vector_size(32)));
+    __builtin_memcpy(&halves, pixel, sizeof(halves));
+    return __builtin_convertvector(halves, Pairs);
+  }
+}
+inline Pairs halves_of(const float* pixel) {  // the nearest
+  float values __attribute__((vector_size(64)));
+  __builtin_memcpy(&values, pixel, sizeof(values));
+  return narrow<Pairs>(BFloat16{}, values);
 }
 
-// Transposes 16 × 16 values of 32 bits.
-inline void transpose(const __m512i (&rows)[16], __m512i* to) {
-  __m512i a[16], b[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  // b[4 · g + j] holds, in its quarter q, the values 4 · q + j of the rows 4 · g to 4 · g + 3.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
-    const __m512i high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
-    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
-    const __m512i high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
-    _mm512_storeu_si512(to + j, _mm512_shuffle_i32x4(low01, low23, 0x88));
-    _mm512_storeu_si512(to + 8 + j, _mm512_shuffle_i32x4(low01, low23, 0xdd));
-    _mm512_storeu_si512(to + 4 + j, _mm512_shuffle_i32x4(high01, high23, 0x88));
-    _mm512_storeu_si512(to + 12 + j, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+template <class Value>
+inline Pairs pair_of(const Value* pixel, int64_t next) {
+  return halves_of(pixel) | halves_of(pixel + next) << 16;
+}
+
+template <class Set = Isa>
+inline void transpose_pairs(Pairs (&rows)[16]) {
+  if constexpr (requires { Set::transpose(rows); }) {
+    Set::transpose(rows);
+  } else {
+    transpose(rows);
   }
 }
+
+inline void store_pairs(Pairs pairs, BFloat16* to) { __builtin_memcpy(to, &pairs, sizeof(pairs)); }
 
 // Reads one image of a tile, rows `pitch` apart; what lies past its last row reads as zero.
-inline void read_image(const Source& source, const Tile& tile, int64_t border, int64_t stride,
-                       int64_t pitch, int64_t pixels, BFloat16* to) {
+template <class Value>
+void read_image(const Source& source, const Tile& tile, int64_t border, int64_t stride,
+                int64_t pitch, int64_t pixels, Value* to) {
   Patch patch(tile, border, 0, source.channels, stride);
   patch.columns = pitch;
-  read_patch<BFloat16>(source, tile, patch, to);
+  read_patch<Value>(source, tile, patch, to);
   const int64_t filled = patch.rows * pitch;
   if (filled < pixels) zero(to + filled * stride, (pixels - filled) * stride);
 }
 
-inline void add_bias_sums(const BFloat16* pixels, int64_t count, int64_t stride, int64_t channels,
-                          float* bias_sums) {
+template <class Value>
+void add_bias_sums(const Value* pixels, int64_t count, int64_t stride, int64_t channels,
+                   float* bias_sums) {
   constexpr int64_t kLanes = Shape<float>::kLanes;
   for (int64_t k = 0; k < channels; k += kLanes) {
     FloatVector sum{};
@@ -110,15 +113,29 @@ inline void add_bias_sums(const BFloat16* pixels, int64_t count, int64_t stride,
   }
 }
 
-inline void pack_amx_gradient(const WeightGradient& task, int64_t index, void* inputs,
-                              void* gradients, float* bias_sums, void* workspace) {
+// Both halves of one image's gradient, whose second may be empty.
+template <class Value>
+void read_gradient(const Source& source, const Tile& tile, const AmxGradient& layout,
+                   int64_t stride, Value* to) {
+  Tile part = tile;
+  part.rows = least(layout.half, tile.rows);
+  read_image(source, part, 0, stride, layout.pitch, layout.half_pixels(), to);
+  part.row += part.rows;
+  part.rows = tile.rows - part.rows;
+  read_image(source, part, 0, stride, layout.pitch, layout.half_pixels(),
+             to + layout.half_pixels() * stride);
+}
+
+template <class Value>
+void pack_amx_gradient(const WeightGradient& task, int64_t index, void* inputs, void* gradients,
+                       float* bias_sums, void* workspace) {
   const AmxGradient layout(task);
-  const int64_t pixels = 2 * layout.image_pairs + 2;
   const int64_t input_stride = layout.inputs * kOutputBlock;
   const int64_t gradient_stride = layout.outputs * kOutputBlock;
+  const int64_t gradient_pixels = 2 * layout.half_pixels();
   Arena arena{static_cast<char*>(workspace)};
-  BFloat16* input = arena.take<BFloat16>(amx_gradient_patch(layout, layout.inputs));
-  BFloat16* gradient = arena.take<BFloat16>(amx_gradient_patch(layout, layout.outputs));
+  Value* input = arena.take<Value>(layout.input_pixels() * input_stride);
+  Value* gradient = arena.take<Value>(gradient_pixels * gradient_stride);
 
   const Tile tile =
       tile_at(task.tiling, index, task.input.images, task.input.height, task.input.width);
@@ -128,119 +145,127 @@ inline void pack_amx_gradient(const WeightGradient& task, int64_t index, void* i
     one.images = 1;
     const bool is_there = image < tile.images;
     if (is_there) {
-      read_image(task.gradient, one, 0, gradient_stride, layout.pitch, pixels, gradient);
-      add_bias_sums(gradient, tile.rows * layout.pitch, gradient_stride,
+      read_gradient(task.gradient, one, layout, gradient_stride, gradient);
+      add_bias_sums(gradient, gradient_pixels, gradient_stride,
                     round_up(task.gradient.channels, Shape<float>::kLanes), bias_sums);
     } else {
-      zero(gradient, pixels * gradient_stride);
+      zero(gradient, gradient_pixels * gradient_stride);
     }
     if (!task.need_weight) continue;
     if (is_there) {
-      read_image(task.input, one, 1, input_stride, layout.pitch, pixels, input);
+      read_image(task.input, one, 1, input_stride, layout.pitch, layout.input_pixels(), input);
     } else {
-      zero(input, pixels * input_stride);
+      zero(input, layout.input_pixels() * input_stride);
     }
     for (int64_t k = 0; k < 2 * layout.outputs; ++k) {
-      __m512i* to = reinterpret_cast<__m512i*>(static_cast<BFloat16*>(gradients) +
-                                               (k * layout.steps() + image * layout.image_steps) *
-                                                   kTileValues);
-      const BFloat16* from = gradient + k * 16;
-      for (int64_t step = 0; step < layout.image_steps; ++step, to += kTileRows) {
-        __m512i pairs[16];
-        for (int64_t i = 0; i < 16; ++i, from += 2 * gradient_stride) {
-          pairs[i] = pair_of(from, gradient_stride);
+      BFloat16* to = static_cast<BFloat16*>(gradients) +
+                     (k * layout.steps() + image * layout.image_steps) * kTileValues;
+      const Value* from = gradient + k * 16;
+      for (int64_t step = 0; step < layout.image_steps; ++step) {
+        Pairs pairs[kTileRows];
+        for (int64_t i = 0; i < kTileRows; ++i, from += gradient_stride) {
+          pairs[i] = pair_of(from, layout.half_pixels() * gradient_stride);
         }
-        transpose(pairs, to);
+        transpose_pairs(pairs);
+        for (int64_t i = 0; i < kTileRows; ++i, to += 32) store_pairs(pairs[i], to);
       }
     }
-    for (int64_t parity = 0; parity < 2; ++parity) {
-      for (int64_t c = 0; c < 2 * layout.inputs; ++c) {
-        BFloat16* to =
-            static_cast<BFloat16*>(inputs) +
-            ((parity * 2 * layout.inputs + c) * layout.pairs() + image * layout.image_pairs) * 32;
-        const BFloat16* from = input + parity * input_stride + c * 16;
-        for (int64_t pair = 0; pair < layout.image_pairs;
-             ++pair, to += 32, from += 2 * input_stride) {
-          _mm512_storeu_si512(to, pair_of(from, input_stride));
-        }
+    for (int64_t c = 0; c < 2 * layout.inputs; ++c) {
+      BFloat16* to =
+          static_cast<BFloat16*>(inputs) + (c * layout.pairs() + image * layout.image_pairs) * 32;
+      const Value* from = input + c * 16;
+      for (int64_t pair = 0; pair < layout.image_pairs; ++pair, to += 32, from += input_stride) {
+        store_pairs(pair_of(from, layout.half * layout.pitch * input_stride), to);
       }
     }
   }
 }
 
-// One block of 32 c × 32 k and one tap: sums[half of k][half of c] are tiles of C, transposed.
-inline void multiply_block(const AmxGradient& layout, int64_t tiles, bool accumulate,
-                           const BFloat16* input, const BFloat16* gradient, int64_t tap,
-                           float* sums) {
-  constexpr int64_t kSums = 16 * 16;
+// A row of taps of 16 k and 32 c: sums[tap][half of k][half of c] are tiles of C, transposed.
+inline void multiply_taps(const AmxGradient& layout, int64_t tiles, bool accumulate,
+                          const BFloat16* input, const BFloat16* gradient, float* sums) {
+  constexpr int64_t kSums = 16 * 16, kTap = 4 * kSums;
   if (accumulate) {
     _tile_loadd(0, sums, 64);
     _tile_loadd(1, sums + kSums, 64);
-    _tile_loadd(2, sums + 2 * kSums, 64);
-    _tile_loadd(3, sums + 3 * kSums, 64);
+    _tile_loadd(2, sums + kTap, 64);
+    _tile_loadd(3, sums + kTap + kSums, 64);
+    _tile_loadd(4, sums + 2 * kTap, 64);
+    _tile_loadd(5, sums + 2 * kTap + kSums, 64);
   } else {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
   }
-  // The tap's first pixel is r · pitch + s away, which is half as many pairs: even ones, or odd
-  // ones where s is odd.
-  const int64_t r = tap / 3, s = tap % 3;
-  const int64_t shift = s % 2 * 2 * layout.inputs * layout.pairs() + r * layout.pitch / 2 + s / 2;
+  const int64_t next = layout.pairs() * 32;  // the other half of c
   for (int64_t tile = 0; tile < tiles; ++tile) {
     for (int64_t image = 0; image < layout.images; ++image) {
       const BFloat16* left =
           gradient + tile * layout.gradient_values() + image * layout.image_steps * kTileValues;
       const BFloat16* right =
-          input + tile * layout.input_values() + (image * layout.image_pairs + shift) * 32;
+          input + tile * layout.input_values() + image * layout.image_pairs * 32;
       for (int64_t step = 0; step < layout.image_steps;
            ++step, left += kTileValues, right += kTileValues) {
-        _tile_loadd(4, left, 64);
-        _tile_loadd(6, right, 64);
-        _tile_loadd(5, left + layout.steps() * kTileValues, 64);
-        _tile_loadd(7, right + layout.pairs() * 32, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(6, left, 64);
+        _tile_loadd(7, right, 64);
+        _tile_dpbf16ps(0, 6, 7);
+        _tile_loadd(7, right + next, 64);
+        _tile_dpbf16ps(1, 6, 7);
+        _tile_loadd(7, right + 32, 64);
+        _tile_dpbf16ps(2, 6, 7);
+        _tile_loadd(7, right + next + 32, 64);
+        _tile_dpbf16ps(3, 6, 7);
+        _tile_loadd(7, right + 2 * 32, 64);
+        _tile_dpbf16ps(4, 6, 7);
+        _tile_loadd(7, right + next + 2 * 32, 64);
+        _tile_dpbf16ps(5, 6, 7);
       }
     }
   }
   _tile_stored(0, sums, 64);
   _tile_stored(1, sums + kSums, 64);
-  _tile_stored(2, sums + 2 * kSums, 64);
-  _tile_stored(3, sums + 3 * kSums, 64);
+  _tile_stored(2, sums + kTap, 64);
+  _tile_stored(3, sums + kTap + kSums, 64);
+  _tile_stored(4, sums + 2 * kTap, 64);
+  _tile_stored(5, sums + 2 * kTap + kSums, 64);
 }
 
 inline void multiply_amx_gradient(const WeightGradient& task, int64_t tiles, bool accumulate,
                                   int64_t first, int64_t last, const void* inputs,
                                   const void* gradients, float* sums) {
+  constexpr int64_t kSums = 16 * 16, kTap = 4 * kSums;
   const AmxGradient layout(task);
   const TileShape shape;
   for (int64_t block = first; block < last; ++block) {
     const int64_t k = block / layout.inputs, c = block % layout.inputs;
-    const BFloat16* input = static_cast<const BFloat16*>(inputs) + c * 2 * layout.pairs() * 32;
-    const BFloat16* gradient =
-        static_cast<const BFloat16*>(gradients) + k * 2 * layout.steps() * kTileValues;
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      multiply_block(layout, tiles, accumulate, input, gradient, tap,
-                     sums + (block * 9 + tap) * kOutputBlock * kOutputBlock);
+    const BFloat16* const input =
+        static_cast<const BFloat16*>(inputs) + c * 2 * layout.pairs() * 32;
+    for (int64_t half = 0; half < 2; ++half) {
+      const BFloat16* const gradient =
+          static_cast<const BFloat16*>(gradients) + (k * 2 + half) * layout.steps() * kTileValues;
+      for (int64_t r = 0; r < 3; ++r) {
+        multiply_taps(layout, tiles, accumulate, input + r * layout.pitch * 32, gradient,
+                      sums + (block * 9 + r * 3) * kTap + half * 2 * kSums);
+      }
     }
   }
 }
 
-inline float store_amx_gradient(const WeightGradient& task, const Weight& destination,
-                                const float* sums, int64_t first, int64_t last) {
+template <class Value>
+float store_amx_gradient(const WeightGradient& task, const Weight& destination, const float* sums,
+                         int64_t first, int64_t last) {
   const AmxGradient layout(task);
-  BFloat16* values = static_cast<BFloat16*>(const_cast<void*>(destination.values));
+  Value* values = static_cast<Value*>(const_cast<void*>(destination.values));
   float largest = 0, check = 0;
   for (int64_t k = first; k < last; ++k) {
     for (int64_t c = 0; c < destination.inputs; ++c) {
       const int64_t block = k / 32 * layout.inputs + c / 32;
       const float* from = sums + block * 9 * kOutputBlock * kOutputBlock +
                           (k % 32 / 16 * 2 + c % 32 / 16) * 256 + k % 16 * 16 + c % 16;
-      BFloat16* to = values + k * destination.output_stride + c * destination.input_stride;
+      Value* to = values + k * destination.output_stride + c * destination.input_stride;
       for (int64_t tap = 0; tap < 9; ++tap) {
         const float sum = from[tap * kOutputBlock * kOutputBlock];
         if (sum > largest || -sum > largest) largest = sum < 0 ? -sum : sum;

@@ -9,7 +9,7 @@
 
 namespace vgg_fast::cpu {
 
-const WinogradKernels& winograd_kernels(Algorithm algorithm);
+const WinogradKernels& winograd_kernels(const Plan& plan);
 
 void convolve_winograd(Convolution task, const Plan& plan, const Weight& weight, bool for_dgrad);
 

@@ -11,94 +11,6 @@
 // convolution.cpp has the direct kernel compute them again. So are tiles whose outputs are as small
 // as denormal numbers, which are kept out of V and U (denormals.inl).
 
-// Rows of different positions would lie a power of two apart and share one set of the L1 cache, if
-// not for an extra cache line.
-constexpr int64_t kApart = 16;
-
-template <class W>
-struct WinogradWeight {
-  static constexpr int64_t kPositions = W::kInput * W::kInput;
-  int64_t inputs, outputs;
-  int64_t block_offset(int64_t block) const {
-    return block * kPositions * (inputs * Shape<float>::kBlock + kApart);
-  }
-  int64_t width(int64_t block) const {
-    return block_width<float>(outputs, block * Shape<float>::kBlock);
-  }
-  int64_t position_stride(int64_t block) const { return inputs * width(block) + kApart; }
-  // Facts about the block's values, stored in the gap between the first two positions.
-  int64_t facts_offset(int64_t block) const { return block_offset(block) + inputs * width(block); }
-};
-
-struct WinogradWeightFacts {
-  float largest;  // no magnitude in U is larger
-  bool small;     // whether an output's whole filter is as small as denormal numbers, but not zero
-};
-static_assert(sizeof(WinogradWeightFacts) <= kApart * sizeof(float));
-
-template <class W>
-int64_t winograd_weight_bytes(int64_t inputs, int64_t outputs) {
-  const WinogradWeight<W> layout{inputs, outputs};
-  const int64_t last = divide_up(outputs, Shape<float>::kBlock) - 1;
-  return (layout.block_offset(last) + layout.kPositions * layout.position_stride(last)) *
-         int64_t(sizeof(float));
-}
-
-// For dgrad, the weight is rotated by 180°, its inputs and outputs exchanged.
-template <class W, class Value>
-void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
-                          float* packed) {
-  using S = Shape<float>;
-  const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
-  const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
-  const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
-  const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
-  const Value* values = static_cast<const Value*>(weight.values);
-  const WinogradWeight<W> layout{inputs, outputs};
-  const FlushedDenormals denormals;
-  for (int64_t block = first; block < last; ++block) {
-    const int64_t left = outputs - block * S::kBlock;
-    const int64_t width = layout.width(block), used = left < width ? left : width;
-    S::Integers largest[S::kVectors] = {};  // of each output; bits are ordered as magnitudes are
-    for (int64_t c = 0; c < inputs; ++c) {
-      const Value* from = values + block * S::kBlock * output_stride + c * input_stride;
-      alignas(64) float taps[9 * S::kBlock] = {};
-      for (int64_t k = 0; k < used; ++k, from += output_stride) {
-        for (int64_t tap = 0; tap < 9; ++tap) {
-          const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
-          taps[(for_dgrad ? 8 - tap : tap) * S::kBlock + k] = to_real(from[at]);
-        }
-      }
-      float* to = packed + layout.block_offset(block) + c * width;
-      for (int64_t v = 0; v < width; v += S::kLanes) {
-        transform_tile<3, W::kInput, W::weight>(
-            // Some taps reach U unchanged, so denormal ones are zeroed here.
-            [&](int64_t i, int64_t j) {
-              const FloatVector tap = load<float>(taps + (i * 3 + j) * S::kBlock + v);
-              const auto bits = S::Integers(tap) & 0x7fffffff;
-              auto& most = largest[v / S::kLanes];
-              most = bits > most ? bits : most;
-              return bits < 0x00800000 ? FloatVector{} : tap;
-            },
-            writes_to<W::kInput>(to + v, layout.position_stride(block)));
-      }
-    }
-    WinogradWeightFacts facts{0, false};
-    for (int64_t k = 0; k < used; ++k) {
-      const int bits = largest[k / S::kLanes][k % S::kLanes];
-      // As integers: Arm's processors, once they flush, read denormal numbers as zeros, too.
-      facts.small |= bits > 0 && bits <= __builtin_bit_cast(int, kSmallSum);
-      const float magnitude = __builtin_bit_cast(float, bits);
-      if (magnitude > facts.largest) facts.largest = magnitude;
-    }
-    facts.largest *=
-        2;  // the magnitudes in a row of G add up to less than √2, and a tap meets it twice
-    __builtin_memcpy(packed + layout.facts_offset(block), &facts, sizeof(facts));
-  }
-}
-
-// ---------------------------------------------------------------------------------------------
-
 // sums[i][k] (+)= Σ_t rows[i · row_stride + t · kTermStride] · right[t][k] for kPixels rows and
 // kWidth vectors of columns. Meanwhile kPixels rows at `next` are prefetched, as many values as
 // there are terms: the next call needs them, and they come from L2 or further.
@@ -164,6 +76,10 @@ struct WinogradWorkspace {
     return Arena::bytes<float>(kPositions * input_stride) +
            Arena::bytes<float>(kPositions * product_stride);
   }
+  // Where a tile's channels from c on go in V.
+  auto writes(float* inputs, int64_t t, int64_t c) const {
+    return writes_to<W::kInput>(inputs + t * channels + c, input_stride);
+  }
 };
 
 template <class W>
@@ -180,10 +96,9 @@ inline Tile whole_tile(const Tiling& tiling, const Source& source, int64_t index
 }
 
 // Whether denormal numbers were flushed.
-template <class W, class Value>
+template <class W, class Value, class Layout, class Inputs>
 bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_t tiles,
-                      const WinogradWorkspace<W>& layout, FlushedDenormals& denormals,
-                      float* inputs) {
+                      const Layout& layout, FlushedDenormals& denormals, Inputs* inputs) {
   using S = Shape<float>;
   const Source& source = convolution.source;
   bool flushed = false;
@@ -195,18 +110,22 @@ bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
       for (int64_t c = 0; c < source.channels; c += S::kLanes) {
         transform_tile<W::kInput, W::kInput, W::input>(
             [&](int64_t i, int64_t j) { return pixels.read(i, j, c, source.channels - c); },
-            writes_to<W::kInput>(inputs + t * layout.channels + c, layout.input_stride));
+            layout.writes(inputs, t, c));
       }
       flushed |= denormals.found();
     }
   });
-  // The last rows of a micro-kernel are multiplied too, though nobody reads their products. Old
-  // contents could be denormal numbers, which take a hundred times as long.
-  const int64_t behind = round_up(tiles, S::kPixels) - tiles;
+  return flushed;
+}
+
+// The last rows of a micro-kernel are multiplied too, though nobody reads their products. Old
+// contents could be denormal numbers, which take a hundred times as long.
+template <class W>
+void clear_rows_behind(const WinogradWorkspace<W>& layout, int64_t tiles, float* inputs) {
+  const int64_t behind = round_up(tiles, Shape<float>::kPixels) - tiles;
   for (int64_t p = 0; p < layout.kPositions && behind > 0; ++p) {
     zero(inputs + p * layout.input_stride + tiles * layout.channels, behind * layout.channels);
   }
-  return flushed;
 }
 
 // Terms that are summed up before their sum is added to the others': shorter sums round less (at
@@ -288,11 +207,11 @@ inline void write_outputs(const Source& source, const Destination& destination,
 }
 
 // Transforms the products of a block of tiles and outputs back, and writes them; marks the tiles
-// with an output that isn't finite.
-template <class W, class Writer>
-void transform_outputs(const Convolution& convolution, const Writer& writer,
-                       const WinogradWorkspace<W>& layout, int64_t first_tile, int64_t tiles,
-                       const float* products, int64_t first, int64_t width, uint8_t* needs_direct) {
+// with an output that isn't finite. Of `width` outputs, in rows of `pitch`.
+template <class W, class Writer, class Layout>
+void transform_outputs(const Convolution& convolution, const Writer& writer, const Layout& layout,
+                       int64_t first_tile, int64_t tiles, const float* products, int64_t pitch,
+                       int64_t first, int64_t width, uint8_t* needs_direct) {
   using S = Shape<float>;
   const float* scale = static_cast<const float*>(convolution.packed_scale) + first;
   const float* bias = static_cast<const float*>(convolution.packed_bias) + first;
@@ -306,7 +225,7 @@ void transform_outputs(const Convolution& convolution, const Writer& writer,
       const FloatVector factor = load<float>(scale + v), offset = load<float>(bias + v);
       with_activation<float>(destination, [&](const auto& activate) {
         transform_tile<W::kInput, W::kOutput, W::output>(
-            reads_from<W::kInput>(products + t * width + v, layout.product_stride),
+            reads_from<W::kInput>(products + t * pitch + v, layout.product_stride),
             [&](int64_t i, int64_t j, FloatVector sum) {
               outputs[i][j] = activate(sum * factor + offset);
               check += sum * 0.f;  // zero only for what is finite
@@ -367,6 +286,7 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
       denormals.forget();
       inputs_flushed = transform_inputs<W, Value>(convolution, first_tile, tiles, layout, denormals,
                                                   transformed);
+      clear_rows_behind(layout, tiles, transformed);
       transformed_tile = first_tile;
     }
     const int64_t split = piece % splits, first_output = split * blocking.outputs;
@@ -382,8 +302,8 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
       });
       uint8_t* const needs_direct = convolution.needs_direct + split * all_tiles;
       with_writer<Value, float>(convolution.destination, [&](const auto& writer) {
-        transform_outputs(convolution, writer, layout, first_tile, tiles, products, k, width,
-                          needs_direct);
+        transform_outputs<W>(convolution, writer, layout, first_tile, tiles, products, width, k,
+                             width, needs_direct);
       });
       WinogradWeightFacts facts;
       __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));

@@ -17,7 +17,7 @@ class WinogradSums {
   WinogradSums(const WeightGradient& task, const Plan& plan, const Tensor& weight)
       : task_(task),
         plan_(plan),
-        kernel_(winograd_kernels(plan.algorithm)),
+        kernel_(winograd_kernels(plan)),
         sizes_(task.need_weight ? kernel_.gradient_sizes(task) : WinogradGradientSizes{}),
         bias_rows_(divide_up(task.chunk, kTilesAtATime)),
         chunks_(divide_up(divide_up(plan.tiling.count(), plan.parts), plan.chunk)),

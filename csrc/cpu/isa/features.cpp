@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if VGG_FAST_AMX
+#if VGG_FAST_AMX && !defined(VGG_FAST_AMX_EMULATION)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,7 +19,9 @@ constexpr InstructionSet kAll[] = {InstructionSet::kGeneric, InstructionSet::kAv
 #if defined(__x86_64__)
 // Linux lets a process use the tile registers only after it has asked for them.
 bool has_amx() {
-#if VGG_FAST_AMX
+#if defined(VGG_FAST_AMX_EMULATION)
+  return true;
+#elif VGG_FAST_AMX
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kBFloat16 = 1u << 22, kTile = 1u << 24;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBFloat16) == 0 || (d & kTile) == 0) {
@@ -47,7 +49,7 @@ bool has(InstructionSet set) {
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
     case InstructionSet::kAmx:
-      return has(InstructionSet::kAvx512) && has_amx();
+      return has(kBesideAmx) && has_amx();
     default:
       return false;
   }

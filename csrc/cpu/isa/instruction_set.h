@@ -9,15 +9,25 @@
 #define VGG_FAST_AMX 0
 #endif
 
+// Whose vectors go with the tiles. Where plain functions stand in for the tiles, which the macro
+// VGG_FAST_AMX_EMULATION says (tests/support/amx_emulated.py), it may be any processor's.
+#if defined(VGG_FAST_AMX_EMULATION) && !defined(VGG_FAST_AMX_EMULATION_AVX512)
+#define VGG_FAST_AVX512_BESIDE_AMX 0
+#else
+#define VGG_FAST_AVX512_BESIDE_AMX 1
+#endif
+
 namespace vgg_fast::cpu {
 
 // kAmx: AVX-512, and matrix tiles (Intel AMX) for bfloat16. kNeon: 64-bit Arm.
 enum class InstructionSet { kGeneric, kAvx2, kAvx512, kAmx, kNeon };
 
+constexpr InstructionSet kBesideAmx =
+    VGG_FAST_AVX512_BESIDE_AMX ? InstructionSet::kAvx512 : InstructionSet::kGeneric;
+
 constexpr int64_t vector_bytes(InstructionSet set) {
   switch (set) {
     case InstructionSet::kAvx512:
-    case InstructionSet::kAmx:
       return 64;
     case InstructionSet::kAvx2:
       return 32;

@@ -6,9 +6,9 @@ namespace vgg_fast::cpu {
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
-  switch (instruction_set()) {
+  const InstructionSet set = instruction_set();
+  switch (set == InstructionSet::kAmx ? kBesideAmx : set) {
     case InstructionSet::kAvx512:
-    case InstructionSet::kAmx:
       return kAvx512Kernels;
     case InstructionSet::kAvx2:
       return kAvx2Kernels;

@@ -185,6 +185,8 @@ constexpr float kSmallSum = 0x1p-80f;
 // The Winograd algorithm F(m×m, 3×3), for fp32 arithmetic (not for Storage::kFloat64).
 struct WinogradKernels {
   int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
+  // Packs the blocks [first, last) of output channels.
+  int64_t output_block;
   void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
 
   int64_t (*convolve_workspace)(const Convolution&);
@@ -215,7 +217,8 @@ struct AmxGradientSizes {
   int64_t blocks = 0;                 // of the sums, to share among threads
 };
 
-// The direct convolution on Intel's AMX tiles: bfloat16 maps, sums in fp32.
+// Convolutions on Intel's AMX tiles, sums in fp32: the direct one of bfloat16 maps, or of fp32 maps
+// that are rounded to it; and of fp32 maps Winograd's F(4×4).
 struct AmxKernels {
   int64_t (*weight_bytes)(int64_t inputs, int64_t outputs);
   // Packs the blocks [first, last) of `output_block` output channels, for fprop or for dgrad.
@@ -236,6 +239,9 @@ struct AmxKernels {
   // For the output channels [first, last). Returns what Winograd's does.
   float (*store_gradient)(const WeightGradient&, const Weight& destination, const float* sums,
                           int64_t first, int64_t last);
+
+  // By six products, as exact as fp32, or by three; without the weight's gradient.
+  WinogradKernels winograd4, winograd4_three_products;
 };
 
 // A map of at most this many pixels, over all images, is convolved with the weight in place.

@@ -20,6 +20,7 @@
 #include "cpu/algorithms/gemv.inl"
 #include "cpu/algorithms/linear.inl"
 #include "cpu/algorithms/winograd_transforms.inl"
+#include "cpu/algorithms/winograd_weight.inl"
 #include "cpu/algorithms/winograd.inl"
 #include "cpu/algorithms/winograd_gradient.inl"
 #include "cpu/algorithms/pool.inl"
@@ -37,6 +38,7 @@ using RealOf = typename Storage_::Real;
 template <class W>
 constexpr WinogradKernels kWinograd = {
     .weight_bytes = winograd_weight_bytes<W>,
+    .output_block = Shape<float>::kBlock,
     .pack_weight =
         [](const Weight& weight, bool for_dgrad, int64_t first, int64_t last, void* packed) {
           with_float_storage(weight.storage, [&](auto s) {

@@ -99,11 +99,16 @@ inline void from_real(float value, Half& to) {
   to.bits = uint16_t(narrow<uint32_t>(Half{}, value));
 }
 
-// A stored value as it is, or as the Real that it is computed with.
+// A stored value as it is, or as the Real that it is computed with: a wider one, or on AMX tiles
+// the nearest bfloat16.
 template <class Real, class Value>
 inline Real as(Value value) {
   if constexpr (sizeof(Real) == sizeof(Value)) {
     return value;
+  } else if constexpr (sizeof(Real) < sizeof(Value)) {
+    Real nearest;
+    from_real(value, nearest);
+    return nearest;
   } else {
     return to_real(value);
   }

@@ -23,6 +23,7 @@ struct WeightForm {
   Weight weight;
   Algorithm algorithm = Algorithm::kDirect;
   bool for_dgrad = false;
+  Precision precision = Precision::kIeee;
   bool operator==(const WeightForm&) const = default;
 };
 

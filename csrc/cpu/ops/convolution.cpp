@@ -9,6 +9,7 @@
 #include "cpu/isa/features.h"
 #include "cpu/memory/outputs.h"
 #include "cpu/memory/workspace.h"
+#include "cpu/ops/precision.h"
 #include "cpu/plan/plan.h"
 
 namespace vgg_fast::cpu {
@@ -24,6 +25,9 @@ Problem problem_of(const Source& source, int64_t inputs, int64_t outputs) {
   problem.storage = source.storage;
   problem.threads = torch::stable::get_num_threads();
   problem.set_instruction_set(instruction_set());
+  if (problem.has_amx && problem.storage == Storage::kFloat32) {
+    problem.precision = allowed_precision();
+  }
   return problem;
 }
 
@@ -103,6 +107,7 @@ void convolve(const Source& source, const Tensor& given_weight, bool for_dgrad,
       return convolve_amx(task, plan, source_weight, for_dgrad);
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4:
+    case Algorithm::kWinograd4Amx:
       return convolve_winograd(task, plan, source_weight, for_dgrad);
     default:
       if (plan.gemv && has_dense_terms(source_weight)) return convolve_gemv(task, source_weight);

@@ -14,7 +14,11 @@
 namespace vgg_fast::cpu {
 namespace {
 
-int64_t output_tile(Algorithm algorithm) { return algorithm == Algorithm::kWinograd4 ? 4 : 2; }
+// Whether "auto" takes six products on AMX tiles for fp32. Not measured on a processor with AMX
+// yet: benchmarks.amx_probe decides.
+constexpr bool kTakesSixProducts = false;
+
+int64_t output_tile(Algorithm algorithm) { return algorithm == Algorithm::kWinograd2 ? 2 : 4; }
 
 int64_t positions(Algorithm algorithm) {
   return (output_tile(algorithm) + 2) * (output_tile(algorithm) + 2);
@@ -55,6 +59,16 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
     return pixels * (9 * steps * blocks / 10 + 20 * (steps + blocks)) + 9 * steps * blocks;
   }
   const double tiles = double(winograd_tiling(problem, algorithm).count());
+  if (algorithm == Algorithm::kWinograd4Amx) {
+    // A multiplication of AMX tiles takes a sixteenth of the time of its multiply-adds, but there
+    // are six, or three, and only two thirds of their rate is reached; V's terms are more to write
+    // and U's to read.
+    const double rate = problem.precision == Precision::kTf32 ? 2.6 : 1.3;
+    const double steps = double(round_up(problem.inputs, 32));
+    const double blocks = double(round_up(problem.outputs, 32));
+    return 36 *
+           (tiles * (steps * blocks / rate + 13 * inputs + 14 * outputs) + 12 * steps * blocks);
+  }
   // A transform takes about as many operations for each value as these multiply-adds; the weight's
   // gradient takes more, because its transformed tiles go through L2.
   constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 16;
@@ -67,24 +81,39 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   return double(positions(algorithm)) * (tiles * (pairs + channels) + weight * pairs);
 }
 
-bool is_possible(const Problem& problem, Algorithm algorithm) {
+bool is_possible(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
+  const bool is_float = problem.storage == Storage::kFloat32;
   switch (algorithm) {
     case Algorithm::kDirect:
       return true;
     case Algorithm::kAmx:
-      return problem.has_amx && problem.storage == Storage::kBFloat16 && problem.images > 0;
+      return problem.has_amx && problem.images > 0 &&
+             (problem.storage == Storage::kBFloat16 ||
+              (is_float && problem.precision == Precision::kBFloat16));
+    case Algorithm::kWinograd4Amx:
+      return problem.has_amx && problem.images > 0 && is_float && !weight_gradient;
     default:
       return problem.storage != Storage::kFloat64 && problem.images > 0;
   }
 }
 
+bool is_allowed(const Problem& problem, Algorithm algorithm, Algorithm setting) {
+  if (setting != Algorithm::kAuto) return algorithm == setting;
+  return algorithm != Algorithm::kWinograd4Amx || kTakesSixProducts ||
+         problem.precision == Precision::kTf32;
+}
+
 Algorithm choose(const Problem& problem, const Settings& settings, bool weight_gradient) {
+  Algorithm setting = settings.algorithm;
+  if (setting == Algorithm::kWinograd4Amx && !is_possible(problem, setting, weight_gradient)) {
+    setting = Algorithm::kWinograd4;  // the same without AMX tiles
+  }
   Algorithm best = Algorithm::kDirect;
   double least = std::numeric_limits<double>::infinity();
   for (size_t i = 1; i < std::size(kAlgorithmNames); ++i) {  // without kAuto
     const Algorithm algorithm = Algorithm(i);
-    const bool allowed = settings.algorithm == Algorithm::kAuto || settings.algorithm == algorithm;
-    if (!allowed || !is_possible(problem, algorithm)) continue;
+    if (!is_allowed(problem, algorithm, setting)) continue;
+    if (!is_possible(problem, algorithm, weight_gradient)) continue;
     const double this_cost = cost(problem, algorithm, weight_gradient);
     if (this_cost < least) {
       best = algorithm;
@@ -151,6 +180,7 @@ Tiling amx_tiling(const Problem& problem) {
 Plan amx_plan(const Problem& problem) {
   Plan plan;
   plan.algorithm = Algorithm::kAmx;
+  plan.precision = Precision::kBFloat16;
   plan.tiling = amx_tiling(problem);
   plan.pieces = plan.tiling.count();
   return plan;
@@ -170,10 +200,8 @@ constexpr int64_t kBlockBytes = 8 << 20;
 // Blocks of tiles and ranges of outputs that give the busiest thread the least to do: multiply-adds
 // for one position and input channel. A micro-kernel takes tile_group tiles, so a block of 49 costs
 // as much as one of 54; each block reads its range's weight; and each range transforms its inputs.
-Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tiles) {
+Blocking choose_blocking(const Problem& problem, int64_t tiles, int64_t most) {
   constexpr int64_t kReading = 4, kTransform = 10;
-  const int64_t fit = kBlockBytes / (positions * problem.inputs * 4);
-  const int64_t most = std::clamp(fit, 4 * problem.tile_group, kMostTiles);
   Blocking best;
   int64_t least = std::numeric_limits<int64_t>::max();
   for (int64_t ranges = 1; ranges <= problem.threads; ++ranges) {
@@ -197,6 +225,47 @@ Blocking choose_blocking(const Problem& problem, int64_t positions, int64_t tile
     }
   }
   return best;
+}
+
+Plan winograd_plan(const Problem& problem, Algorithm algorithm) {
+  Plan plan;
+  plan.algorithm = algorithm;
+  plan.tiling = winograd_tiling(problem, algorithm);
+  const int64_t tiles = plan.tiling.count();
+  const int64_t fit = kBlockBytes / (positions(algorithm) * problem.inputs * 4);
+  const int64_t most = std::clamp(fit, 4 * problem.tile_group, kMostTiles);
+  plan.blocking = choose_blocking(problem, tiles, most);
+  plan.pieces =
+      divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
+  const int64_t per_thread =
+      positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
+  plan.workspace =
+      problem.threads * per_thread +
+      positions(algorithm) * problem.inputs * round_up(problem.outputs, problem.channel_block) * 4;
+  return plan;
+}
+
+// Blocks of 128 tiles, however large V is: a byte of the weight then comes from memory for 128
+// multiply-adds, 4 bytes a cycle with six products.
+Plan winograd_amx_plan(const Problem& problem) {
+  constexpr int64_t kMostAmxTiles = 128, kBlockOutputs = 32, kSharers = 4;
+  Problem blocked = problem;
+  blocked.tile_group = blocked.channel_block = kBlockOutputs;
+  Plan plan;
+  plan.algorithm = Algorithm::kWinograd4Amx;
+  plan.precision = problem.precision == Precision::kTf32 ? Precision::kTf32 : Precision::kIeee;
+  plan.tiling = winograd_tiling(problem, plan.algorithm);
+  const int64_t tiles = plan.tiling.count();
+  plan.blocking = choose_blocking(blocked, tiles, kMostAmxTiles);
+  plan.pieces =
+      divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
+  const int64_t term_bytes = plan.precision == Precision::kTf32 ? 4 : 6;
+  const int64_t steps = round_up(problem.inputs, kBlockOutputs);
+  const int64_t products = std::min(plan.blocking.outputs, kSharers * kBlockOutputs);
+  plan.workspace =
+      36 * (problem.threads * plan.blocking.tiles * (steps * term_bytes + products * 4) +
+            steps * round_up(problem.outputs, kBlockOutputs) * term_bytes);
+  return plan;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -321,10 +390,11 @@ Current& current() {
 }  // namespace
 
 void Problem::set_instruction_set(InstructionSet set) {
-  lanes = vector_bytes(set) / real_size(storage);
-  channel_block = vectors_of_outputs(set) * lanes;
-  tile_group = kRowsOfSums;
   has_amx = set == InstructionSet::kAmx;
+  const InstructionSet vectors = has_amx ? kBesideAmx : set;
+  lanes = vector_bytes(vectors) / real_size(storage);
+  channel_block = vectors_of_outputs(vectors) * lanes;
+  tile_group = kRowsOfSums;
 }
 
 Settings settings() { return {current().algorithm, current().workspace, current().weight_cache}; }
@@ -353,17 +423,8 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
     return plan;
   }
   if (algorithm == Algorithm::kAmx) return amx_plan(problem);
-  Plan plan;
-  plan.algorithm = algorithm;
-  plan.tiling = winograd_tiling(problem, algorithm);
-  const int64_t tiles = plan.tiling.count(), threads = problem.threads;
-  plan.blocking = choose_blocking(problem, positions(algorithm), tiles);
-  plan.pieces =
-      divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
-  const int64_t per_thread =
-      positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
-  plan.workspace = threads * per_thread + positions(algorithm) * problem.inputs *
-                                              round_up(problem.outputs, problem.channel_block) * 4;
+  const Plan plan = algorithm == Algorithm::kWinograd4Amx ? winograd_amx_plan(problem)
+                                                          : winograd_plan(problem, algorithm);
   return within_cap(settings, plan, direct_plan(problem, problem.inputs));
 }
 
@@ -375,9 +436,9 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
     Problem alike = problem;
     alike.threads = 4;  // the tiling, and so the order of the sums, doesn't follow the threads
     Plan plan = amx_plan(alike);
-    const int64_t tile_bytes = 2 * plan.tiling.pixels() *
-                               (2 * round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
-    // This many pixels of 32 inputs, twice, and of 32 outputs stay in L2 for all nine taps.
+    const int64_t tile_bytes =
+        2 * plan.tiling.pixels() * (round_up(problem.inputs, 32) + round_up(problem.outputs, 32));
+    // This many pixels of 32 inputs and of 32 outputs stay in L2 for all nine taps.
     constexpr int64_t kChunkPixels = 4096;
     plan.sums = Sums::kShared;
     plan.chunk = std::clamp(kChunkPixels / plan.tiling.pixels(),

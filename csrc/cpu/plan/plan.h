@@ -9,10 +9,11 @@
 namespace vgg_fast::cpu {
 
 // kAuto, whichever is cheapest, is only a setting: no plan has it.
-enum class Algorithm { kAuto, kDirect, kWinograd2, kWinograd4, kAmx };
+enum class Algorithm { kAuto, kDirect, kWinograd2, kWinograd4, kAmx, kWinograd4Amx };
 
 // The names, in the order of the enumerators; Python takes them from here.
-constexpr const char* kAlgorithmNames[] = {"auto", "direct", "winograd2", "winograd4", "amx"};
+constexpr const char* kAlgorithmNames[] = {"auto",      "direct", "winograd2",
+                                           "winograd4", "amx",    "winograd4_amx"};
 
 inline const char* name(Algorithm algorithm) { return kAlgorithmNames[int(algorithm)]; }
 
@@ -27,6 +28,9 @@ struct Settings {
 Settings settings();  // throws std::runtime_error if the environment makes no sense
 void set_settings(const Settings& settings);
 
+// As what fp32 may be multiplied: the nearest TF32, or bfloat16. What has no use for it takes fp32.
+enum class Precision { kIeee, kTf32, kBFloat16 };
+
 // A convolution of (images, inputs, height, width) to `outputs` channels, or its weight's gradient.
 struct Problem {
   int64_t images = 0, inputs = 0, outputs = 0, height = 0, width = 0;
@@ -36,6 +40,7 @@ struct Problem {
   // micro-kernel takes; whether it has AMX tiles.
   int64_t lanes = 4, channel_block = 16, tile_group = kRowsOfSums;
   bool has_amx = false;
+  Precision precision = Precision::kIeee;        // that is allowed
   bool for_dgrad = false;                        // the convolution is an input gradient's
   void set_instruction_set(InstructionSet set);  // after the storage
 };
@@ -58,6 +63,7 @@ struct Plan {
   // Of a direct convolution: at most kFewPixels, by dot products with the unpacked weight. A weight
   // whose outputs aren't dense takes the tiling.
   bool gemv = false;
+  Precision precision = Precision::kIeee;  // that is made use of
   Tiling tiling;
   Blocking blocking;         // a Winograd convolution's
   std::optional<Sums> sums;  // a weight gradient's
