@@ -76,6 +76,7 @@ def _cpu() -> dict[str, Any]:
         "name": _cpu_name(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "waiting": _waiting(),
     }
     try:
         from vgg_fast import _bindings
@@ -86,6 +87,16 @@ def _cpu() -> dict[str, Any]:
     except (ImportError, RuntimeError) as error:
         facts["chosen"] = f"none: {error}"
     return facts
+
+
+def _waiting() -> str:
+    """How threads wait for each other; what that means beside other programs."""
+    if "OpenMP" not in torch.__config__.parallel_info():
+        return "not by OpenMP"
+    return environment.waiting() or (
+        "by spinning, which is fastest where nothing else runs; where other programs share the "
+        "cores, a step can take tens of times as long: set OMP_WAIT_POLICY=passive there"
+    )
 
 
 def _cpu_name() -> str:

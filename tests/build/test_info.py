@@ -208,3 +208,11 @@ def test_the_help_says_what_it_is_for():
     printed = run("--help")
     assert printed.returncode == 0
     assert "which kernel each layer gets" in printed.stdout and "--json" in printed.stdout
+
+
+def test_how_threads_wait_is_said(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert "set OMP_WAIT_POLICY=passive" in info.collect()["cpu"]["waiting"]
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert info.collect()["cpu"]["waiting"] == "OMP_WAIT_POLICY=passive"

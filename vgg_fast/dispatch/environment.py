@@ -32,6 +32,7 @@ VARIABLES = {
     "CUDA_HOME": "build: the CUDA toolkit",
     "CUDA_VISIBLE_DEVICES": "the GPUs that this process sees",
     "OMP_NUM_THREADS": "CPU threads",
+    "OMP_WAIT_POLICY": "passive: CPU threads sleep while they wait, for machines with other work",
     "TRITON_INTERPRET": "1 runs the Triton kernels on CPU tensors, slowly",
 }
 
@@ -41,6 +42,14 @@ AUTOTUNE_SECONDS = 20.0
 def values() -> dict[str, str | None]:
     """The value of each of :data:`VARIABLES`; None where it isn't set."""
     return {name: os.environ.get(name) for name in VARIABLES}
+
+
+def waiting() -> str | None:
+    """What OpenMP was told about how threads wait for each other; None if nothing."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        if _text(name):
+            return f"{name}={_text(name)}"
+    return None
 
 
 def backend() -> str:
