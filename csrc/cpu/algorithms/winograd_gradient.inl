@@ -266,19 +266,21 @@ float winograd_gradient_blocks(const WeightGradient& task, const Weight& destina
   const G layout(task);
   const int64_t across = divide_up(layout.inputs, G::kBlockInputs);
   GradientStore<W, Value> gradient(destination);
-  FlushedDenormals denormals;
   for (int64_t block = first; block < last; ++block) {
     const int64_t c = block % across * G::kBlockInputs, k = block / across * G::kBlockOutputs;
     const int64_t last_c = least(layout.inputs, c + G::kBlockInputs);
     const int64_t last_k = least(layout.outputs, k + G::kBlockOutputs);
-    for (int64_t position = 0; position < G::kPositions; ++position) {
-      multiply_gradient_rows<W>(layout, task.chunk, false, c, last_c, k, last_k,
-                                inputs + position * layout.input_stride,
-                                gradients + position * layout.gradient_stride,
-                                sums + position * G::kBlockStride, G::kBlockOutputs);
+    {
+      FlushedDenormals denormals;  // not while 16-bit values are rounded: they may be such
+      for (int64_t position = 0; position < G::kPositions; ++position) {
+        multiply_gradient_rows<W>(layout, task.chunk, false, c, last_c, k, last_k,
+                                  inputs + position * layout.input_stride,
+                                  gradients + position * layout.gradient_stride,
+                                  sums + position * G::kBlockStride, G::kBlockOutputs);
+      }
+      *flushed |= denormals.found();
     }
     gradient.store(sums, G::kBlockOutputs, G::kBlockStride, c, last_c, k, last_k);
   }
-  *flushed |= denormals.found();
   return gradient.largest();
 }

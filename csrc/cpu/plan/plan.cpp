@@ -328,11 +328,11 @@ Plan winograd_gradient_in_chunks(const Problem& problem, Algorithm algorithm) {
   return winograd_gradient(problem, algorithm, Sums::kShared, std::max<int64_t>(128, least));
 }
 
-// As many parts as have 128 pixels each: with their sums, as many bytes again are cleared, written
+// As many parts as have 512 pixels each: with their sums, as many bytes again are cleared, written
 // and read as there are for a few pixels.
 Plan direct_gradient(const Problem& problem) {
   constexpr int64_t kLikeThreads = 4;  // of the tiling: it has at least 16 tiles then, or all rows
-  constexpr int64_t kLeastPixels = 128, kMostParts = 32, kMostBytes = 64 << 20;
+  constexpr int64_t kLeastPixels = 512, kMostParts = 32, kMostBytes = 64 << 20;
   Problem alike = problem;
   alike.threads = kLikeThreads;
   Plan plan = direct_plan(alike, std::max(problem.inputs, problem.outputs));
