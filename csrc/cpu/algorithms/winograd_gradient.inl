@@ -21,7 +21,8 @@ struct WinogradGradient {
   static_assert(kGroup % S::kPixels == 0);
   // Of a block of S that one thread computes: with V and Y of 64 tiles it takes 1.4 MB, most of
   // which is read from L3 at 45 GB/s.
-  static constexpr int64_t kBlockInputs = 48, kBlockOutputs = 64;
+  static constexpr int64_t kBlockInputs = kGradientBlockInputs;
+  static constexpr int64_t kBlockOutputs = kGradientBlockOutputs;
   static constexpr int64_t kBlockStride = kBlockInputs * kBlockOutputs + kApart;
   static_assert(kBlockInputs % kGroup == 0 && kBlockOutputs % S::kBlock == 0);
   int64_t inputs, outputs, chunk, input_stride, gradient_stride, row_stride, sums_stride;

@@ -142,6 +142,9 @@ struct WeightGradient {
   int64_t chunk = 0;  // Winograd: tiles that are transformed before they are multiplied
 };
 
+// Channels of a block of a Winograd weight gradient.
+constexpr int64_t kGradientBlockInputs = 48, kGradientBlockOutputs = 64;
+
 // Bytes of a Winograd weight gradient's buffers, and what there is to share among threads: rows of
 // its sums, or blocks, with sums of their own.
 struct WinogradGradientSizes {

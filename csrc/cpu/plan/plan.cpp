@@ -1,9 +1,9 @@
 #include "cpu/plan/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <limits>
-#include <optional>
 
 #include "cpu/plan/tiling.h"
 
@@ -30,6 +30,37 @@ Tiling winograd_tiling(const Problem& problem, Algorithm algorithm) {
   return tiling;
 }
 
+int64_t sums_bytes(const Problem& problem, Algorithm algorithm) {
+  return positions(algorithm) * 4 * problem.inputs *
+         round_up(problem.outputs, problem.channel_block);
+}
+
+int64_t tile_bytes(const Problem& problem, Algorithm algorithm) {  // V's and Y's
+  return positions(algorithm) * 4 * (problem.inputs + problem.outputs);
+}
+
+// Enough tiles to be worth waking the threads for, yet few enough to stay in L2. More than 128 of
+// 512 channels would save passes over the sums, but cost 38 MB.
+int64_t shared_chunk(const Problem& problem, Algorithm algorithm) {
+  constexpr int64_t kLeastBytes = 1 << 20;
+  return std::max<int64_t>(128, kLeastBytes / tile_bytes(problem, algorithm) / 64 * 64);
+}
+
+// In parts where sums are small enough for a thread's L2 cache and there are tiles enough: it then
+// waits for nobody and reads what no other core has written. In blocks where there are some for
+// each thread, and all tiles stay in an L3 cache, of which there may be 16 MB for two cores: each
+// block of sums reads them anew.
+Sums sums_of(const Problem& problem, Algorithm algorithm) {
+  constexpr int64_t kMostSums = 640 << 10, kLeastTiles = 48;
+  constexpr int64_t kMostBytes = 16 << 20, kLeastBlocks = 6;
+  const int64_t tiles = winograd_tiling(problem, algorithm).count();
+  if (sums_bytes(problem, algorithm) <= kMostSums && tiles >= kLeastTiles) return Sums::kInParts;
+  const int64_t blocks = divide_up(problem.inputs, kGradientBlockInputs) *
+                         divide_up(problem.outputs, kGradientBlockOutputs);
+  const bool fits = tiles * tile_bytes(problem, algorithm) <= kMostBytes;
+  return blocks >= kLeastBlocks && fits ? Sums::kInBlocks : Sums::kShared;
+}
+
 // Multiply-adds, with all other work counted as so many of them.
 double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   // Vectors of outputs are multiplied, and vectors of channels transformed, however full they are.
@@ -39,7 +70,8 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   const double pixels = double(problem.images * problem.height * problem.width);
   if (algorithm == Algorithm::kDirect) {
     if (weight_gradient) {  // the vectors lie along either
-      return 9 * pixels * std::min(pairs, inputs * double(problem.outputs)) * 1.05;
+      const double products = pixels * std::min(pairs, inputs * double(problem.outputs));
+      return 9 * (1.2 * products + 10 * pairs);
     }
     if (has_few_outputs(problem.inputs, problem.outputs, problem.lanes)) {
       // A patch has a fifth more pixels than its tile.
@@ -65,16 +97,26 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
     return 36 *
            (tiles * (steps * blocks / rate + 13 * inputs + 14 * outputs) + 12 * steps * blocks);
   }
-  // A transform takes about as many operations for each value as these multiply-adds; the weight's
-  // gradient takes more, because its transformed tiles go through L2.
-  constexpr double kInputTransform = 10, kOutputTransform = 14, kGradientTransform = 16;
-  // A convolution's weight counts as kept: reading it costs a memory-bound pass, about as much as
-  // multiplying 8 tiles, but no transform. The plan must not depend on whether it is kept: equal
-  // calls give equal bits.
-  const double weight = weight_gradient ? 12 : 8;
-  const double channels = weight_gradient ? kGradientTransform * (inputs + outputs)
-                                          : kInputTransform * inputs + kOutputTransform * outputs;
-  return double(positions(algorithm)) * (tiles * (pairs + channels) + weight * pairs);
+  // A transform takes about as many operations for each value as these multiply-adds.
+  if (weight_gradient) {
+    const Sums sums = sums_of(problem, algorithm);
+    // More where transformed tiles pass through L2 or L3, and for F(4×4)'s numbers of registers.
+    const double transform =
+        (algorithm == Algorithm::kWinograd2 ? 12 : 20) * (sums == Sums::kInParts ? 0.5 : 1);
+    // The way of the sums, as so many tiles: shared ones are written and read once a chunk.
+    const double chunks = std::ceil(tiles / double(shared_chunk(problem, algorithm)));
+    const double way = sums == Sums::kInParts ? 0 : sums == Sums::kInBlocks ? 8 : 4 + 4 * chunks;
+    return double(positions(algorithm)) *
+           (tiles * (pairs + transform * (inputs + outputs)) + way * pairs);
+  }
+  constexpr double kInputTransform = 10, kOutputTransform = 14;
+  // A forward convolution's weight counts as kept: reading it costs a memory-bound pass, about as
+  // much as multiplying 8 tiles, but no transform. The plan must not depend on whether it is kept:
+  // equal calls give equal bits. An input gradient's comes anew with each step, and its transform
+  // takes as long as 36 tiles.
+  const double weight = problem.for_dgrad ? 36 : 8;
+  return double(positions(algorithm)) *
+         (tiles * (pairs + kInputTransform * inputs + kOutputTransform * outputs) + weight * pairs);
 }
 
 bool is_possible(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
@@ -267,15 +309,6 @@ Plan winograd_amx_plan(const Problem& problem) {
 // ---------------------------------------------------------------------------------------------
 // Weight gradients. No number of threads here: sums are cut by the shape.
 
-int64_t sums_bytes(const Problem& problem, Algorithm algorithm) {
-  return positions(algorithm) * 4 * problem.inputs *
-         round_up(problem.outputs, problem.channel_block);
-}
-
-int64_t tile_bytes(const Problem& problem, Algorithm algorithm) {  // V's and Y's
-  return positions(algorithm) * 4 * (problem.inputs + problem.outputs);
-}
-
 Plan winograd_gradient(const Problem& problem, Algorithm algorithm, Sums sums, int64_t chunk) {
   Plan plan;
   plan.algorithm = algorithm;
@@ -287,25 +320,17 @@ Plan winograd_gradient(const Problem& problem, Algorithm algorithm, Sums sums, i
   return plan;
 }
 
-// Where all tiles stay in an L3 cache, of which there may be 16 MB for two cores: each block of
-// sums reads them anew.
-std::optional<Plan> winograd_gradient_in_blocks(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kMostBytes = 16 << 20;
+Plan winograd_gradient_in_blocks(const Problem& problem, Algorithm algorithm) {
   const int64_t tiles = winograd_tiling(problem, algorithm).count();
-  if (tiles * tile_bytes(problem, algorithm) > kMostBytes) return std::nullopt;
   Plan plan = winograd_gradient(problem, algorithm, Sums::kInBlocks, tiles);
   plan.workspace = tiles * tile_bytes(problem, algorithm);
   return plan;
 }
 
-// Where sums are small enough for a thread's L2 cache and there are tiles enough: it then waits for
-// nobody and reads what no other core has written. Adding up takes as long as multiplying about 20
-// tiles more in each part.
-std::optional<Plan> winograd_gradient_in_parts(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kMostSums = 640 << 10, kChunkBytes = 384 << 10, kLeastChunk = 32;
-  constexpr int64_t kLeastTiles = 128, kTilesOfPart = 256, kMostParts = 32;
+// Adding up takes as long as multiplying about 20 tiles more in each part.
+Plan winograd_gradient_in_parts(const Problem& problem, Algorithm algorithm) {
+  constexpr int64_t kChunkBytes = 384 << 10, kLeastChunk = 32, kTilesOfPart = 256, kMostParts = 32;
   const int64_t tiles = winograd_tiling(problem, algorithm).count();
-  if (sums_bytes(problem, algorithm) > kMostSums || tiles < kLeastTiles) return std::nullopt;
   const int64_t chunk = kChunkBytes / tile_bytes(problem, algorithm) / 16 * 16;
   Plan plan = winograd_gradient(problem, algorithm, Sums::kInParts, std::max(kLeastChunk, chunk));
   plan.parts = std::clamp<int64_t>(tiles / kTilesOfPart, 2, kMostParts);
@@ -314,14 +339,6 @@ std::optional<Plan> winograd_gradient_in_parts(const Problem& problem, Algorithm
   plan.workspace =
       plan.parts * (plan.chunk * tile_bytes(problem, algorithm) + sums_bytes(problem, algorithm));
   return plan;
-}
-
-// Enough tiles to be worth waking the threads for, yet few enough to stay in L2. More than 128 of
-// 512 channels would save passes over the sums, but cost 38 MB.
-Plan winograd_gradient_in_chunks(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kLeastBytes = 1 << 20;
-  const int64_t least = kLeastBytes / tile_bytes(problem, algorithm) / 64 * 64;
-  return winograd_gradient(problem, algorithm, Sums::kShared, std::max<int64_t>(128, least));
 }
 
 // As many parts as have 512 pixels each: with their sums, as many bytes again are cleared, written
@@ -393,14 +410,14 @@ Plan plan_weight_gradient(const Problem& problem, const Settings& settings) {
     plan.workspace = plan.chunk * tile_bytes + 9 * 4 * problem.inputs * problem.outputs;
     return within_cap(settings, plan, direct);
   }
-  const auto fits = [&](const std::optional<Plan>& plan) {
-    return plan && (settings.workspace < 0 || plan->workspace <= settings.workspace);
-  };
-  const auto parts = winograd_gradient_in_parts(problem, algorithm);
-  if (fits(parts)) return *parts;
-  const auto blocks = winograd_gradient_in_blocks(problem, algorithm);
-  if (fits(blocks)) return *blocks;
-  return within_cap(settings, winograd_gradient_in_chunks(problem, algorithm), direct);
+  const Plan shared =
+      winograd_gradient(problem, algorithm, Sums::kShared, shared_chunk(problem, algorithm));
+  const Sums sums = sums_of(problem, algorithm);
+  const Plan preferred = sums == Sums::kInParts    ? winograd_gradient_in_parts(problem, algorithm)
+                         : sums == Sums::kInBlocks ? winograd_gradient_in_blocks(problem, algorithm)
+                                                   : shared;
+  const bool fits = settings.workspace < 0 || preferred.workspace <= settings.workspace;
+  return fits ? preferred : within_cap(settings, shared, direct);
 }
 
 }  // namespace vgg_fast::cpu
