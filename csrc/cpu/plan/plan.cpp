@@ -51,7 +51,7 @@ int64_t shared_chunk(const Problem& problem, Algorithm algorithm) {
 // each thread, and all tiles stay in an L3 cache, of which there may be 16 MB for two cores: each
 // block of sums reads them anew.
 Sums sums_of(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kMostSums = 640 << 10, kLeastTiles = 48;
+  constexpr int64_t kMostSums = 640 << 10, kLeastTiles = 64;
   constexpr int64_t kMostBytes = 16 << 20, kLeastBlocks = 6;
   const int64_t tiles = winograd_tiling(problem, algorithm).count();
   if (sums_bytes(problem, algorithm) <= kMostSums && tiles >= kLeastTiles) return Sums::kInParts;
