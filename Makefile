@@ -55,8 +55,8 @@ BUILT_FROM := pyproject.toml setup.py setup_cuda.py $(C_SOURCES)
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1  \2/p' $(MAKEFILE_LIST) | awk '{printf "%s %-16s", $$1, $$2; $$1 = $$2 = ""; print}'
 
-# Threads that sleep while they wait take 7 to 15 % longer alone, and a thirtieth of the time where
-# something else keeps a core busy (docs/performance.md, "Waiting by spinning").
+# Threads that sleep while they wait take a little longer alone, and far less time where something else
+# keeps a core busy (docs/performance.md, "Waiting by spinning").
 train: export OMP_WAIT_POLICY ?= passive
 train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
 	$(RUN) -m vgg_fast.train --fused $(ARGS)

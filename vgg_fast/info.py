@@ -95,7 +95,7 @@ def _waiting() -> str:
         return "not by OpenMP"
     return environment.waiting() or (
         "by spinning, which is fastest where nothing else runs; where other programs share the "
-        "cores, a step can take tens of times as long: set OMP_WAIT_POLICY=passive there"
+        "cores, a step can take many times as long: set OMP_WAIT_POLICY=passive there"
     )
 
 
