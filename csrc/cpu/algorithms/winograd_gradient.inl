@@ -10,7 +10,8 @@
 // The sums are kept in one of three ways (Sums in plan.h). Where S is small, the tiles are cut into
 // parts, and each has chunks and an S of its own. Else, where V and Y of all tiles fit into the
 // caches, a block of S is computed at all positions and transformed back at once, and S as a whole
-// isn't there. Else all threads work on one chunk: on its tiles, then on the rows (position, c) of S.
+// isn't there. Else all threads work on one chunk: on its tiles, then on the rows (position, c) of
+// S.
 
 template <class W>
 struct WinogradGradient {
