@@ -95,6 +95,47 @@ inline Tile whole_tile(const Tiling& tiling, const Source& source, int64_t index
   return tile;
 }
 
+// Whether tiles are fetched before they are read. A vector's transform takes some 200 cycles, and
+// would wait for L3 or memory twice as long. But a gradient has more to compute, small maps are in
+// the caches, and single vectors are found by the processor's own prefetching.
+constexpr int64_t kVectorsAhead = 4;
+
+template <class Value>
+bool fetches_tiles(const Source& source) {
+  constexpr int64_t kLeastBytes = 4 << 20;
+  const int64_t pixels = source.images * source.height * source.width;
+  return source.prologue == Prologue::kNone &&
+         source.channels >= kVectorsAhead * Shape<float>::kLanes &&
+         pixels * source.channels * int64_t(sizeof(Value)) >= kLeastBytes;
+}
+
+// f(t, pixels, fetch) for `tiles` tiles of inputs from `first_tile` on, t counted from 0. fetch(c)
+// is to be called before the vector of channels from c on is read.
+template <class W, class Value, Prologue kPrologue, class F>
+inline void for_each_tile_of_inputs(const Source& source, const Tiling& tiling, int64_t first_tile,
+                                    int64_t tiles, const F& f) {
+  const auto pixels_of = [&](int64_t t) {
+    const Tile tile = whole_tile(tiling, source, first_tile + t);
+    return TilePixels<Value, kPrologue, W::kInput>(source, tile.image, tile.row - 1,
+                                                   tile.column - 1);
+  };
+  if constexpr (kPrologue == Prologue::kNone) {
+    if (fetches_tiles<Value>(source)) {
+      auto pixels = pixels_of(0);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const auto next = pixels_of(t + 1);
+        f(t, pixels, [&](int64_t c) __attribute__((always_inline)) {
+          const int64_t ahead = c + kVectorsAhead * Shape<float>::kLanes;
+          ahead < source.channels ? pixels.fetch(ahead) : next.fetch(ahead - source.channels);
+        });
+        pixels = next;
+      }
+      return;
+    }
+  }
+  for (int64_t t = 0; t < tiles; ++t) f(t, pixels_of(t), [](int64_t) {});
+}
+
 // Whether denormal numbers were flushed.
 template <class W, class Value, class Layout, class Inputs>
 bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_t tiles,
@@ -103,17 +144,17 @@ bool transform_inputs(const Convolution& convolution, int64_t first_tile, int64_
   const Source& source = convolution.source;
   bool flushed = false;
   with_prologue(source.prologue, [&](auto prologue) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const Tile tile = whole_tile(convolution.tiling, source, first_tile + t);
-      const TilePixels<Value, prologue.value, W::kInput> pixels(source, tile.image, tile.row - 1,
-                                                                tile.column - 1);
-      for (int64_t c = 0; c < source.channels; c += S::kLanes) {
-        transform_tile<W::kInput, W::kInput, W::input>(
-            [&](int64_t i, int64_t j) { return pixels.read(i, j, c, source.channels - c); },
-            layout.writes(inputs, t, c));
-      }
-      flushed |= denormals.found();
-    }
+    for_each_tile_of_inputs<W, Value, prologue.value>(
+        source, convolution.tiling, first_tile, tiles,
+        [&](int64_t t, const auto& pixels, const auto& fetch) {
+          for (int64_t c = 0; c < source.channels; c += S::kLanes) {
+            fetch(c);
+            transform_tile<W::kInput, W::kInput, W::input>(
+                [&](int64_t i, int64_t j) { return pixels.read(i, j, c, source.channels - c); },
+                layout.writes(inputs, t, c));
+          }
+          flushed |= denormals.found();
+        });
   });
   return flushed;
 }
@@ -127,11 +168,6 @@ void clear_rows_behind(const WinogradWorkspace<W>& layout, int64_t tiles, float*
     zero(inputs + p * layout.input_stride + tiles * layout.channels, behind * layout.channels);
   }
 }
-
-// Terms that are summed up before their sum is added to the others': shorter sums round less (at
-// 256 channels, 64 terms a quarter less than 128), and that much of U, 16 KB at most, stays in L1
-// while all tiles are multiplied with it.
-constexpr int64_t kTermsAtATime = 64;
 
 // The products of one block of tiles with kTermsAtATime rows of one position's weight. Meanwhile,
 // what follows in memory is prefetched: it is the next call's weight, which comes from L3 or

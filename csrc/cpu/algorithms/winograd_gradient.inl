@@ -7,11 +7,11 @@
 //   V ᵀ· Y     ──────────▶  S[position][c][k] +=
 //   S          ──Aᵀ s A──▶  the weight's gradient
 //
-// The sums are kept in one of three ways (Sums in plan.h). Where S is small, the tiles are cut into
-// parts, and each has chunks and an S of its own. Else, where V and Y of all tiles fit into the
-// caches, a block of S is computed at all positions and transformed back at once, and S as a whole
-// isn't there. Else all threads work on one chunk: on its tiles, then on the rows (position, c) of
-// S.
+// The sums are kept in one of three ways (Sums in plan.h). Where S is small for so many tiles,
+// these are cut into parts, and each has chunks and an S of its own. Else, where V and Y of all
+// tiles fit into the caches, a block of S is computed at all positions and transformed back at
+// once, and S as a whole isn't there. Else all threads work on one chunk: on its tiles, then on the
+// rows (position, c) of S.
 
 template <class W>
 struct WinogradGradient {
@@ -68,23 +68,29 @@ bool winograd_transform_gradient(const WeightGradient& task, int64_t chunk_first
   const WinogradGradient<W> layout(task);
   FlushedDenormals denormals;
   bool flushed = false;
+  if (task.need_weight) {
+    for_each_tile_of_inputs<W, Value, Prologue::kNone>(
+        task.input, task.tiling, first_tile, last_tile - first_tile,
+        [&](int64_t index, const auto& pixels, const auto& fetch) {
+          const int64_t t = first_tile - chunk_first + index;
+          for (int64_t c = 0; c < layout.inputs; c += S::kLanes) {
+            fetch(c);
+            transform_tile<W::kInput, W::kInput, W::input>(
+                [&](int64_t i, int64_t j) { return pixels.read(i, j, c, layout.inputs - c); },
+                writes_to<W::kInput>(inputs + layout.input_offset(c, t), layout.input_stride));
+          }
+          // The last set of rows may begin in the last vector and end behind it.
+          const int64_t end = round_up(layout.inputs, S::kLanes);
+          for (int64_t p = 0; end % S::kPixels != 0 && p < layout.kPositions; ++p) {
+            store<float>(FloatVector{},
+                         inputs + p * layout.input_stride + layout.input_offset(end, t));
+          }
+          flushed |= denormals.found();
+        });
+  }
   for (int64_t index = first_tile; index < last_tile; ++index) {
     const int64_t t = index - chunk_first;
     const Tile tile = whole_tile(task.tiling, task.input, index);
-    if (task.need_weight) {
-      const TilePixels<Value, Prologue::kNone, W::kInput> pixels(task.input, tile.image,
-                                                                 tile.row - 1, tile.column - 1);
-      for (int64_t c = 0; c < layout.inputs; c += S::kLanes) {
-        transform_tile<W::kInput, W::kInput, W::input>(
-            [&](int64_t i, int64_t j) { return pixels.read(i, j, c, layout.inputs - c); },
-            writes_to<W::kInput>(inputs + layout.input_offset(c, t), layout.input_stride));
-      }
-      // The last set of rows may begin in the last vector and end behind it.
-      const int64_t end = round_up(layout.inputs, S::kLanes);
-      for (int64_t p = 0; end % S::kPixels != 0 && p < layout.kPositions; ++p) {
-        store<float>(FloatVector{}, inputs + p * layout.input_stride + layout.input_offset(end, t));
-      }
-    }
     with_saved_prologue(task.gradient.prologue, [&](auto prologue) {
       const TilePixels<Value, prologue.value, W::kOutput> pixels(task.gradient, tile.image,
                                                                  tile.row, tile.column);
