@@ -1,6 +1,7 @@
 #include "cpu/plan/plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <iterator>
 #include <limits>
@@ -46,15 +47,23 @@ int64_t shared_chunk(const Problem& problem, Algorithm algorithm) {
   return std::max<int64_t>(128, kLeastBytes / tile_bytes(problem, algorithm) / 64 * 64);
 }
 
-// In parts where sums are small enough for a thread's L2 cache and there are tiles enough: it then
-// waits for nobody and reads what no other core has written. In blocks where there are some for
-// each thread, and all tiles stay in an L3 cache, of which there may be 16 MB for two cores: each
-// block of sums reads them anew.
+// Sums that stay in a thread's L2 cache, so that chunks of tiles may be small.
+bool are_small_sums(const Problem& problem, Algorithm algorithm) {
+  return sums_bytes(problem, algorithm) <= 640 << 10;
+}
+
+// In parts where there are tiles enough for the sums of each: a thread then waits for nobody, and
+// reads what no other core has written. Cores may be far apart: on two chiplets, shared chunks took
+// up to 1.7 times as long. In blocks where there are some for each thread, and all tiles stay in an
+// L3 cache: each block of sums reads them anew.
 Sums sums_of(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kMostSums = 640 << 10, kLeastTiles = 64;
-  constexpr int64_t kMostBytes = 16 << 20, kLeastBlocks = 6;
+  constexpr int64_t kMostSums = 20 << 20, kLeastTiles = 64, kManyTiles = 512;
+  constexpr int64_t kMostBytes = 20 << 20, kLeastBlocks = 6;
   const int64_t tiles = winograd_tiling(problem, algorithm).count();
-  if (sums_bytes(problem, algorithm) <= kMostSums && tiles >= kLeastTiles) return Sums::kInParts;
+  const bool in_parts = are_small_sums(problem, algorithm)
+                            ? tiles >= kLeastTiles
+                            : tiles >= kManyTiles && sums_bytes(problem, algorithm) <= kMostSums;
+  if (in_parts) return Sums::kInParts;
   const int64_t blocks = divide_up(problem.inputs, kGradientBlockInputs) *
                          divide_up(problem.outputs, kGradientBlockOutputs);
   const bool fits = tiles * tile_bytes(problem, algorithm) <= kMostBytes;
@@ -232,7 +241,7 @@ Plan within_cap(const Settings& settings, const Plan& preferred, Plan direct) {
 }
 
 // V of a block of tiles must fit into the caches.
-constexpr int64_t kMostTiles = 108;
+constexpr int64_t kMostTiles = 144;
 constexpr int64_t kBlockBytes = 8 << 20;
 
 // Blocks of tiles and ranges of outputs that give the busiest thread the least to do: multiply-adds
@@ -315,6 +324,7 @@ Plan winograd_gradient(const Problem& problem, Algorithm algorithm, Sums sums, i
   plan.tiling = winograd_tiling(problem, algorithm);
   plan.sums = sums;
   plan.chunk = std::min(plan.tiling.count(), chunk);
+  if (sums == Sums::kShared) plan.team_chunk = plan.chunk;
   plan.pieces = divide_up(plan.tiling.count(), plan.chunk);
   plan.workspace = plan.chunk * tile_bytes(problem, algorithm) + sums_bytes(problem, algorithm);
   return plan;
@@ -327,14 +337,22 @@ Plan winograd_gradient_in_blocks(const Problem& problem, Algorithm algorithm) {
   return plan;
 }
 
-// Adding up takes as long as multiplying about 20 tiles more in each part.
+// Adding up takes as long as multiplying about 20 tiles more in each part. Sums that aren't small
+// pass through the caches once a chunk, whose length then is all terms of a sum in registers: any
+// multiple of it gives the same sums.
 Plan winograd_gradient_in_parts(const Problem& problem, Algorithm algorithm) {
-  constexpr int64_t kChunkBytes = 384 << 10, kLeastChunk = 32, kTilesOfPart = 256, kMostParts = 32;
+  constexpr int64_t kChunkBytes = 384 << 10, kLeastChunk = 32, kTilesOfPart = 256;
   const int64_t tiles = winograd_tiling(problem, algorithm).count();
-  const int64_t chunk = kChunkBytes / tile_bytes(problem, algorithm) / 16 * 16;
-  Plan plan = winograd_gradient(problem, algorithm, Sums::kInParts, std::max(kLeastChunk, chunk));
-  plan.parts = std::clamp<int64_t>(tiles / kTilesOfPart, 2, kMostParts);
+  const bool small = are_small_sums(problem, algorithm);
+  const int64_t fit = kChunkBytes / tile_bytes(problem, algorithm) / 16 * 16;
+  const int64_t most_parts =
+      small ? 32 : std::clamp<int64_t>((24 << 20) / sums_bytes(problem, algorithm), 2, 8);
+  Plan plan = winograd_gradient(problem, algorithm, Sums::kInParts,
+                                small ? std::max(kLeastChunk, fit) : kTermsAtATime);
+  const int64_t parts = std::clamp<int64_t>(tiles / kTilesOfPart, 2, most_parts);
+  plan.parts = int64_t(std::bit_floor(uint64_t(parts)));  // for as many threads as most have
   plan.pieces = plan.parts;
+  if (!small) plan.team_chunk = shared_chunk(problem, algorithm);
   // As many chunks as there are parts: no more threads than that need one.
   plan.workspace =
       plan.parts * (plan.chunk * tile_bytes(problem, algorithm) + sums_bytes(problem, algorithm));

@@ -69,6 +69,7 @@ struct Plan {
   std::optional<Sums> sums;  // a weight gradient's
   int64_t chunk = 0;         // of its tiles, which are transformed, then multiplied; not direct
   int64_t parts = 1;         // of its tiles: kInParts
+  int64_t team_chunk = 0;    // the chunk where all threads work on one part; 0: never
   int64_t pieces = 0;        // of work: shared by the threads, except chunks
   int64_t workspace = 0;     // approximate bytes in addition to the tensors; 0 for direct tiles
   // Workspace of the plan that exceeded the settings' cap, where this one replaces it; or 0.
