@@ -288,6 +288,8 @@ struct Linear {
 constexpr int64_t kMostLinearRows = 64;
 // Columns of the packed input that lie together, and of its gradient that are summed up together.
 constexpr int64_t kLinearStretch = 256, kLinearColumns = 1024;
+// Values that a row of sums takes at most: rows a power of two apart would share L1's lines.
+constexpr int64_t kLinearPitch = kLinearColumns + 16;
 
 // Of at most kMostLinearRows rows; linear.inl says what.
 struct LinearKernels {
@@ -295,7 +297,7 @@ struct LinearKernels {
   void (*pack_input)(const Linear&, const float* input, int64_t first, int64_t last, float* packed);
   void (*forward)(const Linear&, const float* packed_input, const float* bias, int64_t first_output,
                   int64_t last_output, float* output);
-  // At most kLinearColumns inputs, by way of sums[M][kLinearColumns].
+  // At most kLinearColumns inputs, by way of sums[M][kLinearPitch].
   void (*grad_input)(const Linear&, const float* grad_output, int64_t first_input,
                      int64_t last_input, float* sums, float* grad_input);
   // From gradients[K][M].

@@ -77,7 +77,7 @@ Tensor linear(const Tensor& given_input, const Tensor& given_weight, const Tenso
 Tensor gradient_of_input(const Linear& linear, const Tensor& gradient, const Tensor& input) {
   const Tensor grad_input = torch::stable::empty_like(input);
   const int64_t workers = threads_for(divide_up(linear.inputs, kLinearColumns));
-  const int64_t sums = linear.rows * kLinearColumns;
+  const int64_t sums = linear.rows * kLinearPitch;
   const Workspace memory(workers * sums * int64_t(sizeof(float)));
   share(linear.inputs, kLinearColumns, [&](int64_t worker, int64_t first, int64_t last) {
     for (int64_t k = first; k < last; k += kLinearColumns) {

@@ -58,7 +58,7 @@ void check_layer(int64_t rows, int64_t inputs, int64_t outputs, uint64_t seed) {
                        floats(grad_weight));
   }
   for (int64_t k = 0; k < inputs; k += kLinearColumns) {
-    Memory sums(rows * kLinearColumns * 4);
+    Memory sums(rows * kLinearPitch * 4);
     kernel.grad_input(linear, floats(gradient), k, std::min(inputs, k + kLinearColumns),
                       sums.as<float>(), floats(grad_input));
   }
