@@ -199,6 +199,7 @@ inline void linear_grad_input(const Linear& linear, const float* grad_output, in
                               int64_t last, float* sums, float* grad_input) {
   constexpr int64_t kLanes = Shape<float>::kLanes, kBlock = kBlockVectors * kLanes;
   constexpr int64_t kSums = 4 * kLinearColumns;
+  if (linear.rows == 0) return;
   const int64_t some = least(kLinearColumns, divide_up(kSums, linear.rows * kBlock) * kBlock);
   const int64_t pitch = some + (kLinearPitch - kLinearColumns);
   for (int64_t begin = first; begin < last; begin += some) {
