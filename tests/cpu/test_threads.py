@@ -13,9 +13,9 @@ from vgg_fast import cpu
 
 ALGORITHMS = [name for name in cpu.ALGORITHMS if name != "auto"]
 
-# N, C, H, W, K. The sums of their weight gradients by "winograd4": in blocks; in parts; in two large
-# parts, on each of which more threads work together; shared. And a first layer, whose sums the
-# direct algorithm keeps in parts.
+# N, C, H, W, K. The sums of their weight gradients by "winograd4": in blocks; in parts; in two
+# large parts, on each of which more threads work together; shared. And a first layer, whose sums
+# the direct algorithm keeps in parts.
 SHAPES = {
     "blocks": (3, 100, 15, 13, 150),
     "parts": (7, 19, 61, 29, 35),

@@ -70,6 +70,10 @@ Sums sums_of(const Problem& problem, Algorithm algorithm) {
   return blocks >= kLeastBlocks && fits ? Sums::kInBlocks : Sums::kShared;
 }
 
+bool takes_dot_products(const Problem& problem) {
+  return !problem.for_dgrad && problem.images * problem.height * problem.width <= kFewPixels;
+}
+
 // Multiply-adds, with all other work counted as so many of them.
 double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   // Vectors of outputs are multiplied, and vectors of channels transformed, however full they are.
@@ -80,13 +84,15 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   if (algorithm == Algorithm::kDirect) {
     if (weight_gradient) {  // the vectors lie along either
       const double products = pixels * std::min(pairs, inputs * double(problem.outputs));
-      return 9 * (1.2 * products + 10 * pairs);
+      return 9 * (products + 20 * pairs);
     }
     if (has_few_outputs(problem.inputs, problem.outputs, problem.lanes)) {
       // A patch has a fifth more pixels than its tile.
       return 1.2 * pixels * double(problem.inputs * round_up(9 * problem.outputs, problem.lanes));
     }
-    return 9 * pixels * pairs * 1.05;
+    // By dot products, few pixels cost no packed weight.
+    if (takes_dot_products(problem)) return 9 * pixels * pairs;
+    return 9 * (1.1 * pixels + 8) * pairs;
   }
   if (algorithm == Algorithm::kAmx) {
     // AMX tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
@@ -111,19 +117,20 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
     const Sums sums = sums_of(problem, algorithm);
     // More where transformed tiles pass through L2 or L3, and for F(4×4)'s numbers of registers.
     const double transform =
-        (algorithm == Algorithm::kWinograd2 ? 12 : 20) * (sums == Sums::kInParts ? 0.5 : 1);
+        (algorithm == Algorithm::kWinograd2 ? 16 : 24) * (sums == Sums::kInParts ? 0.4 : 1);
     // The way of the sums, as so many tiles: shared ones are written and read once a chunk.
     const double chunks = std::ceil(tiles / double(shared_chunk(problem, algorithm)));
-    const double way = sums == Sums::kInParts ? 0 : sums == Sums::kInBlocks ? 8 : 4 + 4 * chunks;
+    const double way = sums == Sums::kInParts ? 2 : sums == Sums::kInBlocks ? 4 : 8 + 6 * chunks;
     return double(positions(algorithm)) *
            (tiles * (pairs + transform * (inputs + outputs)) + way * pairs);
   }
-  constexpr double kInputTransform = 10, kOutputTransform = 14;
+  constexpr double kInputTransform = 10, kOutputTransform = 18;
   // A forward convolution's weight counts as kept: reading it costs a memory-bound pass, about as
-  // much as multiplying 8 tiles, but no transform. The plan must not depend on whether it is kept:
-  // equal calls give equal bits. An input gradient's comes anew with each step, and its transform
-  // takes as long as 36 tiles.
-  const double weight = problem.for_dgrad ? 36 : 8;
+  // much as multiplying 6 or 10 tiles, but no transform. The plan must not depend on whether it is
+  // kept: equal calls give equal bits. An input gradient's comes anew with each step, and its
+  // transform takes as long as 24 or 36 tiles.
+  const bool is_small = algorithm == Algorithm::kWinograd2;
+  const double weight = problem.for_dgrad ? (is_small ? 24 : 36) : (is_small ? 6 : 10);
   return double(positions(algorithm)) *
          (tiles * (pairs + kInputTransform * inputs + kOutputTransform * outputs) + weight * pairs);
 }
@@ -395,13 +402,12 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
       plan.tiling = few_outputs_tiling(problem);
       plan.pieces = plan.tiling.count();
     }
-    const int64_t pixels = problem.images * problem.height * problem.width;
-    if (problem.for_dgrad || pixels > kFewPixels) return plan;
+    if (!takes_dot_products(problem)) return plan;
     // Whatever the cap, because packing the weight for direct tiles takes more.
     plan.gemv = true;
     plan.pieces = divide_up(problem.outputs, problem.lanes);
-    plan.workspace =
-        pixels * round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
+    plan.workspace = problem.images * problem.height * problem.width *
+                     round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
     return plan;
   }
   if (algorithm == Algorithm::kAmx) return amx_plan(problem);
