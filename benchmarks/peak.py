@@ -27,7 +27,9 @@ enum { kSums = 10 };
 double operations(long steps) { return 2.0 * kLanes * kSums * steps; }
 
 float work(long steps, float factor, float term) {
-  Vector sums[kSums] = {};
+  Vector sums[kSums];
+  // Not all the same: a compiler would then compute one sum, and the others be nothing but counted.
+  for (int j = 0; j < kSums; ++j) sums[j] = (Vector){} + term * j;
   for (long i = 0; i < steps; ++i) {
 #pragma GCC unroll 10
     for (int j = 0; j < kSums; ++j) sums[j] = sums[j] * factor + term;

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -398,6 +402,19 @@ def test_ncnn_gets_layers_it_knows() -> None:
     assert len(weights) == 4 * (1 + 72 + 4)
     with pytest.raises(Unavailable, match="BatchNorm2d"):
         written(nn.Sequential(nn.BatchNorm2d(3)))
+
+
+def test_peak_counts_what_is_computed(tmp_path: Path) -> None:
+    """A compiler that finds two sums equal computes them once, and the rate seems higher."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source = tmp_path / "fma.c"
+    source.write_text(peak.FMA_SOURCE)
+    command = [compiler, "-O3", "-march=native", "-ffp-contract=fast", "-S", "-o", "-", str(source)]
+    assembly = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    products = re.findall(r"\b(?:v?f[nm]*(?:madd|mul)\w*ps|v?mulps|fmla|fmul)\b", assembly)
+    assert len(products) >= 10
 
 
 def test_peak_memory_in_a_process_of_its_own() -> None:
