@@ -82,14 +82,16 @@ def environment() -> Record:
 
 
 def commit() -> Record | None:
-    """The commit of the checkout, and whether its files differ from it; None outside git."""
+    """The commit of the checkout, and whether its files differ from it, but for records: those of
+    one day replace each other. None outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(RESULTS.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        but_records = (":/", f":(exclude){RESULTS.name}")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *but_records)
         return {"hash": git("rev-parse", "--short", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
