@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train style super-resolution test fuzz sanitize kernels arm bench smoke counts gpu info lint format install clean
+.PHONY: help train style super-resolution test fuzz sanitize kernels arm arm-torch bench smoke counts gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -114,6 +114,9 @@ kernels: $(CHECKS)/native/run  ## compare the CPU kernels with fp64 on each inst
 
 arm: $(CHECKS)/arm/run  ## the same for 64-bit Arm: cross-compiled, and run under qemu-user
 	@$(call CHECK_SETS,$(ARM_RUN) $<)
+
+arm-torch: $(INSTALLED)  ## the operators in torch's own library for 64-bit Arm, under qemu-user: 300 MB of downloads
+	tests/support/arm_torch/run.sh $(INTERPRETER) build/arm_torch
 
 $(CHECKS)/native/run: $(CHECKED:%.cpp=$(CHECKS)/native/%.o)
 	$(CXX) $^ -o $@
