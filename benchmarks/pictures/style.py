@@ -55,7 +55,7 @@ def plain_numbers(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def legend(figure: Figure, panels: list[Axes], columns: int = 7) -> None:
+def legend(figure: Figure, panels: list[Axes], columns: int = 5) -> None:
     """One for all panels, above them."""
     entries = {}
     for axes in panels:
