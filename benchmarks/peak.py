@@ -39,6 +39,7 @@ float work(long steps, float factor, float term) {
   return total;
 }
 """
+FMA_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast")
 STEPS = 4_000_000
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -97,16 +98,20 @@ def _best(call: Callable[[], object], repeats: int) -> float:
     return min(seconds[1:])
 
 
+def c_compiler() -> str | None:
+    """The path of one, or None: then the rate of multiply-adds isn't measured."""
+    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+
+
 def _fma(repeats: int) -> float | None:
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    compiler = c_compiler()
     if compiler is None:
         return None
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "fma.c", Path(folder) / "fma.so"
         source.write_text(FMA_SOURCE)
-        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-        command = [compiler, *flags, str(source), "-o", str(library)]
+        command = [compiler, *FMA_FLAGS, "-shared", "-fPIC", str(source), "-o", str(library)]
         if subprocess.run(command, capture_output=True).returncode:
             return None
         loaded = ctypes.CDLL(str(library))
