@@ -58,6 +58,35 @@ def test_the_second_call_with_the_same_weight_keeps_it(layer, image):
     assert torch.equal(first, second) and torch.equal(second, third)
 
 
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [1, 40])  # a weight is transformed on the way, or before
+def test_a_kept_weight_gives_the_bits_of_a_new_one(algorithm, dtype, format, images):
+    """Of several chunks and blocks of channels, some of their filters tiny."""
+    random = torch.Generator().manual_seed(2)
+    weight = torch.randn(140, 150, 3, 3, generator=random)
+    weight[3] *= 1e-30
+    weight[70:75] *= 1e-42
+    weight = weight.to(dtype).contiguous(memory_format=format)
+    image = torch.randn(images, 150, 11, 13, generator=random).to(dtype)
+    output = conv3x3_relu(image.requires_grad_(), weight, torch.zeros(140, dtype=dtype))
+    gradient = torch.randn(output.shape, generator=random).to(dtype)
+
+    cpu.set(algorithm)
+    frozen = image.detach()
+    forward = [conv3x3_relu(frozen, weight, torch.zeros(140, dtype=dtype)) for _ in range(3)]
+    backward = [
+        torch.ops.vgg_fast.conv3x3_relu_backward(
+            gradient, frozen, weight, output.detach(), True, False, False
+        )[0]
+        for _ in range(3)
+    ]
+    assert cpu.kept_weights() > 0
+    for results in (forward, backward):
+        assert all(torch.equal(result, results[0]) for result in results)
+
+
 def _negate(weight: Tensor) -> None:
     weight.neg_()
 

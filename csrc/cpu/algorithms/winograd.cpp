@@ -16,6 +16,8 @@ void convolve_winograd(Convolution task, const Plan& plan, const Weight& weight,
   const WinogradKernels& kernel = winograd_kernels(plan);
   const int64_t outputs = task.destination.channels;
   const int64_t blocks = divide_up(outputs, kernel.output_block);
+  task.weight = weight;
+  task.for_dgrad = for_dgrad;
   task.tiling = plan.tiling;
   task.blocking = plan.blocking;
   const int64_t ranges = divide_up(outputs, plan.blocking.outputs);
@@ -24,7 +26,8 @@ void convolve_winograd(Convolution task, const Plan& plan, const Weight& weight,
   // The ranges of a block are a thread's, which transforms it once, where there are blocks enough.
   const int64_t grain = plan.pieces / ranges >= threads_for(plan.pieces) ? ranges : 1;
   convolve_pieces(kernel, task, {weight, plan.algorithm, for_dgrad, plan.precision},
-                  {blocks, kernel.weight_bytes(task.source.channels, outputs)}, plan.pieces, grain);
+                  {blocks, kernel.weight_bytes(task.source.channels, outputs)}, plan.pieces, grain,
+                  nullptr, plan.pieces_pack);
   recompute_marked_tiles(task, weight, for_dgrad, needs_direct);
 }
 

@@ -72,9 +72,12 @@ struct WinogradWorkspace {
         tiles(round_up(convolution.blocking.tiles, S::kPixels)),
         input_stride(tiles * channels + kApart),
         product_stride(tiles * S::kBlock + kApart) {}
-  int64_t bytes() const {
+  // Of a weight that is transformed on the way.
+  static constexpr int64_t kWeightSize = kPositions * (kTermsAtATime * S::kBlock + kApart);
+  int64_t bytes(bool packs) const {
     return Arena::bytes<float>(kPositions * input_stride) +
-           Arena::bytes<float>(kPositions * product_stride);
+           Arena::bytes<float>(kPositions * product_stride) +
+           (packs ? Arena::bytes<float>(kWeightSize) : 0);
   }
   // Where a tile's channels from c on go in V.
   auto writes(float* inputs, int64_t t, int64_t c) const {
@@ -84,7 +87,7 @@ struct WinogradWorkspace {
 
 template <class W>
 int64_t winograd_convolve_bytes(const Convolution& convolution) {
-  return WinogradWorkspace<W>(convolution).bytes();
+  return WinogradWorkspace<W>(convolution).bytes(convolution.packed_weight == nullptr);
 }
 
 // A tile that keeps its full size at the map's edges; what lies outside reads as zero.
@@ -187,22 +190,57 @@ void multiply_tiles(const float* left, int64_t left_stride, int64_t tiles, int64
   }
 }
 
+// The products of one position with `terms` channels, from V's row `left` and U's `right`.
+template <class W, int64_t kWidth>
+void multiply_position(const WinogradWorkspace<W>& layout, int64_t tiles, bool accumulate,
+                       int64_t terms, const float* left, const float* right, float* to) {
+  const auto multiply = accumulate ? multiply_tiles<kWidth, true> : multiply_tiles<kWidth, false>;
+  multiply(left, layout.channels, tiles, terms, right, to);
+}
+
 // The products of all positions for one block of outputs.
 template <class W, int64_t kWidth>
 void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64_t terms,
                         const float* inputs, const float* weight, int64_t weight_stride,
                         float* products) {
   constexpr int64_t kColumns = kWidth * Shape<float>::kLanes;
-  for (int64_t position = 0; position < W::kInput * W::kInput; ++position) {
-    const float* left = inputs + position * layout.input_stride;
-    const float* right = weight + position * weight_stride;
-    float* to = products + position * layout.product_stride;
-    for (int64_t c = 0; c < terms; c += kTermsAtATime, right += kTermsAtATime * kColumns) {
+  for (int64_t position = 0; position < layout.kPositions; ++position) {
+    for (int64_t c = 0; c < terms; c += kTermsAtATime) {
       const int64_t count = terms - c < kTermsAtATime ? terms - c : kTermsAtATime;
-      const auto multiply = c == 0 ? multiply_tiles<kWidth, false> : multiply_tiles<kWidth, true>;
-      multiply(left + c, layout.channels, tiles, count, right, to);
+      multiply_position<W, kWidth>(layout, tiles, c != 0, count,
+                                   inputs + position * layout.input_stride + c,
+                                   weight + position * weight_stride + c * kColumns,
+                                   products + position * layout.product_stride);
     }
   }
+}
+
+// The same, of a weight that is transformed on the way, kTermsAtATime channels at a time: they stay
+// in L2. `flushed`: whether products were, or inputs' transforms before them.
+template <class W, class Value, int64_t kWidth>
+WinogradWeightFacts multiply_and_pack(const WinogradWorkspace<W>& layout,
+                                      const Convolution& convolution, int64_t block, int64_t tiles,
+                                      const float* inputs, float* weight, float* products,
+                                      FlushedDenormals& denormals, bool& flushed) {
+  using S = Shape<float>;
+  constexpr int64_t kColumns = kWidth * S::kLanes;
+  constexpr int64_t kStride = kTermsAtATime * kColumns + kApart;
+  const int64_t terms = convolution.source.channels;
+  typename S::Integers largest[S::kVectors] = {};
+  for (int64_t c = 0; c < terms; c += kTermsAtATime) {
+    const int64_t count = terms - c < kTermsAtATime ? terms - c : kTermsAtATime;
+    pack_winograd_channels<W, Value>(convolution.weight, convolution.for_dgrad, block, kColumns, c,
+                                     c + count, kStride, weight, largest);
+    denormals.forget();
+    for (int64_t position = 0; position < layout.kPositions; ++position) {
+      multiply_position<W, kWidth>(
+          layout, tiles, c != 0, count, inputs + position * layout.input_stride + c,
+          weight + position * kStride, products + position * layout.product_stride);
+    }
+    flushed |= denormals.found();
+  }
+  const WinogradWeight<W> sizes{terms, convolution.destination.channels};
+  return weight_facts(largest, sizes.used(block));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -308,6 +346,7 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
   Arena arena{static_cast<char*>(workspace)};
   float* transformed = arena.take<float>(layout.kPositions * layout.input_stride);
   float* products = arena.take<float>(layout.kPositions * layout.product_stride);
+  float* packed = weight == nullptr ? arena.take<float>(layout.kWeightSize) : nullptr;
 
   const int64_t all_tiles = convolution.tiling.count();
   const int64_t splits = divide_up(outputs, blocking.outputs);
@@ -331,21 +370,27 @@ void winograd_convolve(const Convolution& convolution, int64_t first_piece, int6
     for (int64_t k = first_output; k < end; k += S::kBlock) {
       denormals.forget();
       const int64_t block = k / S::kBlock, width = weight_layout.width(block);
+      WinogradWeightFacts facts;
+      bool flushed = inputs_flushed;
       with_vectors<float>(width, [&](auto vectors) {
+        if (weight == nullptr) {
+          facts = multiply_and_pack<W, Value, vectors.count>(
+              layout, convolution, block, tiles, transformed, packed, products, denormals, flushed);
+          return;
+        }
         multiply_positions<W, vectors.count>(layout, tiles, inputs, transformed,
                                              weight + weight_layout.block_offset(block),
                                              weight_layout.position_stride(block), products);
+        __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));
       });
       uint8_t* const needs_direct = convolution.needs_direct + split * all_tiles;
       with_writer<Value, float>(convolution.destination, [&](const auto& writer) {
         transform_outputs<W>(convolution, writer, layout, first_tile, tiles, products, width, k,
                              width, needs_direct);
       });
-      WinogradWeightFacts facts;
-      __builtin_memcpy(&facts, weight + weight_layout.facts_offset(block), sizeof(facts));
       if (facts.small) {
         for (int64_t t = 0; t < tiles; ++t) needs_direct[first_tile + t] = 1;
-      } else if (inputs_flushed || denormals.found()) {
+      } else if (flushed || denormals.found()) {
         mark_small_tiles(layout, first_tile, tiles, products, width,
                          kSmallSum * (facts.largest > 1 ? facts.largest : 1), needs_direct);
       }

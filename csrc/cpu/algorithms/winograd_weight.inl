@@ -15,6 +15,11 @@ struct WinogradWeight {
   int64_t width(int64_t block) const {
     return block_width<float>(outputs, block * Shape<float>::kBlock);
   }
+  // Outputs of the block that aren't padding.
+  int64_t used(int64_t block) const {
+    const int64_t left = outputs - block * Shape<float>::kBlock;
+    return left < width(block) ? left : width(block);
+  }
   int64_t position_stride(int64_t block) const { return inputs * width(block) + kApart; }
   // Facts about the block's values, stored in the gap between the first two positions.
   int64_t facts_offset(int64_t block) const { return block_offset(block) + inputs * width(block); }
@@ -34,16 +39,30 @@ int64_t winograd_weight_bytes(int64_t inputs, int64_t outputs) {
          int64_t(sizeof(float));
 }
 
-// taps[tap][kBlock]: those of one input channel and of `count` outputs from `from` on.
+// taps[tap][kBlock]: those of one input channel and of `count` outputs from `from` on. Whole blocks
+// of dense outputs, a data gradient's of a weight in channels_last, are copied as vectors, and the
+// next channel's are fetched.
 template <int64_t kBlock, class Value>
 inline void gather_taps(const Weight& weight, bool for_dgrad, const Value* from, int64_t count,
                         float* taps) {
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
-  for (int64_t k = 0; k < count; ++k, from += output_stride) {
+  const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
+  const auto at = [&](int64_t tap) {
+    return tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
+  };
+  const auto row = [&](int64_t tap) { return taps + (for_dgrad ? 8 - tap : tap) * kBlock; };
+  if (output_stride == 1 && count == kBlock) {
     for (int64_t tap = 0; tap < 9; ++tap) {
-      const int64_t at = tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
-      taps[(for_dgrad ? 8 - tap : tap) * kBlock + k] = to_real(from[at]);
+      for (int64_t k = 0; k < kBlock; k += Shape<float>::kLanes) {
+        const Value* const vector = from + at(tap) + k;
+        store<float>(load_stored(vector), row(tap) + k);
+        __builtin_prefetch(vector + input_stride);
+      }
     }
+    return;
+  }
+  for (int64_t k = 0; k < count; ++k, from += output_stride) {
+    for (int64_t tap = 0; tap < 9; ++tap) row(tap)[k] = to_real(from[at(tap)]);
   }
 }
 
@@ -80,34 +99,43 @@ inline WinogradWeightFacts weight_facts(const Shape<float>::Integers* largest, i
   return facts;
 }
 
-// For dgrad, the weight is rotated by 180°, its inputs and outputs exchanged.
+// Of the input channels [first, last) of one block, to U[position][c - first][k in block]. For
+// dgrad, the weight is rotated by 180°, its inputs and outputs exchanged.
+template <class W, class Value>
+void pack_winograd_channels(const Weight& weight, bool for_dgrad, int64_t block, int64_t width,
+                            int64_t first, int64_t last, int64_t position_stride, float* packed,
+                            Shape<float>::Integers* largest) {
+  using S = Shape<float>;
+  const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
+  const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
+  const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
+  const Value* values =
+      static_cast<const Value*>(weight.values) + block * S::kBlock * output_stride;
+  const int64_t left = outputs - block * S::kBlock, used = left < width ? left : width;
+  for (int64_t c = first; c < last; ++c, packed += width) {
+    alignas(64) float taps[9 * S::kBlock] = {};
+    gather_taps<S::kBlock>(weight, for_dgrad, values + c * input_stride, used, taps);
+    for (int64_t v = 0; v < width; v += S::kLanes) {
+      transform_taps<W, S::kBlock>(taps + v, largest[v / S::kLanes],
+                                   writes_to<W::kInput>(packed + v, position_stride));
+    }
+  }
+}
+
 template <class W, class Value>
 void pack_winograd_weight(const Weight& weight, bool for_dgrad, int64_t first, int64_t last,
                           float* packed) {
   using S = Shape<float>;
   const int64_t inputs = for_dgrad ? weight.outputs : weight.inputs;
   const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
-  const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
-  const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
-  const Value* values = static_cast<const Value*>(weight.values);
   const WinogradWeight<W> layout{inputs, outputs};
   const FlushedDenormals denormals;
   for (int64_t block = first; block < last; ++block) {
-    const int64_t left = outputs - block * S::kBlock;
-    const int64_t width = layout.width(block), used = left < width ? left : width;
     S::Integers largest[S::kVectors] = {};
-    for (int64_t c = 0; c < inputs; ++c) {
-      alignas(64) float taps[9 * S::kBlock] = {};
-      gather_taps<S::kBlock>(weight, for_dgrad,
-                             values + block * S::kBlock * output_stride + c * input_stride, used,
-                             taps);
-      float* to = packed + layout.block_offset(block) + c * width;
-      for (int64_t v = 0; v < width; v += S::kLanes) {
-        transform_taps<W, S::kBlock>(taps + v, largest[v / S::kLanes],
-                                     writes_to<W::kInput>(to + v, layout.position_stride(block)));
-      }
-    }
-    const WinogradWeightFacts facts = weight_facts(largest, used);
+    pack_winograd_channels<W, Value>(weight, for_dgrad, block, layout.width(block), 0, inputs,
+                                     layout.position_stride(block),
+                                     packed + layout.block_offset(block), largest);
+    const WinogradWeightFacts facts = weight_facts(largest, layout.used(block));
     __builtin_memcpy(packed + layout.facts_offset(block), &facts, sizeof(facts));
   }
 }

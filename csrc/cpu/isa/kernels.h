@@ -113,10 +113,14 @@ struct Convolution {
   Source source;
   Destination destination;
   const void* packed_weight = nullptr;  // Real, as pack_weight or Winograd's writes it
-  const void* packed_scale = nullptr;   // Real[padded(K)]
-  const void* packed_bias = nullptr;    // Real[padded(K)]
-  Tiling tiling;                        // Winograd: 1 image × m rows × m columns
-  Blocking blocking;                    // Winograd
+  // Winograd: what packed_weight is made of. Where that is null, `weight` is transformed on the
+  // way, by each piece anew.
+  Weight weight;
+  bool for_dgrad = false;
+  const void* packed_scale = nullptr;  // Real[padded(K)]
+  const void* packed_bias = nullptr;   // Real[padded(K)]
+  Tiling tiling;                       // Winograd: 1 image × m rows × m columns
+  Blocking blocking;                   // Winograd
   // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may
   // have mattered; by Winograd also where one isn't finite. The direct kernel must compute these
   // tiles. AMX: one range.

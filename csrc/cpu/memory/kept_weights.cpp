@@ -126,9 +126,7 @@ void keep(const WeightForm& form, uint64_t contents, int64_t bytes, int64_t most
   entry->bytes = bytes;
 }
 
-template <class Memory>
-std::shared_ptr<const char> transform_into(int64_t bytes,
-                                           const std::function<void(char*)>& transform) {
+std::shared_ptr<const char> new_copy(int64_t bytes, const std::function<void(char*)>& transform) {
   const auto memory = std::make_shared<Memory>(bytes);
   transform(memory->at(0));
   return {memory, memory->at(0)};
@@ -148,28 +146,28 @@ uint64_t fingerprint(const char* from, int64_t bytes) {
                                int64_t(pieces.size() * sizeof(uint64_t)), uint64_t(bytes));
 }
 
-std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
-                                               bool is_worth_keeping,
-                                               const std::function<void(char*)>& transform) {
+std::shared_ptr<const char> kept_weight(const WeightForm& form, int64_t bytes,
+                                        bool is_worth_keeping,
+                                        const std::function<void(char*)>& transform) {
   const int64_t most = settings().weight_cache;
-  if (bytes > most || has_holes(form.weight)) return transform_into<Workspace>(bytes, transform);
+  if (bytes > most || has_holes(form.weight)) return nullptr;
   std::shared_ptr<const char> frozen;
   if (look_up_frozen(form, frozen)) {
     if (frozen == nullptr) {
-      frozen = transform_into<Memory>(bytes, transform);
+      frozen = new_copy(bytes, transform);
       bool unchanged = false;
       look_up(form, 0, unchanged);
       keep(form, 0, bytes, most, frozen);
     }
     return frozen;
   }
-  if (!is_worth_keeping) return transform_into<Workspace>(bytes, transform);
+  if (!is_worth_keeping) return nullptr;
   const uint64_t contents =
       fingerprint(static_cast<const char*>(form.weight.values), extent_of(form.weight));
   bool unchanged = false;
   if (auto copy = look_up(form, contents, unchanged)) return copy;
-  if (!unchanged) return transform_into<Workspace>(bytes, transform);
-  const auto copy = transform_into<Memory>(bytes, transform);
+  if (!unchanged) return nullptr;
+  const auto copy = new_copy(bytes, transform);
   keep(form, contents, bytes, most, copy);
   return copy;
 }

@@ -30,12 +30,12 @@ struct WeightForm {
 // Shows that contents have changed. The same for any number of threads.
 uint64_t fingerprint(const char* from, int64_t bytes);
 
-// The weight in this form: the kept copy if there is one with its present contents, otherwise
-// `bytes` that `transform` writes. Of a weight that isn't frozen, no copy is kept, or looked for,
-// if that isn't worth while.
-std::shared_ptr<const char> transformed_weight(const WeightForm& form, int64_t bytes,
-                                               bool is_worth_keeping,
-                                               const std::function<void(char*)>& transform);
+// The kept copy of the weight in this form, if there is one with its present contents, or if one is
+// to be kept from now on: `transform` then writes its `bytes`. Otherwise null. Of a weight that
+// isn't frozen, no copy is kept, or looked for, if that isn't worth while.
+std::shared_ptr<const char> kept_weight(const WeightForm& form, int64_t bytes,
+                                        bool is_worth_keeping,
+                                        const std::function<void(char*)>& transform);
 
 // From here on the weight at this address is kept from its first call on, and no longer compared,
 // until it has been thawed as often as it was frozen. Its memory must live that long.

@@ -128,9 +128,9 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
   // A forward convolution's weight counts as kept: reading it costs a memory-bound pass, about as
   // much as multiplying 6 or 10 tiles, but no transform. The plan must not depend on whether it is
   // kept: equal calls give equal bits. An input gradient's comes anew with each step, and its
-  // transform takes as long as 24 or 36 tiles.
+  // transform takes as long as 10 or 16 tiles, where there are so few that it counts.
   const bool is_small = algorithm == Algorithm::kWinograd2;
-  const double weight = problem.for_dgrad ? (is_small ? 24 : 36) : (is_small ? 6 : 10);
+  const double weight = problem.for_dgrad ? (is_small ? 10 : 16) : (is_small ? 6 : 10);
   return double(positions(algorithm)) *
          (tiles * (pairs + kInputTransform * inputs + kOutputTransform * outputs) + weight * pairs);
 }
@@ -251,6 +251,10 @@ Plan within_cap(const Settings& settings, const Plan& preferred, Plan direct) {
 constexpr int64_t kMostTiles = 144;
 constexpr int64_t kBlockBytes = 8 << 20;
 
+// Blocks of tiles up to which each of them transforms the weight that it multiplies: what is
+// transformed twice costs less than what passes through memory.
+constexpr int64_t kMostPackingBlocks = 2;
+
 // Blocks of tiles and ranges of outputs that give the busiest thread the least to do: multiply-adds
 // for one position and input channel. A micro-kernel takes tile_group tiles, so a block of 49 costs
 // as much as one of 54; each block reads its range's weight; and each range transforms its inputs.
@@ -289,8 +293,9 @@ Plan winograd_plan(const Problem& problem, Algorithm algorithm) {
   const int64_t fit = kBlockBytes / (positions(algorithm) * problem.inputs * 4);
   const int64_t most = std::clamp(fit, 4 * problem.tile_group, kMostTiles);
   plan.blocking = choose_blocking(problem, tiles, most);
-  plan.pieces =
-      divide_up(tiles, plan.blocking.tiles) * divide_up(problem.outputs, plan.blocking.outputs);
+  const int64_t blocks = divide_up(tiles, plan.blocking.tiles);
+  plan.pieces = blocks * divide_up(problem.outputs, plan.blocking.outputs);
+  plan.pieces_pack = blocks <= kMostPackingBlocks;
   const int64_t per_thread =
       positions(algorithm) * plan.blocking.tiles * (problem.inputs + problem.channel_block) * 4;
   plan.workspace =

@@ -66,6 +66,7 @@ struct Plan {
   Precision precision = Precision::kIeee;  // that is made use of
   Tiling tiling;
   Blocking blocking;         // a Winograd convolution's
+  bool pieces_pack = false;  // each piece transforms its own weight, where no copy of it is kept
   std::optional<Sums> sums;  // a weight gradient's
   int64_t chunk = 0;         // of its tiles, which are transformed, then multiplied; not direct
   int64_t parts = 1;         // of its tiles: kInParts
