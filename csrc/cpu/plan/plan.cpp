@@ -92,7 +92,7 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
     }
     // By dot products, few pixels cost no packed weight.
     if (takes_dot_products(problem)) return 9 * pixels * pairs;
-    return 9 * (1.1 * pixels + 8) * pairs;
+    return 9 * (1.1 * pixels + (problem.for_dgrad ? 10 : 8)) * pairs;
   }
   if (algorithm == Algorithm::kAmx) {
     // AMX tiles multiply about ten times as fast, and come in steps of 32 channels; packing a
@@ -125,12 +125,10 @@ double cost(const Problem& problem, Algorithm algorithm, bool weight_gradient) {
            (tiles * (pairs + transform * (inputs + outputs)) + way * pairs);
   }
   constexpr double kInputTransform = 10, kOutputTransform = 18;
-  // A forward convolution's weight counts as kept: reading it costs a memory-bound pass, about as
-  // much as multiplying 6 or 10 tiles, but no transform. The plan must not depend on whether it is
-  // kept: equal calls give equal bits. An input gradient's comes anew with each step, and its
-  // transform takes as long as 10 or 16 tiles, where there are so few that it counts.
-  const bool is_small = algorithm == Algorithm::kWinograd2;
-  const double weight = problem.for_dgrad ? (is_small ? 10 : 16) : (is_small ? 6 : 10);
+  // Reading a transformed weight, or transforming it on the way, costs about as much as multiplying
+  // so many tiles. A forward convolution's counts as kept, an input gradient's as new with each
+  // step. The plan must not depend on whether it is kept: equal calls give equal bits.
+  const double weight = algorithm == Algorithm::kWinograd2 ? 6 : problem.for_dgrad ? 12 : 10;
   return double(positions(algorithm)) *
          (tiles * (pairs + kInputTransform * inputs + kOutputTransform * outputs) + weight * pairs);
 }
