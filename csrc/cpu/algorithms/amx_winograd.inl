@@ -73,9 +73,8 @@ void pack_amx_winograd_weight(const Weight& weight, bool for_dgrad, int64_t firs
     S::Integers largest[kVectors] = {};
     for (int64_t c = 0; c < layout.steps * kChannelStep; c += 2) {
       alignas(64) float taps[2][9 * kOutputBlock] = {};  // zero behind the last channel
-      for (int64_t i = 0; i < 2 && c + i < inputs; ++i) {
-        gather_taps<kOutputBlock>(weight, for_dgrad, from + (c + i) * input_stride, used, taps[i]);
-      }
+      gather_taps<kOutputBlock>(weight, for_dgrad, from + c * input_stride, least(2, inputs - c),
+                                used, taps[0]);
       for (int64_t v = 0; v < kVectors; ++v) {
         const int64_t output = v * S::kLanes;
         FloatVector pair[2][kWinogradPositions];

@@ -206,7 +206,7 @@ void multiply_positions(const WinogradWorkspace<W>& layout, int64_t tiles, int64
   constexpr int64_t kColumns = kWidth * Shape<float>::kLanes;
   for (int64_t position = 0; position < layout.kPositions; ++position) {
     for (int64_t c = 0; c < terms; c += kTermsAtATime) {
-      const int64_t count = terms - c < kTermsAtATime ? terms - c : kTermsAtATime;
+      const int64_t count = least(kTermsAtATime, terms - c);
       multiply_position<W, kWidth>(layout, tiles, c != 0, count,
                                    inputs + position * layout.input_stride + c,
                                    weight + position * weight_stride + c * kColumns,
@@ -228,7 +228,7 @@ WinogradWeightFacts multiply_and_pack(const WinogradWorkspace<W>& layout,
   const int64_t terms = convolution.source.channels;
   typename S::Integers largest[S::kVectors] = {};
   for (int64_t c = 0; c < terms; c += kTermsAtATime) {
-    const int64_t count = terms - c < kTermsAtATime ? terms - c : kTermsAtATime;
+    const int64_t count = least(kTermsAtATime, terms - c);
     pack_winograd_channels<W, Value>(convolution.weight, convolution.for_dgrad, block, kColumns, c,
                                      c + count, kStride, weight, largest);
     denormals.forget();

@@ -17,8 +17,7 @@ struct WinogradWeight {
   }
   // Outputs of the block that aren't padding.
   int64_t used(int64_t block) const {
-    const int64_t left = outputs - block * Shape<float>::kBlock;
-    return left < width(block) ? left : width(block);
+    return least(width(block), outputs - block * Shape<float>::kBlock);
   }
   int64_t position_stride(int64_t block) const { return inputs * width(block) + kApart; }
   // Facts about the block's values, stored in the gap between the first two positions.
@@ -39,43 +38,66 @@ int64_t winograd_weight_bytes(int64_t inputs, int64_t outputs) {
          int64_t(sizeof(float));
 }
 
-// taps[tap][kBlock]: those of one input channel and of `count` outputs from `from` on. Whole blocks
-// of dense outputs, a data gradient's of a weight in channels_last, are copied as vectors, and the
-// next channel's are fetched.
+// Input channels whose taps are gathered together.
+constexpr int64_t kGatheredChannels = 16;
+
+// taps[c][tap][kBlock]: those of `inputs` input channels and `outputs` outputs from `from` on. For
+// dgrad, the weight is rotated by 180°, its inputs and outputs exchanged. What is dense is read as
+// vectors: outputs (a weight in channels_last, for dgrad), input channels (the same, for fprop), or
+// taps and input channels (a contiguous one, for fprop).
 template <int64_t kBlock, class Value>
-inline void gather_taps(const Weight& weight, bool for_dgrad, const Value* from, int64_t count,
-                        float* taps) {
+void gather_taps(const Weight& weight, bool for_dgrad, const Value* from, int64_t inputs,
+                 int64_t outputs, Value* taps) {
+  constexpr int64_t kChannel = 9 * kBlock;
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
   const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
+  const int64_t tap_step = for_dgrad ? -kBlock : kBlock;
   const auto at = [&](int64_t tap) {
     return tap / 3 * weight.row_stride + tap % 3 * weight.column_stride;
   };
-  const auto row = [&](int64_t tap) { return taps + (for_dgrad ? 8 - tap : tap) * kBlock; };
-  if (output_stride == 1 && count == kBlock) {
+  if (for_dgrad) taps += 8 * kBlock;
+  const bool has_dense_taps = weight.row_stride == 3 && weight.column_stride == 1;
+  if (input_stride == 1 && inputs > 1) {
     for (int64_t tap = 0; tap < 9; ++tap) {
-      for (int64_t k = 0; k < kBlock; k += Shape<float>::kLanes) {
-        const Value* const vector = from + at(tap) + k;
-        store<float>(load_stored(vector), row(tap) + k);
-        __builtin_prefetch(vector + input_stride);
+      transpose_matrix(from + at(tap), output_stride, outputs, inputs, taps + tap * tap_step,
+                       kChannel);
+    }
+  } else if (input_stride == 9 && has_dense_taps && !for_dgrad) {
+    transpose_matrix(from, output_stride, outputs, 9 * inputs, taps, kBlock);
+  } else if (output_stride == 1) {
+    constexpr int64_t n = Isa::kBytes / int64_t(sizeof(Value));
+    using Vector = typename Lanes<Value, n>::Vector;
+    for (int64_t c = 0; c < inputs; ++c, from += input_stride, taps += kChannel) {
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        for (int64_t k = 0; k < outputs; k += n) {
+          const Value* const values = from + at(tap) + k;
+          const int64_t count = least(n, outputs - k);
+          put_lanes(get_lanes<Vector>(values, count), taps + tap * tap_step + k, count);
+          __builtin_prefetch(values + input_stride);  // the next channel's
+        }
       }
     }
-    return;
-  }
-  for (int64_t k = 0; k < count; ++k, from += output_stride) {
-    for (int64_t tap = 0; tap < 9; ++tap) row(tap)[k] = to_real(from[at(tap)]);
+  } else {
+    for (int64_t c = 0; c < inputs; ++c, from += input_stride, taps += kChannel) {
+      for (int64_t k = 0; k < outputs; ++k) {
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          taps[tap * tap_step + k] = from[k * output_stride + at(tap)];
+        }
+      }
+    }
   }
 }
 
 // Transforms a vector of outputs' taps, and finds the largest of each output; bits are ordered as
 // magnitudes are.
-template <class W, int64_t kBlock, class Write>
-inline __attribute__((always_inline)) void transform_taps(const float* taps,
+template <class W, int64_t kBlock, class Value, class Write>
+inline __attribute__((always_inline)) void transform_taps(const Value* taps,
                                                           Shape<float>::Integers& largest,
                                                           const Write& write) {
   transform_tile<3, W::kInput, W::weight>(
       // Some taps reach U unchanged, so denormal ones are zeroed here.
       [&](int64_t i, int64_t j) {
-        const FloatVector tap = load<float>(taps + (i * 3 + j) * kBlock);
+        const FloatVector tap = load_stored(taps + (i * 3 + j) * kBlock);
         const auto bits = Shape<float>::Integers(tap) & 0x7fffffff;
         largest = bits > largest ? bits : largest;
         return bits < 0x00800000 ? FloatVector{} : tap;
@@ -99,25 +121,28 @@ inline WinogradWeightFacts weight_facts(const Shape<float>::Integers* largest, i
   return facts;
 }
 
-// Of the input channels [first, last) of one block, to U[position][c - first][k in block]. For
-// dgrad, the weight is rotated by 180°, its inputs and outputs exchanged.
+// Of the input channels [first, last) of one block, to U[position][c - first][k in block].
 template <class W, class Value>
 void pack_winograd_channels(const Weight& weight, bool for_dgrad, int64_t block, int64_t width,
                             int64_t first, int64_t last, int64_t position_stride, float* packed,
                             Shape<float>::Integers* largest) {
   using S = Shape<float>;
-  const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
+  constexpr int64_t kChannel = 9 * S::kBlock;
   const int64_t input_stride = for_dgrad ? weight.output_stride : weight.input_stride;
   const int64_t output_stride = for_dgrad ? weight.input_stride : weight.output_stride;
   const Value* values =
       static_cast<const Value*>(weight.values) + block * S::kBlock * output_stride;
-  const int64_t left = outputs - block * S::kBlock, used = left < width ? left : width;
-  for (int64_t c = first; c < last; ++c, packed += width) {
-    alignas(64) float taps[9 * S::kBlock] = {};
-    gather_taps<S::kBlock>(weight, for_dgrad, values + c * input_stride, used, taps);
-    for (int64_t v = 0; v < width; v += S::kLanes) {
-      transform_taps<W, S::kBlock>(taps + v, largest[v / S::kLanes],
-                                   writes_to<W::kInput>(packed + v, position_stride));
+  const int64_t outputs = for_dgrad ? weight.inputs : weight.outputs;
+  alignas(64) Value taps[kGatheredChannels * kChannel] = {};  // zero behind the last output
+  for (int64_t from = first; from < last; from += kGatheredChannels) {
+    const int64_t count = least(kGatheredChannels, last - from);
+    gather_taps<S::kBlock>(weight, for_dgrad, values + from * input_stride, count,
+                           least(width, outputs - block * S::kBlock), taps);
+    for (int64_t c = 0; c < count; ++c, packed += width) {
+      for (int64_t v = 0; v < width; v += S::kLanes) {
+        transform_taps<W, S::kBlock>(taps + c * kChannel + v, largest[v / S::kLanes],
+                                     writes_to<W::kInput>(packed + v, position_stride));
+      }
     }
   }
 }

@@ -7,6 +7,7 @@
 // clang-format off: each builds on the one before
 #include "cpu/isa/storage.inl"
 #include "cpu/isa/vectors.inl"
+#include "cpu/isa/lanes.inl"
 #include "cpu/algorithms/denormals.inl"
 #include "cpu/algorithms/tiles.inl"
 #include "cpu/algorithms/edges.inl"
@@ -19,6 +20,7 @@
 #include "cpu/algorithms/few_outputs.inl"
 #include "cpu/algorithms/gemv.inl"
 #include "cpu/algorithms/linear.inl"
+#include "cpu/algorithms/layout.inl"
 #include "cpu/algorithms/winograd_transforms.inl"
 #include "cpu/algorithms/winograd_weight.inl"
 #include "cpu/algorithms/winograd.inl"
@@ -26,7 +28,6 @@
 #include "cpu/algorithms/pool.inl"
 #include "cpu/algorithms/norm.inl"
 #include "cpu/algorithms/distances.inl"
-#include "cpu/algorithms/layout.inl"
 #include "cpu/algorithms/fingerprint.inl"
 // clang-format on
 

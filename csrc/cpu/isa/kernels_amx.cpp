@@ -73,10 +73,12 @@ struct Isa {
 // clang-format off: each builds on the one before
 #include "cpu/isa/storage.inl"
 #include "cpu/isa/vectors.inl"
+#include "cpu/isa/lanes.inl"
 #include "cpu/algorithms/denormals.inl"
 #include "cpu/algorithms/tiles.inl"
 #include "cpu/algorithms/edges.inl"
 #include "cpu/algorithms/epilogue.inl"
+#include "cpu/algorithms/layout.inl"
 #include "cpu/algorithms/winograd_transforms.inl"
 #include "cpu/algorithms/winograd_weight.inl"
 #include "cpu/algorithms/winograd.inl"
