@@ -91,11 +91,28 @@ int64_t run_winograd(Convolution task, const Plan& plan, const Weight& weight, b
                          kernel.weight_bytes(task.source.channels, outputs));
   Memory marks(divide_up(outputs, plan.blocking.outputs) * tiles);
   marks.fill(0);
-  task.packed_weight = memory.as();
+  task.weight = weight;
+  task.for_dgrad = for_dgrad;
   task.tiling = plan.tiling;
   task.blocking = plan.blocking;
   task.needs_direct = marks.as<uint8_t>();
+  Bytes map, pooled;
+  const auto written = [&](const void* values, int64_t shift) {
+    const int64_t count = task.source.images * (task.source.height >> shift) *
+                          (task.source.width >> shift) * outputs * stored_size(task.source.storage);
+    const auto* bytes = static_cast<const uint8_t*>(values);
+    return values == nullptr ? Bytes() : Bytes(bytes, bytes + count);
+  };
+  if (plan.pieces_pack) {
+    run_pieces(kernel, task, plan.pieces);
+    map = written(task.destination.values, 0);
+    pooled = written(task.destination.pooled, 1);
+  }
+  task.packed_weight = memory.as();
   run_pieces(kernel, task, plan.pieces);
+  check(!plan.pieces_pack || (map == written(task.destination.values, 0) &&
+                              pooled == written(task.destination.pooled, 1)),
+        "a weight that is transformed on the way gives other bits");
   Bytes marked(tiles);
   for (int64_t i = 0; i < marks.bytes(); ++i) marked[i % tiles] |= task.needs_direct[i];
   const int64_t count = std::count(marked.begin(), marked.end(), 1);
