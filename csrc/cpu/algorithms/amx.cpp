@@ -12,7 +12,9 @@ void convolve_amx(Convolution task, const Plan& plan, const Weight& weight, bool
   const AmxKernels& kernel = *amx_kernels();
   const int64_t outputs = task.destination.channels;
   task.tiling = plan.tiling;
-  std::vector<uint8_t> needs_direct(plan.tiling.count());
+  task.blocking = plan.blocking;
+  const int64_t ranges = divide_up(outputs, plan.blocking.outputs);
+  std::vector<uint8_t> needs_direct(ranges * plan.tiling.count());
   task.needs_direct = needs_direct.data();
   convolve_pieces(
       kernel, task, {weight, plan.algorithm, for_dgrad},

@@ -173,12 +173,14 @@ inline bool denormals_may_matter(const Tile& tile, const float* sums, int64_t pi
   return false;
 }
 
+// Pieces of work: tile × range of outputs.
 template <class Value>
-void amx_convolve(const Convolution& convolution, int64_t first_tile, int64_t last_tile,
+void amx_convolve(const Convolution& convolution, int64_t first_piece, int64_t last_piece,
                   void* workspace) {
   const Source& source = convolution.source;
   const Tiling& tiling = convolution.tiling;
   const int64_t outputs = convolution.destination.channels;
+  const int64_t range = convolution.blocking.outputs, ranges = divide_up(outputs, range);
   const int64_t most = AmxPatch(source.channels, tiling.rows, tiling.columns).values(tiling.images);
 
   Arena arena{static_cast<char*>(workspace)};
@@ -186,12 +188,19 @@ void amx_convolve(const Convolution& convolution, int64_t first_tile, int64_t la
   float* sums = arena.take<float>(amx_sums(tiling.rows, tiling.columns + 2));
 
   const TileShape shape;
-  for (int64_t index = first_tile; index < last_tile; ++index) {
+  int64_t tile_read = -1;
+  for (int64_t piece = first_piece; piece < last_piece; ++piece) {
+    const int64_t index = piece / ranges, first = piece % ranges * range;
     const Tile tile = tile_at(tiling, index, source.images, source.height, source.width);
     const AmxPatch layout(source.channels, tile.rows, tile.columns);
-    read_patch<Value>(source, tile, Patch(tile, 1, 0, source.channels, layout.stride), values);
-    const BFloat16* weight = static_cast<const BFloat16*>(convolution.packed_weight);
-    for (int64_t k = 0; k < outputs;
+    if (tile_read != index) {
+      read_patch<Value>(source, tile, Patch(tile, 1, 0, source.channels, layout.stride), values);
+      tile_read = index;
+    }
+    uint8_t* const needs_direct = convolution.needs_direct + piece % ranges * tiling.count();
+    const BFloat16* weight = static_cast<const BFloat16*>(convolution.packed_weight) +
+                             first / kOutputBlock * amx_block_values(source.channels);
+    for (int64_t k = first; k < least(outputs, first + range);
          k += kOutputBlock, weight += amx_block_values(source.channels)) {
       Tile one = tile;
       one.images = 1;
@@ -201,13 +210,13 @@ void amx_convolve(const Convolution& convolution, int64_t first_tile, int64_t la
           multiply_group(pixels + p * layout.stride, layout, weight, sums + p * kOutputBlock);
         }
         one.image = tile.image + image;
-        const int64_t count = outputs - k < kOutputBlock ? outputs - k : kOutputBlock;
+        const int64_t count = least(kOutputBlock, outputs - k);
         float largest;
         __builtin_memcpy(&largest, weight + amx_tiles_values(source.channels), sizeof(largest));
         if (largest > 0 &&
             denormals_may_matter(one, sums, layout.pitch, kSmallSum * (largest > 1 ? largest : 1),
                                  pixels, layout)) {
-          convolution.needs_direct[index] = 1;
+          needs_direct[index] = 1;
         }
         exclude_padding_taps(
             source, one, sums, kOutputBlock, layout.pitch, count,

@@ -103,10 +103,10 @@ struct Tiling {
   int64_t pixels() const { return images * rows * columns; }
 };
 
-// How a Winograd convolution is cut into pieces of work.
+// How a Winograd convolution, or one on AMX tiles, is cut into pieces of work.
 struct Blocking {
-  int64_t tiles = 0;    // of m × m pixels, in one piece
-  int64_t outputs = 0;  // output channels of one piece: a multiple of channel_block
+  int64_t tiles = 0;    // Winograd: of m × m pixels, in one piece
+  int64_t outputs = 0;  // output channels of one piece: a multiple of channel_block, or of 32
 };
 
 struct Convolution {
@@ -120,10 +120,10 @@ struct Convolution {
   const void* packed_scale = nullptr;  // Real[padded(K)]
   const void* packed_bias = nullptr;   // Real[padded(K)]
   Tiling tiling;                       // Winograd: 1 image × m rows × m columns
-  Blocking blocking;                   // Winograd
+  Blocking blocking;                   // Winograd, AMX
   // [range of outputs][tile], set to 1 where all outputs are so small that denormal numbers may
   // have mattered; by Winograd also where one isn't finite. The direct kernel must compute these
-  // tiles. AMX: one range.
+  // tiles.
   uint8_t* needs_direct = nullptr;
 };
 
@@ -238,7 +238,7 @@ struct AmxKernels {
   void (*pack_weight)(const Weight&, bool for_dgrad, int64_t first, int64_t last, void* packed);
 
   int64_t (*convolve_workspace)(const Convolution&);
-  void (*convolve)(const Convolution&, int64_t first_tile, int64_t last_tile, void* workspace);
+  void (*convolve)(const Convolution&, int64_t first_piece, int64_t last_piece, void* workspace);
 
   AmxGradientSizes (*gradient_sizes)(const WeightGradient&);
   int64_t (*gradient_workspace)(const WeightGradient&);  // of one thread

@@ -199,9 +199,12 @@ Tiling few_outputs_tiling(const Problem& problem) {
   return tiling;
 }
 
+constexpr int64_t kAmxOutputs = 32;  // of a block
+
 // Tiles for the AMX kernels: rows of maps, or some maps, whose patch stays in L2 with the
 // weight of a block of outputs, and with enough pixels to make up for reading the whole weight.
-Tiling amx_tiling(const Problem& problem) {
+// `ranges`: of outputs, into which the work on a tile can be cut.
+Tiling amx_tiling(const Problem& problem, int64_t ranges) {
   constexpr int64_t kPatchBytes = 768 << 10, kEnoughPixels = 784, kMostColumns = 256;
   const int64_t pixel_bytes = 2 * round_up(problem.inputs, 32);
   Tiling tiling;
@@ -209,7 +212,7 @@ Tiling amx_tiling(const Problem& problem) {
   tiling.columns = std::min(problem.width, kMostColumns);
   const int64_t fit = kPatchBytes / (pixel_bytes * (tiling.columns + 2)) - 2;
   const auto even = [](int64_t value) { return std::max<int64_t>(2, value / 2 * 2); };
-  // As many rows as fit, in even parts; fewer where there are too few tiles for the threads.
+  // As many rows as fit, in even parts; fewer where the threads have too few tiles and ranges.
   const int64_t parts = divide_up(problem.height, std::max<int64_t>(2, fit));
   tiling.across_columns = divide_up(problem.width, tiling.columns);
   const auto count = [&] {
@@ -217,7 +220,9 @@ Tiling amx_tiling(const Problem& problem) {
            tiling.across_columns;
   };
   tiling.rows = std::min(problem.height, even(divide_up(problem.height, parts) + 1));
-  while (tiling.rows > 4 && count() < 2 * problem.threads) tiling.rows = even(tiling.rows / 2);
+  while (tiling.rows > 4 && count() * ranges < 2 * problem.threads) {
+    tiling.rows = even(tiling.rows / 2);
+  }
   const int64_t map = (tiling.rows + 2) * (tiling.columns + 2) * pixel_bytes;
   while (tiling.rows >= problem.height && tiling.across_columns == 1 &&
          tiling.pixels() < kEnoughPixels && 2 * tiling.images * map <= kPatchBytes &&
@@ -229,12 +234,23 @@ Tiling amx_tiling(const Problem& problem) {
   return tiling;
 }
 
-Plan amx_plan(const Problem& problem) {
+Plan amx_plan(const Problem& problem, int64_t ranges = 1) {
   Plan plan;
   plan.algorithm = Algorithm::kAmx;
   plan.precision = Precision::kBFloat16;
-  plan.tiling = amx_tiling(problem);
+  plan.tiling = amx_tiling(problem, ranges);
   plan.pieces = plan.tiling.count();
+  return plan;
+}
+
+// Few tiles are cut into ranges of outputs: of more tiles, each would read the whole weight.
+Plan amx_convolution_plan(const Problem& problem) {
+  const int64_t blocks = divide_up(problem.outputs, kAmxOutputs);
+  Plan plan = amx_plan(problem, blocks);
+  const int64_t ranges =
+      std::clamp<int64_t>(divide_up(2 * problem.threads, plan.pieces), 1, blocks);
+  plan.blocking.outputs = divide_up(blocks, ranges) * kAmxOutputs;
+  plan.pieces *= divide_up(problem.outputs, plan.blocking.outputs);
   return plan;
 }
 
@@ -413,7 +429,7 @@ Plan plan_convolution(const Problem& problem, const Settings& settings) {
                      round_up(9 * problem.inputs, problem.lanes) * real_size(problem.storage);
     return plan;
   }
-  if (algorithm == Algorithm::kAmx) return amx_plan(problem);
+  if (algorithm == Algorithm::kAmx) return amx_convolution_plan(problem);
   const Plan plan = algorithm == Algorithm::kWinograd4Amx ? winograd_amx_plan(problem)
                                                           : winograd_plan(problem, algorithm);
   return within_cap(settings, plan, direct_plan(problem, problem.inputs));

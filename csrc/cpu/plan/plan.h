@@ -65,7 +65,7 @@ struct Plan {
   bool gemv = false;
   Precision precision = Precision::kIeee;  // that is made use of
   Tiling tiling;
-  Blocking blocking;         // a Winograd convolution's
+  Blocking blocking;         // a convolution's by Winograd, or on AMX tiles
   bool pieces_pack = false;  // each piece transforms its own weight, where no copy of it is kept
   std::optional<Sums> sums;  // a weight gradient's
   int64_t chunk = 0;         // of its tiles, which are transformed, then multiplied; not direct
