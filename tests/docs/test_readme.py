@@ -18,7 +18,7 @@ from benchmarks.plan import __main__ as plan
 from tests.support.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.dispatch import environment
-from vgg_fast.train.config import Config
+from vgg_fast.train.options import Config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

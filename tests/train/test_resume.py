@@ -15,8 +15,9 @@ import torch
 from tests.train.test_train import SAMPLE, Run, assert_same_run, metrics, run, weights
 from vgg_fast import backends
 from vgg_fast.train import checkpoint, data, idx
-from vgg_fast.train.config import Config, option_types
+from vgg_fast.train.config import option_types
 from vgg_fast.train.loop import Training
+from vgg_fast.train.options import Config
 from vgg_fast.train.program import main
 from vgg_fast.train.resume import APPLIED, ON_RESUME, options_given
 

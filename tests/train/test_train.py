@@ -19,9 +19,10 @@ import torch
 
 from vgg_fast import backends
 from vgg_fast.train import checkpoint, data
-from vgg_fast.train.config import Config, resolved
+from vgg_fast.train.config import resolved
 from vgg_fast.train.interruption import Signals
 from vgg_fast.train.loop import Training
+from vgg_fast.train.options import Config
 from vgg_fast.train.program import main
 from vgg_fast.train.progress import Progressing
 

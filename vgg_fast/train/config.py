@@ -1,4 +1,4 @@
-"""The options of the training program, and what the presets fill in."""
+"""What becomes of the options: presets fill them in, checks refuse what can't be."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-import tyro
 
 from vgg_fast.models import VGG
 from vgg_fast.train import memory
+from vgg_fast.train.options import Config
 from vgg_fast.train.presets import PRESETS, VGGOptions
 
 
@@ -49,108 +49,20 @@ RANGES = {
     "classifier_width": (1, 2**31 - 1),
     "width": (0, 2**31 - 1),
     "seed": (0, 2**63 - 1),
+    "accumulate": (1, 2**31 - 1),
+    "seeds": (1, 10**6),
+    "crop": (0, 2**10),
+    "profile": (1, 1000),
 }
 # Set by the preset or the machine, if they aren't given.
 FILLED = ("width", "image_size", "classifier_width", "epochs", "lr", "amp")
 # Added to the options since checkpoints exist: an earlier one lacks them.
-ADDED_LATER = {"save_every"}
-
-
-@dataclass
-class Config:
-    """Train a VGG network on Fashion-MNIST.
-
-    Presets: "seed" is the seed network at 224 x 224; "small" has a quarter of its channels; "fast"
-    has a quarter of its channels, 32 x 32 images and a classifier of 512. Options that follow the
-    preset replace its parts.
-    """
-
-    fused: bool = False
-    """One kernel for each convolution with its ReLU and pooling, instead of torch's own layers."""
-
-    preset: Literal["auto", "seed", "small", "fast"] = "auto"
-    """auto: "seed" on a GPU, "fast" on CPU, where the seed network would take hours."""
-
-    arch: str | None = None
-    """Convolutions x channels of each block, before --width multiplies them: 1x64,1x128,2x256."""
-
-    width: float | None = None
-    """Multiplies the channels of every block."""
-
-    image_size: int | None = None
-    """Height and width to which the images are resized."""
-
-    classifier_width: int | None = None
-    """Outputs of the two hidden linear layers."""
-
-    dropout: float = 0.5
-    """Probability of dropping a value after each hidden linear layer."""
-
-    epochs: int | None = None
-    """Passes over the training images."""
-
-    steps: int | None = None
-    """Stop after this many optimizer steps, and test on as many batches: a trial run."""
-
-    batch_size: int = 128
-    """Images in one step."""
-
-    lr: float | None = None
-    """The schedule's highest learning rate."""
-
-    momentum: float = 0.9
-    """SGD's momentum, in Nesterov's form."""
-
-    weight_decay: float = 5e-4
-    """SGD's weight decay."""
-
-    augment: bool = False
-    """Flip and shift the training images at random."""
-
-    seed: int = 0
-    """Seeds the initial weights, the order of the images, and dropout."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."""
-
-    threads: int | None = None
-    """CPU threads; torch's default if not given."""
-
-    backend: Literal["auto", "cpp", "triton", "reference"] = "auto"
-    """Which kernels run the fused layers."""
-
-    amp: Annotated[bool | None, tyro.conf.arg(metavar="| --no-amp")] = None
-    """Automatic mixed precision; by default only on a GPU."""
-
-    amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    """The dtype of mixed precision; float16 comes with loss scaling."""
-
-    compile: bool = False
-    """Train through torch.compile."""
-
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
-    """The mode of torch.compile."""
-
-    channels_last: bool = True
-    """Pass the images on in channels_last."""
-
-    dataset: Literal["fashion-mnist", "synthetic"] = "fashion-mnist"
-    """synthetic: invented images, to try the program without the data."""
-
-    data_root: Path | None = None
-    """The folder with Fashion-MNIST's four IDX files; searched for if not given."""
-
-    output_dir: Path | None = None
-    """Where the results go: runs/<preset>-<fused or plain> if not given, with a number if that
-    exists. Only one run at a time can write into a folder."""
-
-    save_every: float = 5.0
-    """Also save the state after this many minutes within an epoch: a killed run loses no more."""
-
-    resume: Path | None = None
-    """A checkpoint, or the folder of a run: continue from there, with that run's options. Other
-    options on the command line replace them, or are refused where the run depends on them. --steps
-    applies to one run only."""
+ADDED_LATER = {
+    *("save_every", "batch_norm", "init", "freeze_features", "target", "accumulate", "optimizer"),
+    *("schedule", "warm_up", "label_smoothing", "clip", "ema", "seeds", "channels", "test_share"),
+    *("broken_images", "flip", "alternate_flips", "crop", "crop_border", "erase"),
+    *("average_views", "fsdp", "tensorboard", "wandb", "profile"),
+}
 
 
 def resolved(config: Config) -> Config:

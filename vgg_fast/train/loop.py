@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from vgg_fast.train import checkpoint
 from vgg_fast.train.batches import Batches
-from vgg_fast.train.config import Config, TrainingError, as_plain_values, check_memory, make_model
+from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.train.data import Dataset
+from vgg_fast.train.options import Config
 from vgg_fast.train.progress import Progressing
 
 # Between these, nothing waits for the device: a GPU's queue stays full.

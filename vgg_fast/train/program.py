@@ -19,18 +19,13 @@ from rich.console import Console
 
 from vgg_fast import backends, info
 from vgg_fast.train import checkpoint, output, plots
-from vgg_fast.train.config import (
-    Config,
-    TrainingError,
-    as_plain_values,
-    from_plain_values,
-    resolved,
-)
+from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
 from vgg_fast.train.data import DataError, load
 from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
 from vgg_fast.train.interruption import Interrupted, Signals
 from vgg_fast.train.loop import Training
+from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of, options_given, resumed
