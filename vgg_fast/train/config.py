@@ -107,7 +107,7 @@ def model_options(config: Config) -> VGGOptions:
     }
 
 
-def make_model(config: Config, num_classes: int) -> VGG:
+def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
     """The network of a resolved ``config``, on its device.
 
     Raises:
@@ -116,7 +116,7 @@ def make_model(config: Config, num_classes: int) -> VGG:
     try:
         model = VGG(
             **model_options(config),
-            in_channels=1,
+            in_channels=channels,
             num_classes=num_classes,
             dropout=config.dropout,
             fused=config.fused,
@@ -127,7 +127,7 @@ def make_model(config: Config, num_classes: int) -> VGG:
     return model.to(config.device).to(memory_format=layout)
 
 
-def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
+def check_memory(config: Config, num_classes: int, batch_size: int, channels: int = 1) -> None:
     """Refuse a network that can't be trained before it is allocated: the system might kill us.
 
     Raises:
@@ -136,8 +136,9 @@ def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
     options = model_options(config)
     size, device = options["image_size"], torch.device(config.device)
     blocks = [(count, round(c * options["width"])) for count, c in options["conv_arch"]]
-    count = memory.parameters_of_vgg(blocks, size, options["classifier_width"], num_classes)
-    needed = memory.least_to_train(count, blocks, size, batch_size)
+    width = options["classifier_width"]
+    count = memory.parameters_of_vgg(blocks, size, width, num_classes, channels)
+    needed = memory.least_to_train(count, blocks, size, batch_size, channels)
     there = memory.of_device(device)
     if needed > there:
         raise TrainingError(
@@ -187,8 +188,10 @@ class OptionType:
         """Whether the option may be ``value``."""
         if value is None:
             return self.optional
-        if isinstance(value, bool) or not self.types:
-            return (bool in self.types and isinstance(value, bool)) or value in self.choices
+        if self.choices:
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        if isinstance(value, bool):
+            return bool in self.types
         return isinstance(value, self.types) or (float in self.types and isinstance(value, int))
 
 
@@ -201,7 +204,10 @@ def _option_type(hint: Any) -> OptionType:
     if get_origin(hint) is Literal:
         return OptionType((), get_args(hint), False)
     parts = get_args(hint) or (hint,)
-    return OptionType(tuple(t for t in parts if t is not type(None)), (), type(None) in parts)
+    types = tuple(t for t in parts if t is not type(None))
+    if len(types) == 1 and get_origin(types[0]) is Literal:
+        return OptionType((), get_args(types[0]), type(None) in parts)
+    return OptionType(types, (), type(None) in parts)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -261,4 +267,18 @@ def _check(config: Config) -> None:
         raise TrainingError(
             f"--weight-decay must be finite and not negative, but it is {config.weight_decay}"
         )
+    _check_images(config)
     model_options(config)
+
+
+def _check_images(config: Config) -> None:
+    if not 0 < config.test_share < 1:
+        raise TrainingError(f"--test-share must be in (0, 1), but it is {config.test_share}")
+    if not 0 <= config.erase <= 1:
+        raise TrainingError(f"--erase must be in [0, 1], but it is {config.erase}")
+    if config.alternate_flips and not (config.flip or config.augment):
+        raise TrainingError("--alternate-flips says how --flip does it: add --flip")
+    if config.channels is not None and config.dataset != "folder":
+        raise TrainingError(
+            f"--channels is for --dataset folder, and {config.dataset} has its own: leave it out"
+        )

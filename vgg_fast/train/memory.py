@@ -34,17 +34,22 @@ def in_gib(count: int) -> str:
 
 
 def parameters_of_vgg(
-    blocks: Sequence[tuple[int, int]], image_size: int, classifier_width: int, classes: int
+    blocks: Sequence[tuple[int, int]],
+    image_size: int,
+    classifier_width: int,
+    classes: int,
+    channels: int = 1,
 ) -> int:
-    """Weights and biases of a VGG for images of one channel.
+    """Weights and biases of a VGG.
 
     Args:
         blocks: (convolutions, channels), after their multiplication by the width.
         image_size: height and width of the images.
         classifier_width: outputs of the two hidden linear layers.
         classes: outputs of the last one.
+        channels: of the images.
     """
-    total, before = 0, 1
+    total, before = 0, channels
     for convolutions, channels in blocks:
         total += 9 * channels * (before + (convolutions - 1) * channels) + convolutions * channels
         before = channels
@@ -59,7 +64,11 @@ def parameters_of_vgg(
 
 
 def least_to_train(
-    parameters: int, blocks: Sequence[tuple[int, int]], image_size: int, batch_size: int
+    parameters: int,
+    blocks: Sequence[tuple[int, int]],
+    image_size: int,
+    batch_size: int,
+    channels: int = 1,
 ) -> int:
     """Bytes below which no training step fits.
 
@@ -67,4 +76,4 @@ def least_to_train(
     as mixed precision has it. Kernels and a run without fusing take more.
     """
     maps = sum(channels * (image_size >> i) ** 2 for i, (_, channels) in enumerate(blocks, start=1))
-    return 3 * 4 * parameters + batch_size * (4 * image_size**2 + 2 * maps)
+    return 3 * 4 * parameters + batch_size * (4 * channels * image_size**2 + 2 * maps)
