@@ -35,6 +35,8 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "order_at_epoch": Tensor,
     "random": Tensor,
 }
+# Of later versions, which read states without it, too.
+OPTIONAL: dict[str, type | tuple[type, ...]] = {"input": dict}
 ONLY_IN_1: dict[str, type | tuple[type, ...]] = {"schedule": dict, "order": Tensor}
 
 END = b"PK\5\6"  # of a zip archive's last record, whose last two bytes are its comment's length
@@ -85,6 +87,7 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TrainingError(f"the checkpoint {file} can't be read: {error.strerror}") from error
     types = KEYS if state["format"] == FORMAT else {**KEYS, **ONLY_IN_1, "data": (dict, NoneType)}
+    types = {**types, **{name: kind for name, kind in OPTIONAL.items() if name in state}}
     for name, expected in types.items():
         if not isinstance(state.get(name), expected) or isinstance(state.get(name), bool):
             what = "has an unexpected value for" if name in state else "lacks"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import socket
@@ -10,46 +9,28 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import torch
 import torchvision
-from torch import Tensor
 
 from vgg_fast.dispatch import environment
 from vgg_fast.train import idx
+from vgg_fast.train.dataset import Dataset
 from vgg_fast.train.idx import DataError
 from vgg_fast.train.locking import locked
-
-__all__ = ["CLASSES", "DataError", "Dataset", "Split", "load"]
 
 CLASSES = tuple(torchvision.datasets.FashionMNIST.classes)
 PACKAGE = "dataset-fashion-mnist"
 PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-SIDE = 28
 
-# name: (dimensions, SHA-256 of the uncompressed file)
+# SHA-256 of each uncompressed file
 FILES = {
-    "train-images-idx3-ubyte": (
-        3,
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    ),
-    "train-labels-idx1-ubyte": (
-        1,
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    ),
-    "t10k-images-idx3-ubyte": (
-        3,
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    ),
-    "t10k-labels-idx1-ubyte": (
-        1,
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
 # An unreachable host doesn't answer at all: after this many seconds it is given up.
@@ -57,48 +38,16 @@ CONNECT_TIMEOUT = 4
 APT_TIMEOUT = 180
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images, uint8 (N, 28, 28), and their labels, int64 (N)."""
+def load(root: Path | None = None, download: bool = True) -> Dataset:
+    """Find and read Fashion-MNIST.
 
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set, and where it came from."""
-
-    name: str
-    source: str
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-
-    def identity(self) -> dict[str, Any]:
-        """What tells it from every other, wherever its files lie."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.test):
-            for values in (split.images, split.labels):
-                digest.update(values.contiguous().numpy().data)
-        return {
-            "train": len(self.train.labels),
-            "test": len(self.test.labels),
-            "classes": len(self.classes),
-            "sha256": digest.hexdigest(),
-        }
-
-
-def load(name: str = "fashion-mnist", root: Path | None = None, download: bool = True) -> Dataset:
-    """Find and read a data set.
-
-    Fashion-MNIST's files are looked for in ``root`` if it is given, and nowhere else; or else where
-    the package dataset-fashion-mnist of Debian and Ubuntu installs them, in the cache
-    ($XDG_CACHE_HOME/vgg_fast, or ~/.cache/vgg_fast), and at last fetched into the cache: by
-    torchvision, or out of that package by apt-get, which needs no root.
+    Its files are looked for in ``root`` if it is given (or in FashionMNIST/raw below it, where
+    torchvision puts them), and nowhere else; or else where the package dataset-fashion-mnist of
+    Debian and Ubuntu installs them, in the cache ($XDG_CACHE_HOME/vgg_fast, or ~/.cache/vgg_fast),
+    and at last fetched into the cache: by torchvision, or out of that package by apt-get, which
+    needs no root.
 
     Args:
-        name: "fashion-mnist"; or "synthetic", ten kinds of invented images.
         root: a folder with the four IDX files, plain or ``.gz``. They may be other images than
             Fashion-MNIST's, of the same size and number of classes.
         download: whether anything may be fetched.
@@ -106,15 +55,12 @@ def load(name: str = "fashion-mnist", root: Path | None = None, download: bool =
     Raises:
         DataError: the files can't be found or used; the message lists every way to get them.
     """
-    if name == "synthetic":
-        return _synthetic()
-    if name != "fashion-mnist":
-        raise DataError(f"there is no data set {name!r}: choose fashion-mnist or synthetic")
     if root is not None:
-        if not _is_complete(root):
-            missing = ", ".join(file for file in FILES if _find(root, file) is None)
-            raise DataError(f"{root} lacks {missing} (plain or .gz): name a folder that has them")
-        return _read(root, check=False)
+        for folder in (root, root / "FashionMNIST" / "raw"):
+            if _is_complete(folder):
+                return _read(folder, check=False)
+        missing = ", ".join(file for file in FILES if idx.find(root, file) is None)
+        raise DataError(f"{root} lacks {missing} (plain or .gz): name a folder that has them")
     for folder in (PACKAGE_FOLDER, _cache()):
         if _is_complete(folder):
             return _read(folder, check=True)
@@ -124,36 +70,15 @@ def load(name: str = "fashion-mnist", root: Path | None = None, download: bool =
 
 
 def _read(folder: Path, check: bool) -> Dataset:
-    splits = []
-    for prefix in ("train", "t10k"):
-        names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        paths = [_find(folder, name) for name in names]
-        images, labels = (
-            idx.read(path, FILES[name][0], FILES[name][1] if check else None)
-            for path, name in zip(paths, names, strict=True)
-            if path is not None
-        )
-        if tuple(images.shape[1:]) != (SIDE, SIDE) or len(images) == 0:
-            raise DataError(f"{paths[0]} holds {list(images.shape)} values, not images of 28 x 28")
-        if len(images) != len(labels):
-            raise DataError(
-                f"{paths[0]} has {len(images)} images, but {paths[1]} {len(labels)} labels"
-            )
-        if int(labels.max()) >= len(CLASSES):
-            raise DataError(f"{paths[1]} has a label {int(labels.max())}, but labels end at 9")
-        splits.append(Split(images, labels.long()))
-    return Dataset("fashion-mnist", str(folder), CLASSES, *splits)
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    try:
-        return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    except OSError as error:
-        raise DataError(f"{folder} can't be read: {error.strerror}") from error
+    train_images, train_labels, test_images, test_labels = FILES
+    sums = FILES if check else {}
+    train = idx.read_split(folder, (train_images, train_labels), len(CLASSES), sums)
+    test = idx.read_split(folder, (test_images, test_labels), len(CLASSES), sums)
+    return Dataset("fashion-mnist", str(folder), CLASSES, train, test)
 
 
 def _is_complete(folder: Path) -> bool:
-    return all(_find(folder, name) is not None for name in FILES)
+    return all(idx.find(folder, name) is not None for name in FILES)
 
 
 def _cache() -> Path:
@@ -208,7 +133,7 @@ def _move_into(cache: Path, found: Path) -> None:
     """Each file appears whole."""
     cache.mkdir(exist_ok=True)
     for name in FILES:
-        path = _find(found, name)
+        path = idx.find(found, name)
         assert path is not None
         os.replace(path, cache / path.name)
 
@@ -300,22 +225,4 @@ def _ways(problem: str) -> str:
         f"  into {_cache()}, or into a folder named by --data-root\n"
         f"  the files: {torchvision.datasets.FashionMNIST.mirrors[0]}\n"
         "  --dataset synthetic                              trains on invented images"
-    )
-
-
-def _synthetic() -> Dataset:
-    """Ten patterns of stripes and blobs under noise: learnable, and nothing like clothes."""
-    generator = torch.Generator().manual_seed(0)
-    axis = torch.linspace(-1, 1, SIDE)
-    y, x = axis[:, None], axis[None, :]
-    patterns = [torch.sin(3 * (k + 1) * (x * ((k + 1) % 3) + y * (k % 3))) for k in range(10)]
-
-    def split(count: int) -> Split:
-        labels = torch.arange(count) % len(patterns)
-        noise = torch.randn(count, SIDE, SIDE, generator=generator)
-        images = torch.stack(patterns)[labels] + 0.5 * noise
-        return Split((images * 48 + 128).clamp(0, 255).to(torch.uint8), labels)
-
-    return Dataset(
-        "synthetic", "a random generator", tuple(map(str, range(10))), split(6000), split(1000)
     )

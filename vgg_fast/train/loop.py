@@ -15,14 +15,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vgg_fast.train import checkpoint
+from vgg_fast.train.augmentation import Augmentation, views
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.train.data import Dataset
+from vgg_fast.train.initial import freeze, load_convolutions, trainable
+from vgg_fast.train.inputs import Input
 from vgg_fast.train.options import Config
 from vgg_fast.train.progress import Progressing
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
+# Of the history, with --average-views: a number.
+AVERAGED = "test_accuracy_averaged"
 # Of the history; each a number.
 ROW = (
     *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"),
@@ -70,16 +75,27 @@ class Training:
     def __init__(self, config: Config, data: Dataset):
         assert config.lr and config.epochs and config.image_size
         batch_size = min(config.batch_size, len(data.train.labels))
-        check_memory(config, len(data.classes), batch_size)
+        check_memory(config, len(data.classes), batch_size, data.channels)
+        _check_crop(config, data)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
         self.identity = data.identity()
         self.device = torch.device(config.device)
-        self.model = make_model(config, len(data.classes))
+        self.input = Input.of(config, data)
+        self.model = make_model(config, len(data.classes), data.channels)
+        if config.init is not None and config.resume is None:  # else the state has its weights
+            load_convolutions(self.model, config.init)
+        if config.freeze_features:
+            freeze(self.model)
         self.order = torch.Generator().manual_seed(config.seed)
         self.order_at_epoch = self.order.get_state()
-        shared: dict[str, Any] = {"device": self.device, "channels_last": config.channels_last}
+        shared: dict[str, Any] = {
+            "device": self.device,
+            "channels_last": config.channels_last,
+            "mean": self.input.mean,
+            "deviation": self.input.deviation,
+        }
         self.batches = Batches(
             data.train,
             batch_size,
@@ -87,12 +103,12 @@ class Training:
             shuffle=True,
             drop_last=True,  # one shape of batch, for torch.compile
             generator=self.order,
-            augment=config.augment,
+            augmentation=Augmentation.of(config),
             **shared,
         )
         self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
+            trainable(self.model),
             config.lr,
             config.momentum,
             weight_decay=config.weight_decay,
@@ -113,6 +129,7 @@ class Training:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.confusion: Tensor | None = None
+        self.accuracy_averaged: float | None = None
         self.epoch_sums = Sums.on(self.device)
         self.epoch_seconds = 0.0
         self.net: Callable[[Tensor], Tensor] = self.model
@@ -159,7 +176,10 @@ class Training:
             self.epoch_sums, self.epoch_seconds = Sums.on(self.device), 0.0
         self.order.set_state(self.order_at_epoch)  # an epoch that was cut is drawn again
         end = min(len(self.batches), done + self.last_step - self.step)
+        self.batches.epoch = self.step // len(self.batches)
         self.model.train()
+        if self.config.freeze_features:
+            freeze(self.model)
         name = f"epoch {self.step // len(self.batches) + 1}/{self.config.epochs}"
         with progress.task(name, len(self.batches), done) as show:
             started = time.perf_counter()
@@ -219,7 +239,10 @@ class Training:
             *(epoch, self.step, loss, accuracy, test_loss, test_accuracy, self.epoch_seconds),
             *(speed, learning_rate),
         )
-        self.history.append(dict(zip(ROW, values, strict=True)))
+        row: dict[str, Any] = dict(zip(ROW, values, strict=True))
+        if self.accuracy_averaged is not None:
+            row[AVERAGED] = self.accuracy_averaged
+        self.history.append(row)
         return self.history[-1]
 
     @torch.no_grad()
@@ -228,10 +251,12 @@ class Training:
     ) -> tuple[float, float, Tensor]:
         """Loss, accuracy and confusion matrix (rows are the truth) on the test images.
 
-        A run of a few steps tests on as many batches.
+        A run of a few steps tests on as many batches. With --average-views, the accuracy of the
+        mean over :func:`~vgg_fast.train.augmentation.views` is ``accuracy_averaged`` afterwards.
         """
         self.model.eval()
         sums, classes = Sums.on(self.device), len(self.data.classes)
+        correct_averaged = torch.zeros((), dtype=torch.long, device=self.device)
         confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
         limit = self.config.steps
         total = len(self.test_batches) if limit is None else min(limit, len(self.test_batches))
@@ -243,18 +268,39 @@ class Training:
                 sums.add(cross_entropy(logits, labels), logits, labels)
                 pairs = labels * classes + logits.argmax(1)
                 confusion += torch.bincount(pairs, minlength=classes * classes)
+                if self.config.average_views:
+                    logits += self._logits_of_other_views(images)
+                    correct_averaged += (logits.argmax(1) == labels).sum()
                 show(i + 1, "")
+        if self.config.average_views:
+            self.accuracy_averaged = int(correct_averaged) / max(1, sums.images)
         return (*sums.means(), confusion.reshape(classes, classes).cpu())
+
+    def _logits_of_other_views(self, images: Tensor) -> Tensor:
+        """Their sum over all views but the first."""
+        with self._autocast():
+            layout = self.test_batches.memory_format
+            found = [
+                self.model(view.contiguous(memory_format=layout)) for view in views(images)[1:]
+            ]
+        return torch.stack([logits.float() for logits in found]).sum(0)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The classes that the model sees in uint8 ``images`` (N, 28, 28)."""
+        """The classes that the model sees in uint8 ``images``, as the data set has them."""
         self.model.eval()
         split = dataclasses.replace(
             self.data.test, images=images, labels=torch.zeros(len(images), dtype=torch.long)
         )
         size = self.test_batches.image_size
-        batches = Batches(split, len(images), size, device=self.device)
+        batches = Batches(
+            split,
+            len(images),
+            size,
+            device=self.device,
+            mean=self.input.mean,
+            deviation=self.input.deviation,
+        )
         with self._autocast():
             return torch.cat([self.model(batch).argmax(1) for batch, _ in batches]).cpu()
 
@@ -265,6 +311,7 @@ class Training:
         state = {
             "config": as_plain_values(self.config),
             "data": self.identity,
+            "input": self.input.as_plain_values(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -286,13 +333,15 @@ class Training:
             TrainingError: it belongs to another architecture or other data, or is broken.
         """
         self._require_same_data(state, path)
+        self._require_same_input(state, path)
         checkpoint.load_model(self.model, state["model"], path)
         own = self.state()
         for name in ("epoch_sums", "order_at_epoch", "random", "random_cuda"):
             if name in own and name in state:  # one of the runs may have no GPU
                 checkpoint.require_alike(state[name], own[name], name, path)
         for i, row in enumerate(state["history"]):
-            checkpoint.require_alike(row, dict.fromkeys(ROW, 0), f"history[{i}]", path)
+            names = [*ROW, AVERAGED] if isinstance(row, dict) and AVERAGED in row else ROW
+            checkpoint.require_alike(row, dict.fromkeys(names, 0), f"history[{i}]", path)
         self.step = state["step"]
         self.history = list(state["history"])
         if state["config"]["steps"] and not self.config.steps and self.history:
@@ -316,7 +365,7 @@ class Training:
 
     def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
         """Momentum, learning rate and loss scale. Whatever the options fix is theirs already."""
-        parameters = dict(enumerate(self.model.parameters()))
+        parameters = dict(enumerate(trainable(self.model)))
         if self.step and state["config"]["momentum"]:
             found = state["optimizer"].get("state")
             like = {i: {"momentum_buffer": p} for i, p in parameters.items()}
@@ -361,3 +410,21 @@ class Training:
             raise TrainingError(
                 f"the checkpoint {path} is broken: it is at step {state['step']} of {planned}"
             )
+
+    def _require_same_input(self, state: dict[str, Any], path: Path) -> None:
+        """The images are the same already: this is about their classes and normalisation."""
+        # By repr(), because a broken one may hold what can't be compared.
+        if "input" in state and repr(state["input"]) != repr(self.input.as_plain_values()):
+            raise TrainingError(
+                f"the run of {path} has learnt other classes, or images that were normalised "
+                "otherwise: name the folder of its data with --data-root, or start over without "
+                "--resume"
+            )
+
+
+def _check_crop(config: Config, data: Dataset) -> None:
+    pixels = min(data.train.images.shape[-2:])
+    if config.crop >= pixels:
+        raise TrainingError(
+            f"--crop must be less than the {pixels} pixels of an image, but it is {config.crop}"
+        )

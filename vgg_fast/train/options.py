@@ -39,10 +39,12 @@ class Network:
 
     init: Path | None = None
     """Start from the convolutions in this file: a state_dict of torchvision's VGG of the same
-    --arch, such as vgg16-397923af.pth. The classifier is new."""
+    --arch and --width, such as vgg16-397923af.pth. The classifier is new; images are normalised as
+    ImageNet's were; for grey ones, the first layer's weights are summed over the colours."""
 
     freeze_features: bool = False
-    """Train the classifier alone."""
+    """Train the classifier alone: the convolutions stay as they are, and so does what their batch
+    norms have counted."""
 
 
 @dataclass
@@ -115,12 +117,12 @@ class Images:
         "folder",
         "synthetic",
     ] = "fashion-mnist"
-    """folder: pictures of your own, a folder for each class. synthetic: invented images, to try the
-    program without data."""
+    """folder: pictures of your own, a folder for each class. emnist: its 47 classes "balanced".
+    synthetic: invented images, to try the program without data."""
 
     data_root: Path | None = None
-    """The folder with the data set's files. Fashion-MNIST's are searched for, and downloaded, if it
-    isn't given."""
+    """The folder with the data set's files, as torchvision lays them out, or with a folder for each
+    class. Fashion-MNIST's are searched for, and downloaded, if it isn't given."""
 
     channels: Literal[1, 3] | None = None
     """Of --dataset folder: pictures in grey, or in colour, as by default."""
@@ -143,17 +145,18 @@ class Images:
     second epoch."""
 
     crop: int = 0
-    """Shift each training image by up to so many pixels, at random."""
+    """Shift each training image by up to so many of its pixels either way, at random, before it is
+    resized."""
 
     crop_border: Literal["zeros", "reflect"] = "zeros"
-    """What a shifted image shows of what lay outside."""
+    """What a shifted image shows of what lay outside: black, or its own border reflected."""
 
     erase: float = 0.0
-    """Probability of erasing a rectangle of a training image."""
+    """Probability of erasing a rectangle of a training image: 2 to 33 % of it become the mean."""
 
     average_views: bool = False
     """Also test with the mean over six views of each image: as it is, and shifted by a pixel
-    up-left and down-right, each flipped too. Reported apart."""
+    up-left and down-right, each flipped too. Reported apart, as test_accuracy_averaged."""
 
 
 @dataclass

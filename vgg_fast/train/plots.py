@@ -110,7 +110,7 @@ def samples(
     What is right has a check mark and is green; what is wrong has a cross and a frame, in red.
 
     Args:
-        images: uint8 (N, height, width); N may be 0.
+        images: uint8 (N, height, width) or (N, 3, height, width); N may be 0.
         labels: classes, (N).
         classes: their names.
         path: of the PNG.
@@ -127,7 +127,8 @@ def samples(
     words: dict[str, Any] = {"ha": "center", "fontsize": 9}
     for i, image in enumerate(images.cpu()):
         x, y = across * (i % columns), down * (i // columns)
-        axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
+        drawn = image if image.dim() == 2 else image.permute(1, 2, 0)
+        axes.imshow(drawn.numpy(), cmap="gray_r", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
         axes.text(x + 0.5, y - 0.04, classes[int(labels[i])], va="bottom", color=INK, **words)
         if predictions is None:
             continue

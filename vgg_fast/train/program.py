@@ -20,11 +20,12 @@ from rich.console import Console
 from vgg_fast import backends, info
 from vgg_fast.train import checkpoint, output, plots
 from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
-from vgg_fast.train.data import DataError, load
+from vgg_fast.train.data import DataError, of_run
 from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
+from vgg_fast.train.initial import trainable
 from vgg_fast.train.interruption import Interrupted, Signals
-from vgg_fast.train.loop import Training
+from vgg_fast.train.loop import AVERAGED, Training
 from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
@@ -74,7 +75,9 @@ def _train_in(
         torch.set_num_threads(config.threads)
     backends.set(config.backend)
     try:
-        training = Training(config, load(config.dataset, config.data_root))
+        if config.dataset == "folder":
+            say(f"reading the pictures of {config.data_root}")
+        training = Training(config, of_run(config))
         if state is not None and config.resume is not None:
             training.restore(state, checkpoint.find(config.resume))
         _try_one_image(training)
@@ -140,16 +143,21 @@ def _try_one_image(training: Training) -> None:
     training.model.eval()
     try:
         with torch.no_grad():
-            training.model(torch.zeros(1, 1, size, size, device=training.device))
+            training.model(
+                torch.zeros(1, training.input.channels, size, size, device=training.device)
+            )
     except RuntimeError as error:
         raise TrainingError(str(error)) from error
 
 
 def _line(row: dict[str, Any], config: Config) -> str:
+    averaged = ""
+    if AVERAGED in row:
+        averaged = f"averaged {row[AVERAGED]:.4f}  "
     return (
         f"epoch {row['epoch']:>2}/{config.epochs}  loss {row['train_loss']:.4f}  "
         f"accuracy {row['train_accuracy']:.4f}  test loss {row['test_loss']:.4f}  "
-        f"test accuracy {row['test_accuracy']:.4f}  {row['seconds']:.1f} s  "
+        f"test accuracy {row['test_accuracy']:.4f}  {averaged}{row['seconds']:.1f} s  "
         f"{row['images_per_second']:.0f} images/s"
     )
 
@@ -178,6 +186,13 @@ def _introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
         f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images from "
         f"{data.source}; results go to {config.output_dir}"
     )
+    yield from data.notes
+    if config.init is not None:
+        summed = ", the first one's summed over its colours" if data.channels == 1 else ""
+        yield f"the convolutions are those of {config.init}{summed}"
+    if config.freeze_features:
+        learning = sum(p.numel() for p in trainable(training.model))
+        yield f"the classifier alone learns: {learning:,} parameters"
     if training.step:
         yield f"resumed after step {training.step} of {training.last_step}"
 
@@ -203,6 +218,7 @@ def _result(training: Training) -> dict[str, Any]:
     images = sum(row["seconds"] * row["images_per_second"] for row in training.history)
     return {
         "test_accuracy": last["test_accuracy"],
+        **({AVERAGED: last[AVERAGED]} if AVERAGED in last else {}),
         "test_loss": last["test_loss"],
         "steps": training.step,
         "training_seconds": seconds,
@@ -222,7 +238,7 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     plots.confusion_matrix(confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
-    plots.network(training.model, (1, size, size), network, title)
+    plots.network(training.model, (training.input.channels, size, size), network, title)
     shown = data.test.images[:36], data.test.labels[:36]
     predictions = training.predict(shown[0])
     plots.samples(*shown, data.classes, samples, predictions)
