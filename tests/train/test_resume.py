@@ -15,7 +15,7 @@ import torch
 from tests.train.test_train import SAMPLE, Run, assert_same_run, metrics, run, weights
 from vgg_fast import backends
 from vgg_fast.train import checkpoint, data, idx
-from vgg_fast.train.config import option_types
+from vgg_fast.train.config import ADDED_LATER, FILLED, option_types
 from vgg_fast.train.loop import Training
 from vgg_fast.train.options import Config
 from vgg_fast.train.program import main
@@ -40,6 +40,15 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "momentum": (0.8, 0.9),
     "weight_decay": (1e-3, 5e-4),
     "augment": (True, False),
+    "flip": (True, False),
+    "alternate_flips": (True, False),
+    "crop": (1, 0),
+    "crop_border": ("reflect", "zeros"),
+    "erase": (0.5, 0.0),
+    "average_views": (True, False),
+    "freeze_features": (True, False),
+    "test_share": (0.2, 0.1),
+    "broken_images": ("skip", "refuse"),
     "seed": (1, 0),
     "threads": (1, 2),
     "backend": ("reference", "auto"),
@@ -57,6 +66,8 @@ APART = {
     "steps": "counts for one run, whatever the earlier one had",
     "output_dir": "test_into_another_folder",
     "resume": "is what all of these tests do",
+    "init": "tests/train/test_init.py",
+    "channels": "tests/train/test_picture_folder.py",
 }
 
 
@@ -271,12 +282,15 @@ class TestBrokenState:
         if path[0] == "config" and len(path) == 2:
             kind = option_types()[path[1]]
             if how == "gone":
-                return path[1] == "save_every"
+                return path[1] in ADDED_LATER
             # --steps and where the results go are never taken from the earlier run.
             ignored = path[1] in ("steps", "output_dir", "resume")
             if how == "none":
-                return ignored or path[1] == "threads"
+                filled = path[1] in ("arch", *FILLED)
+                return ignored or (kind.optional and not filled)
             return ignored and how == "text" and Path in kind.types
+        if how == "gone" and path == ("input",):  # Fashion-MNIST's, as this run's
+            return True
         return path[0] == "history" and how == "gone" and len(path) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from vgg_fast.train.idx import DataError
 PART = 256
 SHOWN = 3  # names in a message
 SPLIT_SEED = 0
+KINDS = ", ".join(IMG_EXTENSIONS)
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")  # modes
 
 Sample = tuple[str, int]
@@ -50,24 +52,20 @@ def load(
     try:
         folders = _parts(root)
         classes = _classes(folders[0])
-        if len(folders) == 1:
-            listed = _divided(_pictures(root, classes), classes, test_share, root)
-        else:
+        if len(folders) == 2:
             _require_same(folders, classes)
-            listed = [_pictures(folder, classes) for folder in folders]
+        listed = [_pictures(folder, classes) for folder in folders]
     except OSError as error:
         raise DataError(f"{error.filename or root} can't be read: {error.strerror}") from error
+    least = 3 - len(folders)  # one picture of a class can't be divided
+    for folder, samples in zip(folders, listed, strict=True):
+        _require_each([label for _, label in samples], classes, folder, least, f"({KINDS})")
     _require_memory(root, sum(map(len, listed)), size, channels)
     broken: list[str] = []
-    train, test = (_decoded(samples, size, channels, skip_broken, broken) for samples in listed)
-    for split, folder in ((train, folders[0]), (test, folders[-1])):
-        counts = torch.bincount(split.labels, minlength=len(classes))
-        if int(counts.min()) == 0:
-            raise DataError(
-                f"none of the pictures of {folder / classes[int(counts.argmin())]} that "
-                f"{'are trained on' if split is train else 'are tested on'} can be decoded: repair "
-                "them, or remove the class"
-            )
+    splits = [_decoded(samples, size, channels, skip_broken, broken) for samples in listed]
+    for folder, split in zip(folders, splits, strict=True):
+        _require_each(split.labels.tolist(), classes, folder, least, "that can be decoded")
+    train, test = splits if len(splits) == 2 else _divided(splits[0], test_share)
     return measured("folder", str(root), classes, train, test, _notes(broken))
 
 
@@ -151,18 +149,12 @@ def _require_same(folders: Sequence[Path], classes: Sequence[str]) -> None:
 
 def _pictures(root: Path, classes: Sequence[str]) -> list[Sample]:
     """All pictures below ``root``, in the order of their classes and names."""
-    samples: list[Sample] = make_dataset(
+    return make_dataset(
         str(root),
         {name: i for i, name in enumerate(classes)},
         is_valid_file=_is_picture,
         allow_empty=True,
     )
-    for empty in sorted(set(range(len(classes))) - {label for _, label in samples}):
-        raise DataError(
-            f"{root / classes[empty]} has no pictures ({', '.join(IMG_EXTENSIONS)}): put some "
-            "there, or remove it"
-        )
-    return samples
 
 
 def _is_picture(path: str) -> bool:
@@ -170,22 +162,32 @@ def _is_picture(path: str) -> bool:
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
-def _divided(
-    samples: Sequence[Sample], classes: Sequence[str], share: float, root: Path
-) -> list[list[Sample]]:
-    """``samples`` for training and testing; both have each class."""
-    test: set[Sample] = set()
+def _require_each(
+    labels: Sequence[int], classes: Sequence[str], folder: Path, least: int, kind: str
+) -> None:
+    counts = Counter(labels)
     for label, name in enumerate(classes):
-        own = [sample for sample in samples if sample[1] == label]
-        if len(own) < 2:
-            raise DataError(
-                f"{root / name} has one picture, which can't be divided into training and testing: "
-                "put more there, or remove it"
-            )
+        if counts[label] < least:
+            has = f"no pictures {kind}"
+            if counts[label]:
+                has = f"one picture {kind}, and training and testing need one each"
+            raise DataError(f"{folder / name} has {has}: put more there, or remove it")
+
+
+def _divided(split: Split, share: float) -> tuple[Split, Split]:
+    """For training and testing; both have each class. ``split`` is used up."""
+    is_test = torch.zeros(len(split.labels), dtype=torch.bool)
+    for label in range(int(split.labels.max()) + 1):
+        (own,) = (split.labels == label).nonzero(as_tuple=True)
         count = min(max(1, round(share * len(own))), len(own) - 1)
         order = torch.randperm(len(own), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        test.update(own[i] for i in order[:count].tolist())
-    return [[s for s in samples if s not in test], [s for s in samples if s in test]]
+        is_test[own[order[:count]]] = True
+    test = Split(split.images[is_test], split.labels[is_test])
+    # In place: a copy could be more than the memory holds.
+    (kept,) = (~is_test).nonzero(as_tuple=True)
+    for to, at in enumerate(kept.tolist()):
+        split.images[to] = split.images[at]
+    return Split(split.images[: len(kept)], split.labels[kept]), test
 
 
 def _require_memory(root: Path, count: int, size: int, channels: int) -> None:

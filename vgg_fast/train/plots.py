@@ -25,6 +25,7 @@ __all__ = ["confusion_matrix", "curves", "network", "samples"]
 INK, GREY, PALE = "#1f2933", "#66727f", "#d3dae3"
 BLUE, ORANGE, GREEN, RED, VIOLET = "#2f6fb3", "#e08a2e", "#3a9b6e", "#c8433f", "#7c5cb5"
 DPI = 150
+COUNTED, NAMED = 20, 120  # classes of a confusion matrix, at most
 # What a stage of the network is: its color, and its words in the legend.
 KINDS = {
     "input": (PALE, "input"),
@@ -61,6 +62,8 @@ def curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
 def confusion_matrix(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
     """How often which class (row) was taken for which (column).
 
+    More than 20 classes have colours without counts, and more than 120 no names.
+
     Args:
         confusion: counts, (classes, classes).
         classes: their names.
@@ -68,19 +71,23 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str], path: Path) -> N
     """
     counts = confusion.cpu().double()
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(8, 7.4), layout="constrained")
+    many = len(classes) > COUNTED
+    side = min(max(8.0, 0.2 * len(classes)), 24.0)
+    figure = Figure(figsize=(side, 0.925 * side), layout="constrained")
     axes = figure.subplots()
     # The square root makes a confusion of 2 % visible next to a diagonal of 95 %.
     axes.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     places = range(len(classes))
-    axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, classes)
+    if len(classes) <= NAMED:
+        slant = 90 if many else 40
+        axes.set_xticks(places, classes, rotation=slant, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, classes)
     axes.set(xlabel="predicted", ylabel="true")
     accuracy = counts.trace() / counts.sum().clamp(min=1)
     axes.set_title(
         f"{int(counts.sum()):,} test images, {accuracy:.2%} right", color=INK, weight="bold", pad=12
     )
-    for row in places:
+    for row in places if not many else ():
         for column in places:
             if count := int(counts[row, column]):
                 axes.text(
