@@ -81,8 +81,15 @@ def _tensors(model: nn.Sequential) -> Iterator[tuple[str, Tensor]]:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = weights.read(path, "--init")
-    except (ImportError, OSError, ValueError) as error:
-        raise TrainingError(" ".join(str(error).split())) from error
+    except (ImportError, FileNotFoundError) as error:
+        raise TrainingError(str(error)) from error
+    except Exception as error:  # torch, zipfile and pickle each raise their own
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        # What torch says ends in the advice to load without its safeguard: it isn't passed on.
+        raise TrainingError(
+            f"--init {path} is no readable file of tensors{reason}: name one that "
+            "torch.save(model.state_dict(), path) or safetensors has written"
+        ) from error
     if not isinstance(state, Mapping):
         raise TrainingError(
             f"--init {path} holds a {type(state).__name__}: name a file with the state_dict of "

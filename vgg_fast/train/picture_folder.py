@@ -20,7 +20,7 @@ from vgg_fast.train.idx import DataError
 # Given to the threads at once: a broken picture stops the rest, and Ctrl-C does.
 PART = 256
 SHOWN = 3  # names in a message
-SPLIT_SEED = 0
+SHUFFLE_SEED = 0
 KINDS = ", ".join(IMG_EXTENSIONS)
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")  # modes
 
@@ -54,7 +54,7 @@ def load(
         classes = _classes(folders[0])
         if len(folders) == 2:
             _require_same(folders, classes)
-        listed = [_pictures(folder, classes) for folder in folders]
+        listed = [_shuffled(_pictures(folder, classes)) for folder in folders]
     except OSError as error:
         raise DataError(f"{error.filename or root} can't be read: {error.strerror}") from error
     least = 3 - len(folders)  # one picture of a class can't be divided
@@ -157,6 +157,12 @@ def _pictures(root: Path, classes: Sequence[str]) -> list[Sample]:
     )
 
 
+def _shuffled(samples: Sequence[Sample]) -> list[Sample]:
+    """Always in the same way: a trial run tests on the first images, which are of all classes."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
+    return [samples[i] for i in order.tolist()]
+
+
 def _is_picture(path: str) -> bool:
     name = os.path.basename(path)
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
@@ -175,13 +181,12 @@ def _require_each(
 
 
 def _divided(split: Split, share: float) -> tuple[Split, Split]:
-    """For training and testing; both have each class. ``split`` is used up."""
+    """For training and testing; both have each class. ``split``, which is shuffled, is used up."""
     is_test = torch.zeros(len(split.labels), dtype=torch.bool)
     for label in range(int(split.labels.max()) + 1):
         (own,) = (split.labels == label).nonzero(as_tuple=True)
         count = min(max(1, round(share * len(own))), len(own) - 1)
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        is_test[own[order[:count]]] = True
+        is_test[own[:count]] = True
     test = Split(split.images[is_test], split.labels[is_test])
     # In place: a copy could be more than the memory holds.
     (kept,) = (~is_test).nonzero(as_tuple=True)
@@ -251,7 +256,7 @@ def _reason(error: Exception) -> str:
 def _notes(broken: Sequence[str]) -> list[str]:
     if not broken:
         return []
-    return [f"left out, because they can't be decoded: {_some(broken, 'files')}"]
+    return [f"left out, because they can't be decoded: {_some(sorted(broken), 'files')}"]
 
 
 def _some(names: Sequence[str], what: str) -> str:
