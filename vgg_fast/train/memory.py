@@ -34,7 +34,11 @@ def in_gib(count: int) -> str:
 
 
 def parameters_of_vgg(
-    blocks: Sequence[tuple[int, int]], image_size: int, classifier_width: int, classes: int
+    blocks: Sequence[tuple[int, int]],
+    image_size: int,
+    classifier_width: int,
+    classes: int,
+    batch_norm: bool = False,
 ) -> int:
     """Weights and biases of a VGG for images of one channel.
 
@@ -43,10 +47,12 @@ def parameters_of_vgg(
         image_size: height and width of the images.
         classifier_width: outputs of the two hidden linear layers.
         classes: outputs of the last one.
+        batch_norm: whether each convolution has one, with a scale and a shift for each channel.
     """
-    total, before = 0, 1
+    total, before, per_channel = 0, 1, 3 if batch_norm else 1
     for convolutions, channels in blocks:
-        total += 9 * channels * (before + (convolutions - 1) * channels) + convolutions * channels
+        total += 9 * channels * (before + (convolutions - 1) * channels)
+        total += per_channel * convolutions * channels
         before = channels
     features = before * (image_size >> len(blocks)) ** 2
     for inputs, outputs in (
@@ -59,12 +65,17 @@ def parameters_of_vgg(
 
 
 def least_to_train(
-    parameters: int, blocks: Sequence[tuple[int, int]], image_size: int, batch_size: int
+    parameters: int,
+    blocks: Sequence[tuple[int, int]],
+    image_size: int,
+    batch_size: int,
+    copies: int = 3,
 ) -> int:
     """Bytes below which no training step fits.
 
-    Weights, gradients and momentum in float32; the images; and the map after each block, in 16 bits
-    as mixed precision has it. Kernels and a run without fusing take more.
+    Weights, gradients and momentum in float32, ``copies`` of them with what else the optimizer
+    keeps; the images of one pass; and the map after each block, in 16 bits as mixed precision has
+    it. Kernels and a run without fusing take more.
     """
     maps = sum(channels * (image_size >> i) ** 2 for i, (_, channels) in enumerate(blocks, start=1))
-    return 3 * 4 * parameters + batch_size * (4 * image_size**2 + 2 * maps)
+    return copies * 4 * parameters + batch_size * (4 * image_size**2 + 2 * maps)
