@@ -204,8 +204,10 @@ class OptionType:
         """Whether the option may be ``value``."""
         if value is None:
             return self.optional
-        if isinstance(value, bool) or not self.types:
-            return (bool in self.types and isinstance(value, bool)) or value in self.choices
+        if self.choices:  # True equals 1, and a tensor has no answer
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        if isinstance(value, bool):
+            return bool in self.types
         return isinstance(value, self.types) or (float in self.types and isinstance(value, int))
 
 
