@@ -115,6 +115,12 @@ def load_model(model: torch.nn.Module, weights: dict[str, Any], path: Path) -> N
     model.load_state_dict(weights)
 
 
+def result_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a run has come to: the averaged ones, if it averages (``--ema``)."""
+    weights: dict[str, Tensor] = state.get("average", state["model"])
+    return weights
+
+
 def require_alike(found: Any, like: Any, name: str, path: Path) -> None:
     """Refuse what differs in form from ``like``: keys and types, and shapes and dtypes of tensors.
 

@@ -27,15 +27,17 @@ class Schedule:
     """How long and how fast a preset learns, unless the options say otherwise."""
 
     epochs: int
-    lr: float
+    lr: float  # SGD's
+    lr_of_adamw: float
 
 
-# SGD with momentum under a one-cycle schedule; lr is its peak.
+# lr is the peak of a one-cycle schedule.
 SCHEDULES = {
-    "seed": Schedule(epochs=10, lr=0.02),
-    "small": Schedule(epochs=10, lr=0.03),
-    "fast": Schedule(epochs=8, lr=0.06),
+    "seed": Schedule(epochs=10, lr=0.02, lr_of_adamw=3e-4),
+    "small": Schedule(epochs=10, lr=0.03, lr_of_adamw=3e-4),
+    "fast": Schedule(epochs=8, lr=0.06, lr_of_adamw=1e-3),
 }
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 1e-2}
 
 
 MOST_CONVOLUTIONS = 1000
@@ -55,7 +57,10 @@ RANGES = {
     "profile": (1, 1000),
 }
 # Set by the preset or the machine, if they aren't given.
-FILLED = ("width", "image_size", "classifier_width", "epochs", "lr", "amp")
+FILLED = (
+    *("width", "image_size", "classifier_width", "epochs", "lr", "amp"),
+    *("warm_up", "weight_decay"),
+)
 # Added to the options since checkpoints exist: an earlier one lacks them.
 ADDED_LATER = {
     *("save_every", "batch_norm", "init", "freeze_features", "target", "accumulate", "optimizer"),
@@ -85,7 +90,9 @@ def resolved(config: Config) -> Config:
         image_size=_or(config.image_size, options["image_size"]),
         classifier_width=_or(config.classifier_width, options["classifier_width"]),
         epochs=_or(config.epochs, schedule.epochs),
-        lr=_or(config.lr, schedule.lr),
+        lr=_or(config.lr, schedule.lr if config.optimizer == "sgd" else schedule.lr_of_adamw),
+        weight_decay=_or(config.weight_decay, WEIGHT_DECAY[config.optimizer]),
+        warm_up=_or(config.warm_up, 0.25 if config.schedule == "one-cycle" else 0.05),
     )
     _check(filled)
     return filled
@@ -104,6 +111,7 @@ def model_options(config: Config) -> VGGOptions:
         "image_size": config.image_size,
         "width": config.width,
         "classifier_width": config.classifier_width,
+        "batch_norm": config.batch_norm,
     }
 
 
@@ -130,15 +138,24 @@ def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
 def check_memory(config: Config, num_classes: int, batch_size: int, channels: int = 1) -> None:
     """Refuse a network that can't be trained before it is allocated: the system might kill us.
 
+    Args:
+        config: resolved.
+        num_classes: outputs of the network.
+        batch_size: images of one pass.
+        channels: of the images.
+
     Raises:
         TrainingError: the device of a resolved ``config`` doesn't have the memory.
     """
     options = model_options(config)
     size, device = options["image_size"], torch.device(config.device)
     blocks = [(count, round(c * options["width"])) for count, c in options["conv_arch"]]
-    width = options["classifier_width"]
-    count = memory.parameters_of_vgg(blocks, size, width, num_classes, channels)
-    needed = memory.least_to_train(count, blocks, size, batch_size, channels)
+    count = memory.parameters_of_vgg(
+        blocks, size, options["classifier_width"], num_classes, channels, config.batch_norm
+    )
+    # Weights, gradients and momentum; AdamW's squares, and the averaged weights.
+    copies = 3 + (config.optimizer == "adamw") + (config.ema is not None)
+    needed = memory.least_to_train(count, blocks, size, batch_size, channels, copies)
     there = memory.of_device(device)
     if needed > there:
         raise TrainingError(
@@ -188,7 +205,7 @@ class OptionType:
         """Whether the option may be ``value``."""
         if value is None:
             return self.optional
-        if self.choices:
+        if self.choices:  # True equals 1, and a tensor has no answer
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
         if isinstance(value, bool):
             return bool in self.types
@@ -201,13 +218,10 @@ def option_types() -> dict[str, OptionType]:
 
 
 def _option_type(hint: Any) -> OptionType:
-    if get_origin(hint) is Literal:
-        return OptionType((), get_args(hint), False)
-    parts = get_args(hint) or (hint,)
-    types = tuple(t for t in parts if t is not type(None))
-    if len(types) == 1 and get_origin(types[0]) is Literal:
-        return OptionType((), get_args(types[0]), type(None) in parts)
-    return OptionType(types, (), type(None) in parts)
+    parts = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    choices = tuple(v for part in parts if get_origin(part) is Literal for v in get_args(part))
+    types = () if choices else tuple(part for part in parts if part is not type(None))
+    return OptionType(types, choices, type(None) in parts)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -263,11 +277,13 @@ def _check(config: Config) -> None:
             raise TrainingError(f"{option} must be {bound}, but it is {value}")
     if not 0 <= config.momentum < 1:
         raise TrainingError(f"--momentum must be in [0, 1), but it is {config.momentum}")
+    assert config.weight_decay is not None and config.warm_up is not None
     if not 0 <= config.weight_decay < math.inf:
         raise TrainingError(
             f"--weight-decay must be finite and not negative, but it is {config.weight_decay}"
         )
     _check_images(config)
+    _check_recipe(config)
     model_options(config)
 
 
@@ -281,4 +297,31 @@ def _check_images(config: Config) -> None:
     if config.channels is not None and config.dataset != "folder":
         raise TrainingError(
             f"--channels is for --dataset folder, and {config.dataset} has its own: leave it out"
+        )
+
+
+def _check_recipe(config: Config) -> None:
+    """What recipe.py and seeds.py rely on."""
+    # (option, its bounds as they are written, whether it is within them)
+    for name, bounds, fits in (
+        ("label_smoothing", "[0, 1)", lambda v: 0 <= v < 1),
+        ("warm_up", "[0, 1]", lambda v: 0 <= v <= 1),
+        ("ema", "(0, 1)", lambda v: 0 < v < 1),
+        ("target", "(0, 1]", lambda v: 0 < v <= 1),
+    ):
+        value = getattr(config, name)
+        if value is not None and not fits(value):
+            option = "--" + name.replace("_", "-")
+            raise TrainingError(f"{option} must be in {bounds}, but it is {value}")
+    if config.clip is not None and not 0 < config.clip < math.inf:
+        raise TrainingError(f"--clip must be finite and more than 0, but it is {config.clip}")
+    if config.accumulate > config.batch_size:
+        raise TrainingError(
+            f"--accumulate must be at most --batch-size, {config.batch_size}, but it is "
+            f"{config.accumulate}"
+        )
+    if config.seed + config.seeds - 1 > RANGES["seed"][1]:
+        raise TrainingError(
+            f"--seed must be at most {RANGES['seed'][1] - config.seeds + 1} with --seeds "
+            f"{config.seeds}, but it is {config.seed}"
         )

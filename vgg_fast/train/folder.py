@@ -15,7 +15,8 @@ from vgg_fast.train.locking import Locked, locked
 
 METRICS = "metrics.json"
 PICTURES = ("curves.png", "confusion_matrix.png", "network.png", "samples.png")
-FILES = (checkpoint.NAME, METRICS, *PICTURES)
+SUMMARY = "summary.json"  # of several seeds
+FILES = (checkpoint.NAME, METRICS, SUMMARY, *PICTURES)
 LOCK = ".lock"
 
 

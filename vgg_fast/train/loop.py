@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
-from vgg_fast.train import checkpoint
+from vgg_fast.models import VGG
+from vgg_fast.train import checkpoint, recipe
 from vgg_fast.train.augmentation import Augmentation, views
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
@@ -73,9 +75,11 @@ class Training:
     """
 
     def __init__(self, config: Config, data: Dataset):
-        assert config.lr and config.epochs and config.image_size
+        assert config.lr and config.epochs and config.image_size and config.warm_up is not None
         batch_size = min(config.batch_size, len(data.train.labels))
-        check_memory(config, len(data.classes), batch_size, data.channels)
+        check_memory(
+            config, len(data.classes), math.ceil(batch_size / config.accumulate), data.channels
+        )
         _check_crop(config, data)
         torch.manual_seed(config.seed)
         self.config = config
@@ -107,22 +111,11 @@ class Training:
             **shared,
         )
         self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
-        self.optimizer = torch.optim.SGD(
-            trainable(self.model),
-            config.lr,
-            config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
-            fused=True,
+        self.optimizer = recipe.make_optimizer(config, trainable(self.model))
+        self.rate = recipe.LearningRate(
+            config.schedule, config.lr, config.warm_up, config.epochs * len(self.batches)
         )
-        # Smith and Topin 2017 (arXiv:1708.07120)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            config.lr,
-            total_steps=config.epochs * len(self.batches),
-            pct_start=0.25,
-            cycle_momentum=False,
-        )
+        self.average = None if config.ema is None else recipe.Average(self.model, config.ema)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=bool(config.amp) and config.amp_dtype == "float16"
         )
@@ -138,18 +131,39 @@ class Training:
             self.net = torch.compile(self.model, mode=mode, dynamic=False)
 
     @property
+    def tested(self) -> VGG:
+        """What is tested, and predicts: the averaged weights, if there are any."""
+        return self.model if self.average is None else self.average.model
+
+    @property
     def last_step(self) -> int:
         """The step after which the run ends."""
         assert self.config.epochs
         every = self.config.epochs * len(self.batches)
         return every if self.config.steps is None else min(every, self.config.steps)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether :meth:`run` has nothing left to do."""
+        if self.reached_target is not None:
+            return True
+        return self.step >= self.last_step and not self._is_untested()
+
+    @property
+    def reached_target(self) -> dict[str, Any] | None:
+        """The row of the first whole epoch with the test accuracy of --target."""
+        target = self.config.target
+        if target is None:
+            return None
+        whole = (row for row in self.history if row["step"] % len(self.batches) == 0)
+        return next((row for row in whole if row["test_accuracy"] >= target), None)
+
     # ------------------------------------------------------------------------------------------
 
     def run(
         self, progress: Progressing, between: Callable[[], None] = do_nothing
     ) -> Iterator[dict[str, Any]]:
-        """Train to the last step; gives the row of each epoch.
+        """Train to the last step, or to the target; gives the row of each epoch.
 
         Args:
             progress: shows how far it is.
@@ -159,7 +173,7 @@ class Training:
         Raises:
             TrainingError: the loss isn't finite any more.
         """
-        while self.step < self.last_step or self._is_untested():
+        while not self.has_ended:
             if not self._is_untested():
                 self._train_to_epoch_end(progress, between)
             yield self._close_epoch(progress, between)
@@ -202,15 +216,29 @@ class Training:
             self.order_at_epoch = self.order.get_state()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One step, in --accumulate passes over parts of the batch; its gradient is that of all."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate.at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            logits = self.net(images)
-            loss = cross_entropy(logits, labels)
-        self.scaler.scale(loss).backward()
+        parts = min(self.config.accumulate, len(labels))
+        for some, their_labels in zip(
+            images.tensor_split(parts), labels.tensor_split(parts), strict=True
+        ):
+            with self._autocast():
+                logits = self.net(some)
+                loss = cross_entropy(
+                    logits, their_labels, label_smoothing=self.config.label_smoothing
+                )
+            # Parts may differ by an image, and the batch's mean counts each image once.
+            self.scaler.scale(loss * (len(their_labels) / len(labels))).backward()
+            self.epoch_sums.add(loss, logits, their_labels)
+        if self.config.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(recipe.parameters_of(self.optimizer), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.schedule.step()
-        self.epoch_sums.add(loss, logits, labels)
+        if self.average is not None:
+            self.average.follow(self.step + 1)
 
     def _autocast(self) -> torch.autocast:
         dtype = getattr(torch, self.config.amp_dtype)
@@ -227,7 +255,7 @@ class Training:
 
     def _close_epoch(self, progress: Progressing, between: Callable[[], None]) -> dict[str, Any]:
         loss, accuracy = self.epoch_sums.means()
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = self.rate.at(self.step)
         test_loss, test_accuracy, self.confusion = self.evaluate(progress, between)
         epoch = (self.step - 1) // len(self.batches) + 1
         if (
@@ -254,7 +282,7 @@ class Training:
         A run of a few steps tests on as many batches. With --average-views, the accuracy of the
         mean over :func:`~vgg_fast.train.augmentation.views` is ``accuracy_averaged`` afterwards.
         """
-        self.model.eval()
+        self.tested.eval()
         sums, classes = Sums.on(self.device), len(self.data.classes)
         correct_averaged = torch.zeros((), dtype=torch.long, device=self.device)
         confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
@@ -264,7 +292,7 @@ class Training:
             for i, (images, labels) in enumerate(itertools.islice(self.test_batches, total)):
                 between()
                 with self._autocast():
-                    logits = self.model(images).float()
+                    logits = self.tested(images).float()
                 sums.add(cross_entropy(logits, labels), logits, labels)
                 pairs = labels * classes + logits.argmax(1)
                 confusion += torch.bincount(pairs, minlength=classes * classes)
@@ -281,14 +309,14 @@ class Training:
         with self._autocast():
             layout = self.test_batches.memory_format
             found = [
-                self.model(view.contiguous(memory_format=layout)) for view in views(images)[1:]
+                self.tested(view.contiguous(memory_format=layout)) for view in views(images)[1:]
             ]
         return torch.stack([logits.float() for logits in found]).sum(0)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """The classes that the model sees in uint8 ``images``, as the data set has them."""
-        self.model.eval()
+        self.tested.eval()
         split = dataclasses.replace(
             self.data.test, images=images, labels=torch.zeros(len(images), dtype=torch.long)
         )
@@ -302,7 +330,7 @@ class Training:
             deviation=self.input.deviation,
         )
         with self._autocast():
-            return torch.cat([self.model(batch).argmax(1) for batch, _ in batches]).cpu()
+            return torch.cat([self.tested(batch).argmax(1) for batch, _ in batches]).cpu()
 
     # ------------------------------------------------------------------------------------------
 
@@ -322,6 +350,8 @@ class Training:
             "order_at_epoch": self.order_at_epoch,
             "random": torch.get_rng_state(),
         }
+        if self.average is not None:
+            state["average"] = self.average.model.state_dict()
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -335,6 +365,11 @@ class Training:
         self._require_same_data(state, path)
         self._require_same_input(state, path)
         checkpoint.load_model(self.model, state["model"], path)
+        if self.average is not None:
+            checkpoint.require_alike(
+                {"average": state.get("average")}, {"average": {}}, "state", path
+            )
+            checkpoint.load_model(self.average.model, state["average"], path)
         own = self.state()
         for name in ("epoch_sums", "order_at_epoch", "random", "random_cuda"):
             if name in own and name in state:  # one of the runs may have no GPU
@@ -364,25 +399,11 @@ class Training:
             raise TrainingError(f"the checkpoint {path} is broken: start over") from error
 
     def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
-        """Momentum, learning rate and loss scale. Whatever the options fix is theirs already."""
-        parameters = dict(enumerate(trainable(self.model)))
-        if self.step and state["config"]["momentum"]:
-            found = state["optimizer"].get("state")
-            like = {i: {"momentum_buffer": p} for i, p in parameters.items()}
-            checkpoint.require_alike(found, like, "optimizer.state", path)
-            momentum = {i: found[i]["momentum_buffer"] for i in parameters}
-        else:
-            momentum = {i: torch.zeros(()) for i in parameters}
-        if self.step and self.config.momentum:
-            for i, parameter in parameters.items():
-                # In the parameter's layout, which --channels-last may have changed.
-                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[i])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        """What the optimizer keeps, and the loss scale; the learning rate follows from the step."""
         if self.step:
-            # The rate is a function of the step: it is set by stepping to this one.
-            position = {"last_epoch": self.step - 1, "_step_count": self.step}
-            self.schedule.load_state_dict({**self.schedule.state_dict(), **position})
-            self.schedule.step()
+            recipe.restore_optimizer(
+                self.optimizer, self.config, state["optimizer"], state["config"]["momentum"], path
+            )
         own = self.scaler.state_dict()
         if own and state["scaler"]:  # the earlier run may have had none
             checkpoint.require_alike(state["scaler"], own, "scaler", path)
@@ -390,7 +411,7 @@ class Training:
 
     def _require_same_data(self, state: dict[str, Any], path: Path) -> None:
         own, found = self.identity, state.get("data", {})
-        planned = self.schedule.total_steps
+        planned = self.rate.steps
         if state["format"] == 1:  # the number of steps tells at least the size
             is_same = state["schedule"].get("total_steps") == planned
         else:

@@ -39,6 +39,7 @@ def parameters_of_vgg(
     classifier_width: int,
     classes: int,
     channels: int = 1,
+    batch_norm: bool = False,
 ) -> int:
     """Weights and biases of a VGG.
 
@@ -48,10 +49,12 @@ def parameters_of_vgg(
         classifier_width: outputs of the two hidden linear layers.
         classes: outputs of the last one.
         channels: of the images.
+        batch_norm: whether each convolution has one, with a scale and a shift for each channel.
     """
-    total, before = 0, channels
+    total, before, per_channel = 0, channels, 3 if batch_norm else 1
     for convolutions, channels in blocks:
-        total += 9 * channels * (before + (convolutions - 1) * channels) + convolutions * channels
+        total += 9 * channels * (before + (convolutions - 1) * channels)
+        total += per_channel * convolutions * channels
         before = channels
     features = before * (image_size >> len(blocks)) ** 2
     for inputs, outputs in (
@@ -69,11 +72,14 @@ def least_to_train(
     image_size: int,
     batch_size: int,
     channels: int = 1,
+    copies: int = 3,
 ) -> int:
     """Bytes below which no training step fits.
 
-    Weights, gradients and momentum in float32; the images; and the map after each block, in 16 bits
-    as mixed precision has it. Kernels and a run without fusing take more.
+    Weights, gradients and momentum in float32, ``copies`` of them with what else the optimizer
+    keeps; the images of one pass; and the map after each block, in 16 bits as mixed precision has
+    it. Kernels and a run without fusing take more.
     """
     maps = sum(channels * (image_size >> i) ** 2 for i, (_, channels) in enumerate(blocks, start=1))
-    return 3 * 4 * parameters + batch_size * (4 * channels * image_size**2 + 2 * maps)
+    images = 4 * channels * image_size**2
+    return copies * 4 * parameters + batch_size * (images + 2 * maps)

@@ -58,19 +58,20 @@ class Learning:
     """Stop after this many optimizer steps, and test on as many batches: a trial run."""
 
     target: float | None = None
-    """Stop after the first epoch with this test accuracy."""
+    """Stop after the first epoch with this test accuracy, such as 0.92."""
 
     batch_size: int = 128
     """Images in one optimizer step, over all processes."""
 
     accumulate: int = 1
-    """Passes into which a step's batch is cut, one after the other: less memory."""
+    """Passes into which a step's batch is cut, one after the other: less memory. With --batch-norm,
+    each has the statistics of its own images."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
 
     lr: float | None = None
-    """The schedule's highest learning rate."""
+    """The schedule's highest learning rate; by default the preset's for the optimizer."""
 
     schedule: Literal["one-cycle", "cosine", "triangle", "constant"] = "one-cycle"
     """How the learning rate falls behind the warm-up: along a cosine to almost nothing (one-cycle),
@@ -82,11 +83,12 @@ class Learning:
     momentum: float = 0.9
     """SGD's momentum, in Nesterov's form; AdamW's first beta."""
 
-    weight_decay: float = 5e-4
-    """The optimizer's weight decay."""
+    weight_decay: float | None = None
+    """The optimizer's weight decay; 5e-4 with sgd, 0.01 with adamw."""
 
     label_smoothing: float = 0.0
-    """The share of every label that is spread over all classes."""
+    """The share of every label that is spread over all classes, in training; the training loss is
+    then that of such labels."""
 
     clip: float | None = None
     """Scale gradients down to this norm, taken over all parameters."""

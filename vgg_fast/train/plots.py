@@ -197,7 +197,7 @@ def network(model: nn.Module, input_shape: Sequence[int], path: Path, title: str
 
 
 class Stage(NamedTuple):
-    """A layer, with the activation that follows it, and what it gives."""
+    """A layer, with the batch norm and the activation that follow it, and what it gives."""
 
     kind: str  # of KINDS
     label: str
@@ -249,6 +249,11 @@ def _stages(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
         if isinstance(layer, nn.ReLU):
             last = stages[-1]
             stages[-1] = last._replace(label=f"{last.label}\nReLU")
+        elif isinstance(layer, nn.BatchNorm2d):
+            last, count = stages[-1], sum(parameter.numel() for parameter in layer.parameters())
+            stages[-1] = last._replace(
+                label=f"{last.label}\nbatch norm", parameters=last.parameters + count
+            )
         elif (name := _name(layer)) is not None:
             count = sum(parameter.numel() for parameter in layer.parameters())
             stages.append(Stage(*name, tuple(output.shape[1:]), count))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import tyro
 from rich.console import Console
 
 from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, output, plots
+from vgg_fast.train import checkpoint, output, plots, seeds
 from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
-from vgg_fast.train.data import DataError, of_run
+from vgg_fast.train.data import DataError, Dataset, of_run
 from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
 from vgg_fast.train.initial import trainable
 from vgg_fast.train.interruption import Interrupted, Signals
-from vgg_fast.train.loop import AVERAGED, Training
+from vgg_fast.train.loop import AVERAGED, Training, do_nothing
 from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
@@ -41,7 +41,7 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
             only they count.
 
     Returns:
-        what metrics.json holds under "result".
+        what metrics.json holds under "result"; of several seeds, what summary.json holds.
 
     Raises:
         TrainingError, DataError: it can't start or continue; earlier files are unchanged.
@@ -54,7 +54,12 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
         name = f"{config.preset}-{'fused' if config.fused else 'plain'}"
         with output_folder(config.output_dir, name) as folder:
             config = dataclasses.replace(config, output_dir=folder)
+            seeds.require_kind(folder, config.seeds > 1)
+            if config.seeds > 1:
+                return _train_seeds(config, [], asked_for_auto)
             return _train_in(folder, config, None, asked_for_auto)
+    if seeds.is_whole(config.resume):
+        return _resume_seeds(config, given)
     file = checkpoint.find(config.resume)
     # Locked before it is read: another run may be about to write it.
     with output_folder(config.output_dir or folder_of(config.resume), "") as folder:
@@ -67,38 +72,97 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
         return _train_in(folder, config, state, False)
 
 
-def _train_in(
-    folder: Path, config: Config, state: dict[str, Any] | None, asked_for_auto: bool
+def _resume_seeds(config: Config, given: Collection[str]) -> dict[str, Any]:
+    assert config.resume is not None
+    if "output_dir" in given:
+        raise TrainingError(
+            f"the runs of several seeds in {config.resume} continue where they are: leave "
+            "--output-dir out"
+        )
+    with output_folder(config.resume, ""):
+        earlier, runs = seeds.read(config.resume)
+        config = resolved(resumed(config, given, earlier))
+        if (config.steps, config.target) != (earlier.steps, earlier.target):
+            runs = [{"seed": run["seed"]} for run in runs]  # none has ended any more
+        return _train_seeds(config, runs, False)
+
+
+def _train_seeds(
+    config: Config, runs: list[dict[str, Any]], asked_for_auto: bool
 ) -> dict[str, Any]:
-    """One run under resolved options; ``state`` is where it continues."""
+    """All seeds of a resolved ``config``; the data is loaded once."""
+    data, whole = _data(config), config.output_dir
+
+    def train_one(config: Config, begin: Callable[[], None]) -> dict[str, Any]:
+        nonlocal asked_for_auto
+        assert config.output_dir is not None
+        with output_folder(config.output_dir, "") as folder:
+            state = None if config.resume is None else checkpoint.load(config.resume)
+            result = _train_in(folder, config, state, asked_for_auto, data, begin, whole)
+        asked_for_auto = False  # said once
+        return result
+
+    return seeds.train_all(config, runs, train_one)
+
+
+def _data(config: Config) -> Dataset:
+    if config.dataset == "folder":  # which takes its time
+        say(f"reading the pictures of {config.data_root}")
+    return of_run(config)
+
+
+def _train_in(
+    folder: Path,
+    config: Config,
+    state: dict[str, Any] | None,
+    asked_for_auto: bool,
+    data: Dataset | None = None,
+    begin: Callable[[], None] = do_nothing,
+    whole: Path | None = None,
+) -> dict[str, Any]:
+    """One run under resolved options.
+
+    Args:
+        folder: of the run.
+        config: its options.
+        state: where it continues.
+        asked_for_auto: whether the preset was left to the machine.
+        data: None loads what the options say.
+        begin: called when nothing can be refused any more.
+        whole: the folder to resume, where it isn't the run's own.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     backends.set(config.backend)
     try:
-        if config.dataset == "folder":
-            say(f"reading the pictures of {config.data_root}")
-        training = Training(config, of_run(config))
+        training = Training(config, data or _data(config))
         if state is not None and config.resume is not None:
             training.restore(state, checkpoint.find(config.resume))
         _try_one_image(training)
+        begin()
         if state is not None:  # a run killed between its two files left an older one
             save_json(folder / METRICS, _metrics(training))
         for line in _introduction(training, asked_for_auto):
             say(line)
         progress = Progressing(Console(soft_wrap=True))
-        _run(training, folder, progress)
+        _run(training, folder, progress, whole or folder)
+        if config.target is not None:
+            say(_target_line(training))
         return _finish(training, folder, progress)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
         raise TrainingError(
             f"{config.device} doesn't have enough memory for this run: lower --batch-size, "
-            "--width or --image-size"
+            "--width or --image-size, or raise --accumulate"
         ) from error
 
 
-def _run(training: Training, folder: Path, progress: Progressing) -> None:
-    """Train to the end. The state is saved first, and then told of."""
+def _run(training: Training, folder: Path, progress: Progressing, resumable: Path) -> None:
+    """Train to the end. The state is saved first, and then told of.
+
+    ``resumable`` is the folder from which an interrupted run is said to continue.
+    """
     due = 0.0
 
     def save() -> None:
@@ -123,7 +187,7 @@ def _run(training: Training, folder: Path, progress: Progressing) -> None:
             save()
             where = (
                 f"after step {training.step} of {training.last_step}; the state is saved, and "
-                f"--resume {folder} continues from it"
+                f"--resume {resumable} continues from it"
             )
             if isinstance(error, Interrupted):
                 raise Interrupted(error.number, f"interrupted {where}") from None
@@ -194,7 +258,31 @@ def _introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
         learning = sum(p.numel() for p in trainable(training.model))
         yield f"the classifier alone learns: {learning:,} parameters"
     if training.step:
-        yield f"resumed after step {training.step} of {training.last_step}"
+        rest = ": there is nothing left to do" if training.has_ended else ""
+        yield f"resumed after step {training.step} of {training.last_step}{rest}"
+
+
+def _target_line(training: Training) -> str:
+    target, reached = training.config.target, _reached_target(training)
+    if reached is not None:
+        return (
+            f"the target, a test accuracy of {target}, was reached in epoch {reached['epoch']}, "
+            f"after {reached['training_seconds']:.1f} s of training"
+        )
+    best = max(training.history, key=lambda row: row["test_accuracy"])
+    return (
+        f"the target, a test accuracy of {target}, wasn't reached: the best was "
+        f"{best['test_accuracy']:.4f}, in epoch {best['epoch']}"
+    )
+
+
+def _reached_target(training: Training) -> dict[str, Any] | None:
+    """The first epoch with the target accuracy, and the training seconds until its end."""
+    reached = training.reached_target
+    if reached is None:
+        return None
+    rows = training.history[: training.history.index(reached) + 1]
+    return {"epoch": reached["epoch"], "training_seconds": sum(row["seconds"] for row in rows)}
 
 
 def _metrics(training: Training) -> dict[str, Any]:
@@ -216,6 +304,7 @@ def _result(training: Training) -> dict[str, Any]:
     last = training.history[-1]
     seconds = sum(row["seconds"] for row in training.history)
     images = sum(row["seconds"] * row["images_per_second"] for row in training.history)
+    target = training.config.target
     return {
         "test_accuracy": last["test_accuracy"],
         **({AVERAGED: last[AVERAGED]} if AVERAGED in last else {}),
@@ -223,6 +312,7 @@ def _result(training: Training) -> dict[str, Any]:
         "steps": training.step,
         "training_seconds": seconds,
         "images_per_second": images / max(seconds, 1e-9),
+        **({} if target is None else {"reached_target": _reached_target(training)}),
     }
 
 
@@ -245,6 +335,16 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     return _result(training)
 
 
+def _closing_line(result: dict[str, Any]) -> str:
+    if "runs" in result:
+        return seeds.closing_line(result)
+    return (
+        f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
+        f"{result['training_seconds']:.1f} s of training, "
+        f"{result['images_per_second']:.0f} images/s"
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command ``python -m vgg_fast.train``; returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -256,11 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
         with output.written():  # help, or what is wrong with an option
             config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
         result = train(config, options_given(given))
-        say(
-            f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
-            f"{result['training_seconds']:.1f} s of training, "
-            f"{result['images_per_second']:.0f} images/s"
-        )
+        say(_closing_line(result))
     except (TrainingError, DataError) as error:
         output.complain(error)
         return 1

@@ -18,6 +18,7 @@ SCHEDULE = "the learning rate of every step was planned with it"
 DRAWN = "the first weights and the order of the images were drawn with it"
 LEARNT = "the run has learnt from these images"
 OPTIMIZER = "the optimizer's state belongs to it"
+COUNTED = "the folder holds the runs of so many seeds"
 AVERAGE = "the averaged weights have followed it from the first step on"
 
 # APPLIED: from here on. Else why it must stay as it was.
@@ -47,7 +48,7 @@ ON_RESUME: dict[str, str | None] = {
     "clip": APPLIED,
     "ema": AVERAGE,
     "seed": DRAWN,
-    "seeds": DRAWN,
+    "seeds": COUNTED,
     "dataset": LEARNT,
     "data_root": APPLIED,  # the images themselves are compared
     "channels": LEARNT,
