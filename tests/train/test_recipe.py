@@ -327,7 +327,7 @@ class TestBatchNorm:
         blocks = ((1, 16), (2, 32))
         model = VGG(blocks, **{**NORMED, "batch_norm": batch_norm}, device="meta")
         count = sum(parameter.numel() for parameter in model.parameters())
-        assert memory.parameters_of_vgg(blocks, 16, 32, 10, batch_norm) == count
+        assert memory.parameters_of_vgg(blocks, 16, 32, 10, batch_norm=batch_norm) == count
 
     def test_the_picture_has_it(self) -> None:
         model = VGG(((1, 4), (1, 8)), **NORMED)
