@@ -15,7 +15,9 @@ from vgg_fast.train.locking import Locked, locked
 
 METRICS = "metrics.json"
 PICTURES = ("curves.png", "confusion_matrix.png", "network.png", "samples.png")
-FILES = (checkpoint.NAME, METRICS, *PICTURES)
+# What looks on (vgg_fast.train.watching) writes these.
+WATCHED = ("history.csv", "report.html", "profile.txt", "trace.json.gz", "wandb.id")
+FILES = (checkpoint.NAME, METRICS, *PICTURES, *WATCHED)
 LOCK = ".lock"
 
 

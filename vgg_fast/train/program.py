@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, output, plots
+from vgg_fast.train import checkpoint, output, plots, tracking
 from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
 from vgg_fast.train.data import DataError, load
 from vgg_fast.train.files import save_json
@@ -29,6 +29,7 @@ from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of, options_given, resumed
+from vgg_fast.train.watching import Watching
 
 
 def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def _train_in(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     backends.set(config.backend)
+    tracking.check(config)
     try:
         training = Training(config, load(config.dataset, config.data_root))
         if state is not None and config.resume is not None:
@@ -83,8 +85,11 @@ def _train_in(
         for line in _introduction(training, asked_for_auto):
             say(line)
         progress = Progressing(Console(soft_wrap=True))
-        _run(training, folder, progress)
-        return _finish(training, folder, progress)
+        with Watching(training, folder) as watching:
+            _run(training, folder, progress, watching)
+            result = _finish(training, folder, progress)
+            watching.finished()
+        return result
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -94,7 +99,7 @@ def _train_in(
         ) from error
 
 
-def _run(training: Training, folder: Path, progress: Progressing) -> None:
+def _run(training: Training, folder: Path, progress: Progressing, watching: Watching) -> None:
     """Train to the end. The state is saved first, and then told of."""
     due = 0.0
 
@@ -109,12 +114,14 @@ def _run(training: Training, folder: Path, progress: Progressing) -> None:
         signals.check()
         if time.monotonic() >= due:
             save()
+        watching.between()
 
     due = time.monotonic() + 60 * training.config.save_every
     with Signals() as signals:
         try:
             for row in training.run(progress, between):
                 save()
+                watching.epoch()
                 say(_line(row, training.config))
         except (Interrupted, OutputLost) as error:
             save()
@@ -214,12 +221,11 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     """The pictures, and the plain line that ends a run."""
     config, data = training.config, training.data
     title = f"VGG, preset {config.preset}, {'fused' if config.fused else 'plain'}"
-    confusion = training.confusion
-    if confusion is None:  # the run that was resumed had ended already
-        _, _, confusion = training.evaluate(progress)
+    if training.confusion is None:  # the run that was resumed had ended already
+        _, _, training.confusion = training.evaluate(progress)
     curves, matrix, network, samples = (folder / name for name in PICTURES)
     plots.curves(training.history, curves, title)
-    plots.confusion_matrix(confusion, data.classes, matrix)
+    plots.confusion_matrix(training.confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
     plots.network(training.model, (1, size, size), network, title)
