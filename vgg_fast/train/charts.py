@@ -56,15 +56,8 @@ def curves(title: str, epochs: Sequence[int], lines: Sequence[Line], is_share: b
         is_share: the values are shown in percent. Otherwise the axis begins at 0.
     """
     finite = [value for line in lines for value in line.values if math.isfinite(value)] or [0.0]
-    low, high = min(finite), max(finite)
-    if not is_share:
-        low = min(0.0, low)
-    rounds = ticks(low, high)
-    # The last round number below the lowest value is drawn too.
-    if len(rounds) > 1:
-        low = min(low, max(0.0, 2 * rounds[0] - rounds[1])) if low < rounds[0] else low
-        rounds = ticks(low, high)
-    plane = Plane(epochs[0], epochs[-1], low, high)
+    rounds = ticks(min(finite) if is_share else min(0.0, *finite), max(finite))
+    plane = Plane(epochs[0], epochs[-1], rounds[0], rounds[-1])
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
     for value in rounds:
         _, y = plane.at(epochs[0], value)
@@ -72,7 +65,8 @@ def curves(title: str, epochs: Sequence[int], lines: Sequence[Line], is_share: b
         parts.append(_text(LEFT - 6, y + 3.5, _number(value, is_share), "end"))
     for epoch in sorted({round(tick) for tick in ticks(epochs[0], epochs[-1])}):
         if epochs[0] <= epoch <= epochs[-1]:
-            parts.append(_text(plane.at(epoch, low)[0], BOTTOM + 16, str(epoch), "middle"))
+            x, _ = plane.at(epoch, plane.low)
+            parts.append(_text(x, BOTTOM + 16, str(epoch), "middle"))
     parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 3, "epoch", "middle"))
     x = float(LEFT)
     for number, line in enumerate(lines[:LINES]):
@@ -105,13 +99,13 @@ def _line(
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from ``low`` to ``high``, both included."""
+    """About five round numbers, the first at or below ``low`` and the last at or above ``high``."""
     if high <= low:
         return [low]
     rough = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(rough))
     step = unit * next(m for m in (1, 2, 2.5, 5, 10) if m * unit >= 0.999 * rough)
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
     return [number * step for number in range(first, last + 1)]
 
 
@@ -123,14 +117,13 @@ def confusion(counts: Tensor, classes: Sequence[str]) -> str:
         classes: their names.
     """
     many, total = len(classes), counts.sum(1).clamp(min=1)
-    margin = 8 + (7 * max(map(len, classes)) if many <= MOST_NAMES else 0)
-    top = 8 + (5 * max(map(len, classes)) if many <= MOST_NAMES else 0)
-    size = CELL * many
+    longest = max(map(len, classes)) if many <= MOST_NAMES else 0
     # Names are as large beside many cells as beside few.
     scale = max(1.0, many / MOST_NUMBERS)
-    margin, top = round(scale * margin), round(scale * top)
+    margin, top, right = (round(scale * (8 + width * longest)) for width in (7.2, 5, 3.5))
+    size = CELL * many
     style = f"font-size:{13 * scale:.0f}px"
-    box = f"0 0 {margin + size + 4} {top + size + 4}"
+    box = f"0 0 {margin + size + right} {top + size + 4}"
     parts = [f'<svg viewBox="{box}" style="{style}" role="img" aria-label="confusion matrix">']
     for row in range(many):
         middle = CELL * (row + 0.5)

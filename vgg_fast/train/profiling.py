@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -66,6 +67,8 @@ class Profiling:
 
     def _start(self) -> None:
         self.begun = self.training.step
+        # Otherwise its library tells of its start and end, and of a GPU that isn't there.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
         activities = [ProfilerActivity.CPU]
         if self.training.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)

@@ -195,14 +195,11 @@ def _layers(model: nn.Module, size: int) -> list[dict[str, Any]]:
     """The layers in the order of the calls, with their outputs and parameters."""
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     stages = plots.stages_of(model, (first.in_channels, size, size))
-    most = max(stage.parameters for stage in stages) or 1
     return [
         {
-            "kind": plots.KINDS[stage.kind][1],
-            "label": stage.label.replace("\n", ", "),
-            "shape": " × ".join(map(str, stage.shape)),
+            "label": ("fused " if stage.kind == "fused" else "") + stage.label.replace("\n", ", "),
+            "shape": "×".join(map(str, stage.shape)),
             "parameters": stage.parameters,
-            "share": stage.parameters / most,
         }
         for stage in stages
     ]
