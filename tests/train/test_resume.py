@@ -57,6 +57,9 @@ APART = {
     "steps": "counts for one run, whatever the earlier one had",
     "output_dir": "test_into_another_folder",
     "resume": "is what all of these tests do",
+    "tensorboard": "tests/train/test_watching.py: its package may be missing",
+    "wandb": "tests/train/test_watching.py",
+    "profile": "tests/train/test_profile.py: counts for one run",
 }
 
 

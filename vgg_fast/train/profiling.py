@@ -6,7 +6,7 @@ import gzip
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from vgg_fast.train.config import TrainingError
 from vgg_fast.train.files import write_atomically
 from vgg_fast.train.loop import Training
+from vgg_fast.train.tracking import is_untested
 
 TRACE, TABLE = "trace.json.gz", "profile.txt"
 # Before the first one that counts: torch.compile, cuDNN's and Triton's choices, the allocator.
@@ -57,7 +58,7 @@ class Profiling:
             if step - self.begun == self.wanted or (is_end and step > self.begun):
                 self._stop()
         elif self.begun < 0 and self.first <= step < self.training.last_step:
-            self._start()
+            self._start_unless_testing()
 
     def close(self) -> None:
         """Stop without writing: the run was cut."""
@@ -65,7 +66,9 @@ class Profiling:
             self.profile.stop()
             self.profile = None
 
-    def _start(self) -> None:
+    def _start_unless_testing(self) -> None:
+        if is_untested(self.training):
+            return
         self.begun = self.training.step
         # Otherwise its library tells of its start and end, and of a GPU that isn't there.
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -82,8 +85,9 @@ class Profiling:
         recorded.stop()  # waits for the device
         steps = self.training.step - self.begun
         averages = recorded.key_averages()
-        on = "cpu" if self.training.device.type == "cpu" else "device"
-        key = f"self_{on}_time_total"
+        # A GPU whose counters are closed to us tells nothing.
+        on_device = any(event.self_device_time_total for event in averages)
+        key = "self_device_time_total" if on_device else "self_cpu_time_total"
         told = (
             f"steps {self.begun + 1} to {self.training.step} of the run, sorted by {key}; "
             "recording slows a step down, so compare shares, not times\n"
@@ -92,7 +96,14 @@ class Profiling:
         text = told + table
         write_atomically(self.folder / TABLE, lambda file: file.write(text.encode()))
         write_atomically(self.folder / TRACE, lambda file: self._write_trace(recorded, file))
-        self.lines = list(self._summary(averages, key, steps))
+        epoch = self.begun // len(self.training.batches) + 1
+        whose = "the device's" if on_device else "the CPU's"
+        self.lines = [
+            f"profile of {steps} steps, {whose} time by operator; {TABLE} has all of it, and "
+            f"ui.perfetto.dev opens {TRACE}:",
+            *summary(averages, key, steps),
+            f"The images/s of epoch {epoch} include these steps, which recording slows down.",
+        ]
 
     def _write_trace(self, recorded: profile, file: BinaryIO) -> None:
         # Named as remove_temporaries() wants it, in case the process is killed.
@@ -106,27 +117,28 @@ class Profiling:
             ):
                 shutil.copyfileobj(written, packed)
 
-    def _summary(self, averages: Any, key: str, steps: int) -> Iterator[str]:
-        """The operators that took most, each by what it did itself."""
-        # Kernels stand in the table too, and their time is also that of the operators.
-        operators = [
-            event
-            for event in averages
-            if event.device_type == DeviceType.CPU
-            and not event.is_user_annotation
-            and getattr(event, key) > 0
-        ]
-        operators.sort(key=lambda event: -getattr(event, key))
-        total = sum(getattr(event, key) for event in operators)
-        epoch = self.begun // len(self.training.batches) + 1
+
+def summary(events: Iterable[Any], key: str, steps: int) -> Iterator[str]:
+    """A line for each of the operators that took most, by what it did itself.
+
+    Args:
+        events: averages, of ``steps`` steps.
+        key: which time of theirs counts.
+        steps: that were recorded.
+    """
+    # Kernels are listed too, and their time is also that of their operators.
+    operators = [
+        event
+        for event in events
+        if event.device_type == DeviceType.CPU
+        and not event.is_user_annotation
+        and getattr(event, key) > 0
+    ]
+    operators.sort(key=lambda event: -getattr(event, key))
+    total = sum(getattr(event, key) for event in operators)
+    for event in operators[:SHOWN]:
+        took = getattr(event, key)
         yield (
-            f"profile of {steps} steps, by operator: all of it is in {TABLE}, and {TRACE} opens in "
-            f"ui.perfetto.dev; these steps count in the images/s of epoch {epoch}, and recording "
-            "slows them down"
+            f"{took / total:>7.1%} {took / 1000 / steps:>9.2f} ms/step "
+            f"{event.count / steps:>6.4g} calls/step  {event.key}"
         )
-        for event in operators[:SHOWN]:
-            took = getattr(event, key)
-            yield (
-                f"{took / total:>7.1%} {took / 1000 / steps:>9.2f} ms/step "
-                f"{event.count / steps:>6.4g} calls/step  {event.key}"
-            )

@@ -195,11 +195,15 @@ class WeightsAndBiases:
         self.run.finish(exit_code=0 if is_whole else 1)
 
 
+def is_untested(training: Training) -> bool:
+    """Whether a run goes on between the last step of an epoch and its row."""
+    tested = training.history[-1]["step"] if training.history else 0
+    return training.step % len(training.batches) == 0 and training.step > tested
+
+
 def _first_new(training: Training) -> int:
     """The first step whose points are still to come."""
-    is_tested = bool(training.history) and training.history[-1]["step"] == training.step
-    is_at_end = training.step % len(training.batches) == 0
-    return training.step if is_at_end and not is_tested else training.step + 1
+    return training.step if training.step == 0 or is_untested(training) else training.step + 1
 
 
 def first_line(error: BaseException) -> str:

@@ -54,6 +54,9 @@ class Watching:
         self.trackers = tracking.trackers(training, folder)
         self.step = training.step
         self.sum = self._sum()
+        if tracking.is_untested(training):  # the point of its last step isn't there, or vanishes
+            self.sum = Sum(self.sum.epoch, 0, 0.0, 0.0, 0.0)
+            self._tell_steps()
         self.is_whole = False
         if training.step:  # a run killed between two files left an older one
             save_csv(folder / HISTORY, training.history)
