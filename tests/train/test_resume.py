@@ -78,6 +78,9 @@ APART = {
     "resume": "is what all of these tests do",
     "init": "tests/train/test_init.py",
     "channels": "tests/train/test_picture_folder.py",
+    "tensorboard": "tests/train/test_watching.py: its package may be missing",
+    "wandb": "tests/train/test_watching.py",
+    "profile": "tests/train/test_profile.py: counts for one run",
 }
 
 

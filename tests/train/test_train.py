@@ -33,6 +33,7 @@ TINY = [
     *("--batch-size", "50", "--dropout", "0.1", "--lr", "0.05"),
 ]
 PICTURES = ["curves.png", "confusion_matrix.png", "network.png", "samples.png"]
+WATCHED = ["history.csv", "report.html"]
 
 Run = Callable[..., "tuple[int, str, str]"]
 
@@ -91,7 +92,7 @@ def test_the_whole_program(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     folder = tmp_path / "runs/fast-fused"
     assert sorted(f.name for f in folder.iterdir()) == sorted(
-        [checkpoint.NAME, "metrics.json", *PICTURES]
+        [checkpoint.NAME, "metrics.json", *WATCHED, *PICTURES]
     )
     found = metrics(str(folder))
     history, result = found["history"], found["result"]
@@ -122,7 +123,7 @@ def test_an_ascii_terminal_and_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
     assert run.returncode == 0, text
     assert b"\\udcff" in text and b"test accuracy" in text and text.isascii()
     assert sorted(os.listdir(folder)) == sorted(
-        os.fsencode(name) for name in (checkpoint.NAME, "metrics.json", *PICTURES)
+        os.fsencode(name) for name in (checkpoint.NAME, "metrics.json", *WATCHED, *PICTURES)
     )
 
 

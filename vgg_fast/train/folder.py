@@ -16,7 +16,9 @@ from vgg_fast.train.locking import Locked, locked
 METRICS = "metrics.json"
 PICTURES = ("curves.png", "confusion_matrix.png", "network.png", "samples.png")
 SUMMARY = "summary.json"  # of several seeds
-FILES = (checkpoint.NAME, METRICS, SUMMARY, *PICTURES)
+# What looks on (vgg_fast.train.watching) writes these.
+WATCHED = ("history.csv", "report.html", "profile.txt", "trace.json.gz", "wandb.id")
+FILES = (checkpoint.NAME, METRICS, SUMMARY, *PICTURES, *WATCHED)
 LOCK = ".lock"
 
 

@@ -168,7 +168,7 @@ def network(model: nn.Module, input_shape: Sequence[int], path: Path, title: str
         path: of the PNG.
         title: above the drawing.
     """
-    stages = _stages(model, input_shape)
+    stages = stages_of(model, input_shape)
     figure = Figure(layout="constrained")
     axes = figure.subplots()
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -241,7 +241,7 @@ def _curve(axes: Axes, history: Sequence[dict[str, Any]], what: str) -> None:
         axes.legend(frameon=False)
 
 
-def _stages(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
+def stages_of(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
     """The input, and each layer in the order of the calls."""
     stages = [Stage("input", "input", tuple(input_shape), 0)]
 

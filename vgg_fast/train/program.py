@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, output, plots, seeds
+from vgg_fast.train import checkpoint, output, plots, seeds, tracking
 from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
 from vgg_fast.train.data import DataError, Dataset, of_run
 from vgg_fast.train.files import save_json
@@ -30,6 +30,7 @@ from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of, options_given, resumed
+from vgg_fast.train.watching import Watching
 
 
 def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def _train_in(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     backends.set(config.backend)
+    tracking.check(config)
     try:
         training = Training(config, data or _data(config))
         if state is not None and config.resume is not None:
@@ -145,10 +147,13 @@ def _train_in(
         for line in _introduction(training, asked_for_auto):
             say(line)
         progress = Progressing(Console(soft_wrap=True))
-        _run(training, folder, progress, whole or folder)
-        if config.target is not None:
-            say(_target_line(training))
-        return _finish(training, folder, progress)
+        with Watching(training, folder) as watching:
+            _run(training, folder, progress, watching, whole or folder)
+            if config.target is not None:
+                say(_target_line(training))
+            result = _finish(training, folder, progress)
+            watching.finished()
+        return result
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -158,7 +163,13 @@ def _train_in(
         ) from error
 
 
-def _run(training: Training, folder: Path, progress: Progressing, resumable: Path) -> None:
+def _run(
+    training: Training,
+    folder: Path,
+    progress: Progressing,
+    watching: Watching,
+    resumable: Path,
+) -> None:
     """Train to the end. The state is saved first, and then told of.
 
     ``resumable`` is the folder from which an interrupted run is said to continue.
@@ -176,12 +187,14 @@ def _run(training: Training, folder: Path, progress: Progressing, resumable: Pat
         signals.check()
         if time.monotonic() >= due:
             save()
+        watching.between()
 
     due = time.monotonic() + 60 * training.config.save_every
     with Signals() as signals:
         try:
             for row in training.run(progress, between):
                 save()
+                watching.epoch()
                 say(_line(row, training.config))
         except (Interrupted, OutputLost) as error:
             save()
@@ -320,12 +333,11 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     """The pictures, and the plain line that ends a run."""
     config, data = training.config, training.data
     title = f"VGG, preset {config.preset}, {'fused' if config.fused else 'plain'}"
-    confusion = training.confusion
-    if confusion is None:  # the run that was resumed had ended already
-        _, _, confusion = training.evaluate(progress)
+    if training.confusion is None:  # the run that was resumed had ended already
+        _, _, training.confusion = training.evaluate(progress)
     curves, matrix, network, samples = (folder / name for name in PICTURES)
     plots.curves(training.history, curves, title)
-    plots.confusion_matrix(confusion, data.classes, matrix)
+    plots.confusion_matrix(training.confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
     plots.network(training.model, (training.input.channels, size, size), network, title)

@@ -110,7 +110,7 @@ def resumed(config: Config, given: Collection[str], earlier: Config) -> Config:
             )
     now = {name: getattr(config, name) for name in given}
     return dataclasses.replace(
-        earlier, **{"steps": None, "output_dir": folder_of(config.resume), **now}
+        earlier, **{"steps": None, "profile": None, "output_dir": folder_of(config.resume), **now}
     )
 
 
