@@ -198,10 +198,10 @@ def option_types() -> dict[str, OptionType]:
 
 
 def _option_type(hint: Any) -> OptionType:
-    if get_origin(hint) is Literal:
-        return OptionType((), get_args(hint), False)
-    parts = get_args(hint) or (hint,)
-    return OptionType(tuple(t for t in parts if t is not type(None)), (), type(None) in parts)
+    parts = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    types = [part for part in parts if part is not type(None) and get_origin(part) is not Literal]
+    choices = [c for part in parts if get_origin(part) is Literal for c in get_args(part)]
+    return OptionType(tuple(types), tuple(choices), type(None) in parts)
 
 
 def _or(value: Any, default: Any) -> Any:
