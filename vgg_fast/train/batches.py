@@ -30,9 +30,13 @@ class Batches:
         generator: of the order and of ``augment``; on the CPU, so that every device sees the same.
         channels_last: the memory layout of the batches.
         augment: flip each image or not, and shift it by up to 2 pixels either way.
+        rank: of ``ranks``, which share each batch; this one's part comes out. What is drawn at
+            random doesn't depend on them.
+        ranks: how many there are.
 
     Yields:
-        float32 (N, 1, image_size, image_size) and int64 (N).
+        float32 (n, 1, image_size, image_size) and int64 (n), of the n images that are this rank's:
+        the parts of a batch differ by one at most, and may be empty.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Batches:
         generator: torch.Generator | None = None,
         channels_last: bool = True,
         augment: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ):
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.batch_size = batch_size
@@ -56,6 +62,7 @@ class Batches:
         self.drop_last = drop_last
         self.generator = generator
         self.augment = augment
+        self.rank, self.ranks = rank, ranks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -68,14 +75,23 @@ class Batches:
         if self.shuffle:
             order = torch.randperm(count, generator=self.generator)
         for chosen in order.to(self.device).split(self.batch_size)[: len(self)]:
-            images = self.images[chosen].unsqueeze(1).float().div_(255)
+            part = self._part(len(chosen))
             if self.augment:
-                images = self._augmented(images)
+                images = self._augmented(self._scaled(chosen))[part]
+            else:
+                images = self._scaled(chosen[part])
             images = images.sub_(MEAN).div_(DEVIATION)
             size = (self.image_size, self.image_size)
             if images.shape[2:] != size:
                 images = interpolate(images, size, mode="bilinear", align_corners=False)
-            yield images.contiguous(memory_format=self.memory_format), self.labels[chosen]
+            yield images.contiguous(memory_format=self.memory_format), self.labels[chosen[part]]
+
+    def _part(self, count: int) -> slice:
+        first, end = (count * i // self.ranks for i in (self.rank, self.rank + 1))
+        return slice(first, end)
+
+    def _scaled(self, chosen: Tensor) -> Tensor:
+        return self.images[chosen].unsqueeze(1).float().div_(255)
 
     def _augmented(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape

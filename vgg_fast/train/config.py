@@ -108,7 +108,7 @@ def model_options(config: Config) -> VGGOptions:
 
 
 def make_model(config: Config, num_classes: int) -> VGG:
-    """The network of a resolved ``config``, on its device.
+    """The network of a resolved ``config``, on its device; on the CPU with ``fsdp``.
 
     Raises:
         TrainingError: the images are too small for its blocks, or a number is out of range.
@@ -123,12 +123,23 @@ def make_model(config: Config, num_classes: int) -> VGG:
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
+    if config.fsdp:
+        return model  # is cut on the CPU, in rows
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(config.device).to(memory_format=layout)
 
 
-def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
+def check_memory(
+    config: Config, num_classes: int, batch_size: int, processes: int = 1, neighbours: int = 1
+) -> None:
     """Refuse a network that can't be trained before it is allocated: the system might kill us.
+
+    Args:
+        config: resolved.
+        num_classes: outputs of the network.
+        batch_size: of all processes.
+        processes: that share a batch, and with ``fsdp`` the parameters.
+        neighbours: those of them that share this machine's memory.
 
     Raises:
         TrainingError: the device of a resolved ``config`` doesn't have the memory.
@@ -137,7 +148,10 @@ def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
     size, device = options["image_size"], torch.device(config.device)
     blocks = [(count, round(c * options["width"])) for count, c in options["conv_arch"]]
     count = memory.parameters_of_vgg(blocks, size, options["classifier_width"], num_classes)
-    needed = memory.least_to_train(count, blocks, size, batch_size)
+    kept = math.ceil(count / processes) if config.fsdp else count
+    needed = memory.least_to_train(kept, blocks, size, math.ceil(batch_size / processes))
+    if device.type == "cpu":
+        needed *= neighbours
     there = memory.of_device(device)
     if needed > there:
         raise TrainingError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vgg_fast.train import checkpoint
+from vgg_fast.train import checkpoint, ranks, sharding
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.train.data import Dataset
@@ -58,6 +58,15 @@ class Sums:
         images = max(1, self.images)
         return float(self.loss) / images, int(self.correct) / images
 
+    def over_ranks(self) -> Sums:
+        """Those of all ranks together."""
+        if ranks.size() == 1:
+            return self
+        own = torch.stack((self.loss.double(), self.correct.double()))
+        images = torch.full_like(own[:1], self.images)
+        loss, correct, count = ranks.total(torch.cat((own, images)))
+        return Sums(loss.to(self.loss.dtype), correct.long(), int(count))
+
 
 class Training:
     """A network, what trains it, and how far it has come.
@@ -70,16 +79,23 @@ class Training:
     def __init__(self, config: Config, data: Dataset):
         assert config.lr and config.epochs and config.image_size
         batch_size = min(config.batch_size, len(data.train.labels))
-        check_memory(config, len(data.classes), batch_size)
+        ranks.require_equal_parts(batch_size)
+        processes = ranks.size(), ranks.local_size()
+        check_memory(config, len(data.classes), batch_size, *processes)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
         self.identity = data.identity()
+        ranks.require_same_images(self.identity["sha256"])
         self.device = torch.device(config.device)
         self.model = make_model(config, len(data.classes))
+        if config.fsdp:
+            sharding.shard(self.model, self.device)
+        ranks.seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)
         self.order_at_epoch = self.order.get_state()
         shared: dict[str, Any] = {"device": self.device, "channels_last": config.channels_last}
+        shared |= {"rank": ranks.rank(), "ranks": ranks.size()}
         self.batches = Batches(
             data.train,
             batch_size,
@@ -97,7 +113,7 @@ class Training:
             config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.momentum > 0,
-            fused=True,
+            fused=not config.fsdp,  # torch has no fused SGD for parameters that are cut
         )
         # Smith and Topin 2017 (arXiv:1708.07120)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -116,9 +132,11 @@ class Training:
         self.epoch_sums = Sums.on(self.device)
         self.epoch_seconds = 0.0
         self.net: Callable[[Tensor], Tensor] = self.model
+        if not config.fsdp:
+            self.net = ranks.wrapped(self.model)
         if config.compile:
             mode = None if config.compile_mode == "default" else config.compile_mode
-            self.net = torch.compile(self.model, mode=mode, dynamic=False)
+            self.net = torch.compile(self.net, mode=mode, dynamic=False)
 
     @property
     def last_step(self) -> int:
@@ -172,9 +190,9 @@ class Training:
                 self.step += 1
                 self.epoch_seconds = before + time.perf_counter() - started
                 if self.step % STEPS_BETWEEN_UPDATES == 0 or self.device.type == "cpu":
-                    loss, accuracy = self.epoch_sums.means()
-                    self.check_loss()
-                    speed = self.epoch_sums.images / self.epoch_seconds
+                    sums = self.check_loss()
+                    loss, accuracy = sums.means()
+                    speed = sums.images / self.epoch_seconds
                     position = (self.step - 1) % len(self.batches) + 1
                     show(position, f"loss {loss:.3f}  acc {accuracy:.3f}  {speed:.0f} images/s")
         self.check_loss()
@@ -196,17 +214,24 @@ class Training:
         dtype = getattr(torch, self.config.amp_dtype)
         return torch.autocast(self.device.type, dtype, enabled=bool(self.config.amp))
 
-    def check_loss(self) -> None:
-        """Raise TrainingError if this epoch's loss isn't finite."""
-        loss, _ = self.epoch_sums.means()
+    def check_loss(self) -> Sums:
+        """This epoch's sums so far, over all ranks.
+
+        Raises:
+            TrainingError: the loss isn't finite.
+        """
+        sums = self.epoch_sums.over_ranks()
+        loss, _ = sums.means()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {self.step}: train with a lower --lr than "
                 f"{self.config.lr}"
             )
+        return sums
 
     def _close_epoch(self, progress: Progressing, between: Callable[[], None]) -> dict[str, Any]:
-        loss, accuracy = self.epoch_sums.means()
+        sums = self.epoch_sums.over_ranks()
+        loss, accuracy = sums.means()
         learning_rate = self.schedule.get_last_lr()[0]
         test_loss, test_accuracy, self.confusion = self.evaluate(progress, between)
         epoch = (self.step - 1) // len(self.batches) + 1
@@ -214,7 +239,7 @@ class Training:
             self.history and self.history[-1]["epoch"] == epoch
         ):  # it was cut by --steps, and continues
             self.history.pop()
-        speed = self.epoch_sums.images / max(self.epoch_seconds, 1e-9)
+        speed = sums.images / max(self.epoch_seconds, 1e-9)
         values = (
             *(epoch, self.step, loss, accuracy, test_loss, test_accuracy, self.epoch_seconds),
             *(speed, learning_rate),
@@ -231,6 +256,7 @@ class Training:
         A run of a few steps tests on as many batches.
         """
         self.model.eval()
+        ranks.share_buffers(self.model)
         sums, classes = Sums.on(self.device), len(self.data.classes)
         confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
         limit = self.config.steps
@@ -240,11 +266,13 @@ class Training:
                 between()
                 with self._autocast():
                     logits = self.model(images).float()
-                sums.add(cross_entropy(logits, labels), logits, labels)
+                if len(labels):  # a rank's part of the last batch may be empty
+                    sums.add(cross_entropy(logits, labels), logits, labels)
                 pairs = labels * classes + logits.argmax(1)
                 confusion += torch.bincount(pairs, minlength=classes * classes)
                 show(i + 1, "")
-        return (*sums.means(), confusion.reshape(classes, classes).cpu())
+        confusion = ranks.total(confusion).reshape(classes, classes)
+        return (*sums.over_ranks().means(), confusion.cpu())
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -261,23 +289,24 @@ class Training:
     # ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
-        state = {
+        """Everything that :meth:`restore` needs to go on as if nothing had happened.
+
+        All ranks call it, and the first one's is whole. Another number of ranks can go on from it.
+        """
+        ranks.share_buffers(self.model)
+        return {
             "config": as_plain_values(self.config),
             "data": self.identity,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": sharding.whole(self.model.state_dict()),
+            "optimizer": sharding.whole(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "history": self.history,
             "epoch_seconds": self.epoch_seconds,
-            "epoch_sums": dataclasses.asdict(self.epoch_sums),
+            "epoch_sums": dataclasses.asdict(self.epoch_sums.over_ranks()),
             "order_at_epoch": self.order_at_epoch,
-            "random": torch.get_rng_state(),
+            **ranks.random_states(self.device),
         }
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go back to :meth:`state`, under the options of this run.
@@ -299,18 +328,18 @@ class Training:
             self.history.pop()  # a trial run tests on few images: test on all before going on
         self.epoch_seconds = state["epoch_seconds"]
         sums = state["epoch_sums"]
-        self.epoch_sums = Sums(
-            sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
-        )
+        self.epoch_sums = Sums.on(self.device)
+        if ranks.is_first():  # they are those of all ranks
+            self.epoch_sums = Sums(
+                sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
+            )
         self.order_at_epoch = state["order_at_epoch"]
         if state["format"] == 1 and self.step % len(self.batches) == 0:
             self.order_at_epoch = state["order"]
         try:
             self._restore_learning(state, path)
             self.order.set_state(self.order_at_epoch)
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda" and "random_cuda" in state:
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+            ranks.restore_random(state, self.device, self.config.seed)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(f"the checkpoint {path} is broken: start over") from error
 
@@ -327,7 +356,8 @@ class Training:
         if self.step and self.config.momentum:
             for i, parameter in parameters.items():
                 # In the parameter's layout, which --channels-last may have changed.
-                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[i])
+                buffer = torch.empty_like(parameter, requires_grad=False)
+                buffer.copy_(sharding.cut_like(momentum[i], parameter))
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         if self.step:
             # The rate is a function of the step: it is set by stepping to this one.

@@ -6,7 +6,10 @@ output folder. The loop itself is in :mod:`vgg_fast.train.loop`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -18,8 +21,14 @@ import tyro
 from rich.console import Console
 
 from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, output, plots
-from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
+from vgg_fast.train import checkpoint, output, plots, ranks, sharding
+from vgg_fast.train.config import (
+    TrainingError,
+    as_plain_values,
+    from_plain_values,
+    make_model,
+    resolved,
+)
 from vgg_fast.train.data import DataError, load
 from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
@@ -29,6 +38,9 @@ from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of, options_given, resumed
+
+# From machine to machine: where the first one writes, and where the images lie, which are compared.
+MAY_DIFFER = ("output_dir", "data_root", "threads")
 
 
 def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
@@ -47,38 +59,68 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
         Interrupted: by Ctrl-C; the last state is saved.
         OutputLost: nobody reads the output any more; the last state is saved.
     """
+    ranks.require_same(as_plain_values(config), MAY_DIFFER)
     if config.resume is None:
         asked_for_auto = config.preset == "auto"
-        config = resolved(config)
+        config = _on_ranks(resolved(config))
         name = f"{config.preset}-{'fused' if config.fused else 'plain'}"
-        with output_folder(config.output_dir, name) as folder:
+        with _folder_of_first(config.output_dir, name) as folder:
             config = dataclasses.replace(config, output_dir=folder)
             return _train_in(folder, config, None, asked_for_auto)
     file = checkpoint.find(config.resume)
     # Locked before it is read: another run may be about to write it.
-    with output_folder(config.output_dir or folder_of(config.resume), "") as folder:
+    with _folder_of_first(config.output_dir or folder_of(config.resume), "") as folder:
         state = checkpoint.load(config.resume)
         try:
             earlier = from_plain_values(state["config"])
         except ValueError as error:
             raise TrainingError(f"the checkpoint {file} is broken: {error}") from error
-        config = resolved(resumed(config, given, earlier))
+        if ranks.size() == 1 and "fsdp" not in given:
+            earlier = dataclasses.replace(earlier, fsdp=False)
+        config = _on_ranks(resolved(resumed(config, given, earlier)), state["step"])
         return _train_in(folder, config, state, False)
+
+
+def _on_ranks(config: Config, step: int = 0) -> Config:
+    """A resolved ``config``, if it fits the processes that torchrun started; of a run at ``step``.
+
+    Raises:
+        TrainingError: it doesn't.
+    """
+    ranks.require_same({**as_plain_values(config), "step": step}, MAY_DIFFER)
+    ranks.take_device(config.device)
+    ranks.require_equal_parts(config.batch_size)
+    if config.fsdp:
+        sharding.require_possible(config)
+    return config
+
+
+@contextlib.contextmanager
+def _folder_of_first(chosen: Path | None, name: str) -> Iterator[Path]:
+    """:func:`output_folder` on the first rank, which alone writes; the others are told of it."""
+    if ranks.is_first():
+        with output_folder(chosen, name) as folder:
+            yield ranks.from_first(folder)
+    else:
+        yield ranks.from_first(Path())
 
 
 def _train_in(
     folder: Path, config: Config, state: dict[str, Any] | None, asked_for_auto: bool
 ) -> dict[str, Any]:
     """One run under resolved options; ``state`` is where it continues."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    threads = ranks.fair_threads() if config.threads is None else config.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
     backends.set(config.backend)
     try:
-        training = Training(config, load(config.dataset, config.data_root))
+        data = ranks.first_of_machine_first(lambda: load(config.dataset, config.data_root))
+        training = Training(config, data)
         if state is not None and config.resume is not None:
             training.restore(state, checkpoint.find(config.resume))
         _try_one_image(training)
-        if state is not None:  # a run killed between its two files left an older one
+        # A run killed between its two files left an older one.
+        if state is not None and ranks.is_first():
             save_json(folder / METRICS, _metrics(training))
         for line in _introduction(training, asked_for_auto):
             say(line)
@@ -97,26 +139,48 @@ def _train_in(
 def _run(training: Training, folder: Path, progress: Progressing) -> None:
     """Train to the end. The state is saved first, and then told of."""
     due = 0.0
+    agreed = ranks.size() == 1  # whether all ranks end at the same step
 
     def save() -> None:
         nonlocal due
         training.check_loss()  # a state from which nothing can be learnt replaces no other
-        checkpoint.save(folder / checkpoint.NAME, training.state())
-        save_json(folder / METRICS, _metrics(training))
+        state = training.state()
+        if ranks.is_first():
+            checkpoint.save(folder / checkpoint.NAME, state)
+            save_json(folder / METRICS, _metrics(training))
+        ranks.wait_for_all()  # whoever goes on can count on what is saved
         due = time.monotonic() + 60 * training.config.save_every
 
     def between() -> None:
-        signals.check()
-        if time.monotonic() >= due:
+        nonlocal agreed
+        number, is_due = ranks.most(signals.received, time.monotonic() >= due)
+        if number:
+            agreed = True
+            raise Interrupted(int(number))
+        if is_due:
             save()
+
+    def tell(line: str) -> None:
+        nonlocal agreed
+        lost = None
+        try:
+            say(line)
+        except OutputLost as error:
+            lost = error
+        (number,) = ranks.most(lost.error.errno or errno.EIO if lost else 0)
+        if number:
+            agreed = True
+            raise lost or OutputLost(OSError(int(number), os.strerror(int(number))))
 
     due = time.monotonic() + 60 * training.config.save_every
     with Signals() as signals:
         try:
             for row in training.run(progress, between):
                 save()
-                say(_line(row, training.config))
+                tell(_line(row, training.config))
         except (Interrupted, OutputLost) as error:
+            if not agreed:
+                raise
             save()
             where = (
                 f"after step {training.step} of {training.last_step}; the state is saved, and "
@@ -173,6 +237,9 @@ def _introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
     precision = config.amp_dtype if config.amp else "float32"
     how = f", torch.compile ({config.compile_mode})" if config.compile else ""
     threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
+    if ranks.size() > 1:
+        threads = f", {ranks.size()} processes" + (threads and f" of{threads[1:]} each")
+        how += ", parameters cut over the processes" if config.fsdp else ""
     yield f"on {training.device}{threads}, {precision}{how}"
     yield (
         f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images from "
@@ -188,6 +255,7 @@ def _metrics(training: Training) -> dict[str, Any]:
         "config": as_plain_values(training.config),
         "data": {"name": training.data.name, "source": training.data.source},
         "parameters": sum(p.numel() for p in training.model.parameters()),
+        "processes": ranks.size(),
         "history": training.history,
         "result": _result(training),
         **{name: facts[name] for name in ("versions", "built", "cpu", "gpus", "backend")},
@@ -217,14 +285,19 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     confusion = training.confusion
     if confusion is None:  # the run that was resumed had ended already
         _, _, confusion = training.evaluate(progress)
+    shown = data.test.images[:36], data.test.labels[:36]
+    predictions = training.predict(shown[0])
+    if not ranks.is_first():
+        return _result(training)
     curves, matrix, network, samples = (folder / name for name in PICTURES)
     plots.curves(training.history, curves, title)
     plots.confusion_matrix(confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
-    plots.network(training.model, (1, size, size), network, title)
-    shown = data.test.images[:36], data.test.labels[:36]
-    predictions = training.predict(shown[0])
+    model = training.model
+    if config.fsdp:  # the other ranks would have to run theirs along
+        model = make_model(config, len(data.classes)).to("meta")
+    plots.network(model, (1, size, size), network, title)
     plots.samples(*shown, data.classes, samples, predictions)
     return _result(training)
 
@@ -237,25 +310,32 @@ def main(arguments: list[str] | None = None) -> int:
     given = [flags.get(argument, argument) for argument in given]
     output.prepare()
     try:
-        with output.written():  # help, or what is wrong with an option
+        ranks.find_place()
+        # Help, or what is wrong with an option.
+        with output.written(), ranks.first_of_machine_speaks():
             config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
-        result = train(config, options_given(given))
+        with ranks.joined():
+            result = train(config, options_given(given))
         say(
             f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
             f"{result['training_seconds']:.1f} s of training, "
             f"{result['images_per_second']:.0f} images/s"
         )
     except (TrainingError, DataError) as error:
-        output.complain(error)
+        ranks.complain(error)
         return 1
     except OutputLost as lost:
         output.give_up()
-        output.complain(lost)
+        ranks.complain(lost)
         return lost.exit_code
     except Interrupted as interrupted:
-        output.complain(interrupted)
+        ranks.complain(interrupted)
         return 128 + interrupted.number
     except KeyboardInterrupt:  # before the first step, or a second one that didn't wait
-        output.complain("interrupted; nothing more was saved")
+        ranks.complain("interrupted; nothing more was saved")
         return 130
+    except Exception as error:
+        if not ranks.is_of_others(error):
+            raise
+        return 1
     return 0
