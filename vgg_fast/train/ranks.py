@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -163,12 +164,10 @@ def is_of_others(error: Exception) -> bool:
         return True
     if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
         return False
-    message = (
+    output.complain(
         "another process of this run has ended, or doesn't answer any more, and so this one ends: "
         "--resume continues from the state that was saved last"
     )
-    output.complain(message)
-    _tell_torchrun(message)
     return True
 
 
@@ -185,8 +184,10 @@ def _tell_torchrun(message: str) -> None:
     """Have torchrun show ``message`` where it would say that it knows no reason."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file is not None and _here.size > 1:
+        details = {"py_callstack": message, "timestamp": str(int(time.time()))}
         with contextlib.suppress(OSError):
-            Path(file).write_text(json.dumps({"message": message}), "utf-8")
+            text = json.dumps({"message": {"message": message, "extraInfo": details}})
+            Path(file).write_text(text, "utf-8")
 
 
 # ------------------------------------------------------------------------------- what they share
