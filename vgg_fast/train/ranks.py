@@ -176,8 +176,8 @@ def _is_first_to_complain() -> bool:
         return _here.local_rank == 0
     try:
         return _store.add("complaints", 1) == 1
-    except RuntimeError:  # torchrun, which keeps it, has gone
-        return is_first()
+    except RuntimeError:  # whoever keeps it has gone: said twice is better than never
+        return True
 
 
 def _tell_torchrun(message: str) -> None:
