@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from tests.support.zygote import Ended, Run, Zygote
-from vgg_fast.train import checkpoint, data, ranks
+from vgg_fast.train import checkpoint, data, local, ranks
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.folder import FILES
 from vgg_fast.train.program import main
@@ -290,15 +290,15 @@ def test_parts_of_a_batch(count: int, augment: bool) -> None:
 
 
 def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_cores", lambda: 12)
+    monkeypatch.setattr(local, "_cores", lambda: 12)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # torchrun's
-    assert ranks.fair_threads() is None
+    assert local.fair_threads() is None
     monkeypatch.setattr(ranks, "_here", ranks.Place(0, 16, 0, 8))
-    assert ranks.fair_threads() == 1
+    assert local.fair_threads() == 1
     monkeypatch.setattr(ranks, "_here", ranks.Place(0, 4, 0, 4))
-    assert ranks.fair_threads() == 3
+    assert local.fair_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's
-    assert ranks.fair_threads() is None
+    assert local.fair_threads() is None
 
 
 PASSES = """
@@ -320,7 +320,7 @@ with ranks.joined():
         model = network()
         if cut:
             sharding.shard(model, torch.device("cpu"))
-        net = model if cut else ranks.wrapped(model)
+        net = model if cut else sharding.wrapped(model)
         for i in (0, 1):
             with sharding.gradients_shared(net, model, is_last=i == 1):
                 (net(images[ranks.rank(), i]).square().mean() / 2).backward()
@@ -329,7 +329,7 @@ with ranks.joined():
             torch.testing.assert_close(found, other.grad)
     seen = torch.nn.BatchNorm1d(2)
     seen.running_mean.fill_(ranks.rank())
-    ranks.share_buffers(seen)
+    sharding.share_buffers(seen)
     assert seen.running_mean.tolist() == [0.5, 0.5]
     print("same")
 """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vgg_fast.train import checkpoint, ranks, sharding
+from vgg_fast.train import checkpoint, local, ranks, sharding
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.train.data import Dataset
@@ -91,7 +91,7 @@ class Training:
         self.model = make_model(config, len(data.classes))
         if config.fsdp:
             sharding.shard(self.model, self.device)
-        ranks.seed(config.seed)
+        local.seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)
         self.order_at_epoch = self.order.get_state()
         shared: dict[str, Any] = {"device": self.device, "channels_last": config.channels_last}
@@ -133,7 +133,7 @@ class Training:
         self.epoch_seconds = 0.0
         self.net: Callable[[Tensor], Tensor] = self.model
         if not config.fsdp:
-            self.net = ranks.wrapped(self.model)
+            self.net = sharding.wrapped(self.model)
         if config.compile:
             mode = None if config.compile_mode == "default" else config.compile_mode
             self.net = torch.compile(self.net, mode=mode, dynamic=False)
@@ -256,7 +256,7 @@ class Training:
         A run of a few steps tests on as many batches.
         """
         self.model.eval()
-        ranks.share_buffers(self.model)
+        sharding.share_buffers(self.model)
         sums, classes = Sums.on(self.device), len(self.data.classes)
         confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
         limit = self.config.steps
@@ -293,7 +293,7 @@ class Training:
 
         All ranks call it, and the first one's is whole. Another number of ranks can go on from it.
         """
-        ranks.share_buffers(self.model)
+        sharding.share_buffers(self.model)
         return {
             "config": as_plain_values(self.config),
             "data": self.identity,
@@ -305,7 +305,7 @@ class Training:
             "epoch_seconds": self.epoch_seconds,
             "epoch_sums": dataclasses.asdict(self.epoch_sums.over_ranks()),
             "order_at_epoch": self.order_at_epoch,
-            **ranks.random_states(self.device),
+            **local.random_states(self.device),
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
@@ -339,7 +339,7 @@ class Training:
         try:
             self._restore_learning(state, path)
             self.order.set_state(self.order_at_epoch)
-            ranks.restore_random(state, self.device, self.config.seed)
+            local.restore_random(state, self.device, self.config.seed)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(f"the checkpoint {path} is broken: start over") from error
 

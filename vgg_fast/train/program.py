@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, output, plots, ranks, sharding
+from vgg_fast.train import checkpoint, local, output, plots, ranks, sharding
 from vgg_fast.train.config import (
     TrainingError,
     as_plain_values,
@@ -88,7 +88,7 @@ def _on_ranks(config: Config, step: int = 0) -> Config:
         TrainingError: it doesn't.
     """
     ranks.require_same({**as_plain_values(config), "step": step}, MAY_DIFFER)
-    ranks.take_device(config.device)
+    local.take_device(config.device)
     ranks.require_equal_parts(config.batch_size)
     if config.fsdp:
         sharding.require_possible(config)
@@ -109,7 +109,7 @@ def _train_in(
     folder: Path, config: Config, state: dict[str, Any] | None, asked_for_auto: bool
 ) -> dict[str, Any]:
     """One run under resolved options; ``state`` is where it continues."""
-    threads = ranks.fair_threads() if config.threads is None else config.threads
+    threads = local.fair_threads() if config.threads is None else config.threads
     if threads is not None:
         torch.set_num_threads(threads)
     backends.set(config.backend)

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,9 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from vgg_fast.train import output
 from vgg_fast.train.config import TrainingError
@@ -65,8 +63,13 @@ def size() -> int:
     return _here.size
 
 
+def local_rank() -> int:
+    """The number of this process among those of this machine."""
+    return _here.local_rank
+
+
 def local_size() -> int:
-    """How many of them are on this machine."""
+    """How many processes are on this machine."""
     return _here.local_size
 
 
@@ -240,9 +243,10 @@ def first_of_machine_first(make: Callable[[], T]) -> T:
         return make()
     key = f"made on {_here.machine}"
     if _here.local_rank == 0:
-        made = make()
-        _store.set(key, "")
-        return made
+        try:
+            return make()
+        finally:  # if it failed, the others will
+            _store.set(key, "")
     _store.wait([key], DATA_TIMEOUT)
     return make()
 
@@ -296,104 +300,3 @@ def require_equal_parts(batch_size: int) -> None:
             f"a batch of {batch_size} images can't be cut into {_here.size} equal parts, one for "
             f"each process: give --batch-size {nearest}, or another multiple of {_here.size}"
         )
-
-
-# ---------------------------------------------------------------------------- what each has alone
-
-
-def take_device(name: str) -> None:
-    """From here on, "cuda" is this process's own GPU.
-
-    Raises:
-        TrainingError: there are fewer GPUs than processes, or ``name`` is that of a single one.
-    """
-    device = torch.device(name)
-    if _here.size == 1 or device.type != "cuda":
-        return
-    if device.index is not None:
-        raise TrainingError(
-            f"--device {name} names one GPU, and each of {_here.size} processes takes its own: use "
-            "--device cuda"
-        )
-    count = torch.cuda.device_count()
-    if _here.local_rank >= count:
-        raise TrainingError(
-            f"there is no GPU for process {_here.local_rank} of this machine, where torch sees "
-            f"{count}: start at most as many with --nproc-per-node, or use --device cpu"
-        )
-    torch.cuda.set_device(_here.local_rank)
-
-
-def fair_threads() -> int | None:
-    """This process's share of the machine's cores; None leaves the number as it is.
-
-    torchrun sets OMP_NUM_THREADS to 1 where it isn't set, and any other number is the user's.
-    """
-    if _here.size == 1 or os.environ.get("OMP_NUM_THREADS") != "1":
-        return None
-    return max(1, _cores() // _here.local_size)
-
-
-def _cores() -> int:
-    """Those that this process may use, of which each may run two threads."""
-    processors = os.sched_getaffinity(0)
-    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    try:
-        return len({Path(topology.format(n)).read_text("ascii") for n in processors})
-    except OSError:
-        return len(processors)
-
-
-def seed(number: int, step: int = 0) -> None:
-    """Let dropout differ from rank to rank; the first keeps the random state that it has."""
-    if _here.rank > 0:
-        torch.manual_seed((number + (_here.rank << 32) + (step << 16)) % 2**63)
-
-
-def random_states(device: torch.device) -> dict[str, Any]:
-    """Of all ranks, as a checkpoint keeps them: the first's, and a list of the others'."""
-    own = {"random": torch.get_rng_state()}
-    if device.type == "cuda":
-        own["random_cuda"] = torch.cuda.get_rng_state(device)
-    first, *others = of_all(own)
-    return {**first, "random_of_others": others} if others else {**first}
-
-
-def restore_random(state: dict[str, Any], device: torch.device, number: int) -> None:
-    """Go back to :func:`random_states`; other ranks than there were are seeded with ``number``."""
-    found = [state, *state.get("random_of_others", [])]
-    if _here.rank > 0 and len(found) != _here.size:
-        seed(number, state["step"])
-        return
-    own = found[_here.rank] if _here.size > 1 else state
-    torch.set_rng_state(own["random"])
-    if device.type == "cuda" and "random_cuda" in own:
-        torch.cuda.set_rng_state(own["random_cuda"], device)
-
-
-# ------------------------------------------------------------------------------------ the network
-
-
-def wrapped(model: nn.Module) -> nn.Module:
-    """``model`` with gradients that are means over all ranks."""
-    if _here.size == 1:
-        return model
-    device = next(model.parameters()).device
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of a new name that not every torch knows
-        return DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # share_buffers does it, where they are read
-            gradient_as_bucket_view=True,
-        )
-
-
-@torch.no_grad()
-def share_buffers(model: nn.Module) -> None:
-    """Replace what each rank's batch norms have seen by the mean over all ranks."""
-    if _here.size == 1:
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(total(buffer) / _here.size)

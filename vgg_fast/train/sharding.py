@@ -1,8 +1,9 @@
-"""Networks whose parameters are cut over the ranks, and put together again for a checkpoint."""
+"""The network over the ranks: a copy in each, or cut, and put together again for a checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,31 @@ from torch.nn.parallel import DistributedDataParallel
 from vgg_fast.train import ranks
 from vgg_fast.train.config import TrainingError
 from vgg_fast.train.options import Config
+
+
+def wrapped(model: nn.Module) -> nn.Module:
+    """``model`` with gradients that are means over all ranks."""
+    if ranks.size() == 1:
+        return model
+    device = next(model.parameters()).device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a new name that not every torch knows
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # share_buffers does it, where they are read
+            gradient_as_bucket_view=True,
+        )
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Replace what each rank's batch norms have seen by the mean over all ranks."""
+    if ranks.size() == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(ranks.total(buffer) / ranks.size())
 
 
 def require_possible(config: Config) -> None:
@@ -79,7 +105,7 @@ def gradients_shared(net: Any, model: nn.Module, is_last: bool) -> Iterator[None
     """A forward and backward pass of several whose gradients add up to those of one step.
 
     Args:
-        net: what is called, the return value of :func:`vgg_fast.train.ranks.wrapped`, perhaps
+        net: what is called, the return value of :func:`wrapped`, perhaps
             compiled.
         model: the network in it.
         is_last: of the step's passes; only then do the ranks exchange their gradients.
