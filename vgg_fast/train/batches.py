@@ -32,12 +32,16 @@ class Batches:
         augmentation: what happens to the images on their way.
         mean: of each channel, subtracted from the images in [0, 1].
         deviation: of each channel, by which they are divided.
+        rank: of ``ranks``, which share each batch; this one's part comes out. What is drawn at
+            random doesn't depend on them.
+        ranks: how many there are.
 
     Attributes:
         epoch: the number of the pass, from 0, which decides the flips that alternate.
 
     Yields:
-        float32 (N, channels, image_size, image_size) and int64 (N).
+        float32 (n, channels, image_size, image_size) and int64 (n), of the n images that are this
+        rank's: the parts of a batch differ by one at most, and may be empty.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Batches:
         augmentation: Augmentation = NOTHING,
         mean: Sequence[float] = (MEAN,),
         deviation: Sequence[float] = (DEVIATION,),
+        rank: int = 0,
+        ranks: int = 1,
     ):
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.batch_size = batch_size
@@ -65,6 +71,7 @@ class Batches:
         self.augmentation = augmentation
         self.epoch = 0
         self.mean, self.deviation = (self._per_channel(v) for v in (mean, deviation))
+        self.rank, self.ranks = rank, ranks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -83,15 +90,25 @@ class Batches:
         for i, chosen in enumerate(order.to(self.device).split(self.batch_size)[: len(self)]):
             start = i * self.batch_size
             own = None if flips is None else flips[start : start + self.batch_size]
-            drawn = self.augmentation.draw(len(chosen), (height, width), self.generator, own)
-            images = with_channels(self.images[chosen]).float().div_(255)
+            part = self._part(len(chosen))
+            drawn = self.augmentation.draw(len(chosen), (height, width), self.generator, own).of(
+                part
+            )
+            images = with_channels(self.images[chosen[part]]).float().div_(255)
             images = self.augmentation.moved(images, drawn)
             images = images.sub_(self.mean).div_(self.deviation)
             images = self.augmentation.erased(images, drawn)
             size = (self.image_size, self.image_size)
             if images.shape[2:] != size:
                 images = interpolate(images, size, mode="bilinear", align_corners=False)
-            yield images.contiguous(memory_format=self.memory_format), self.labels[chosen]
+            yield images.contiguous(memory_format=self.memory_format), self.labels[chosen[part]]
+
+    def _part(self, count: int) -> slice:
+        first, end = (count * i // self.ranks for i in (self.rank, self.rank + 1))
+        return slice(first, end)
+
+    def _scaled(self, chosen: Tensor) -> Tensor:
+        return self.images[chosen].unsqueeze(1).float().div_(255)
 
     def _per_channel(self, values: Sequence[float]) -> float | Tensor:
         if len(values) == 1:

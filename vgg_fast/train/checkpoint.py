@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vgg_fast.train.config import TrainingError
 from vgg_fast.train.files import write_atomically
+from vgg_fast.train.sharding import cut_like
 
 # 1 had no checksum, and only the number of steps told the data's size.
 FORMAT = 2
@@ -112,7 +113,7 @@ def load_model(model: torch.nn.Module, weights: dict[str, Any], path: Path) -> N
                 "resume without options that change the network"
             )
     require_alike(weights, own, "model", path)
-    model.load_state_dict(weights)
+    model.load_state_dict({name: cut_like(weights[name], value) for name, value in own.items()})
 
 
 def result_weights(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ def model_options(config: Config) -> VGGOptions:
 
 
 def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
-    """The network of a resolved ``config``, on its device.
+    """The network of a resolved ``config``, on its device; on the CPU with ``fsdp``.
 
     Raises:
         TrainingError: the images are too small for its blocks, or a number is out of range.
@@ -131,18 +131,29 @@ def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
+    if config.fsdp:
+        return model  # is cut on the CPU, in rows
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(config.device).to(memory_format=layout)
 
 
-def check_memory(config: Config, num_classes: int, batch_size: int, channels: int = 1) -> None:
+def check_memory(
+    config: Config,
+    num_classes: int,
+    batch_size: int,
+    channels: int = 1,
+    processes: int = 1,
+    neighbours: int = 1,
+) -> None:
     """Refuse a network that can't be trained before it is allocated: the system might kill us.
 
     Args:
         config: resolved.
         num_classes: outputs of the network.
-        batch_size: images of one pass.
+        batch_size: images of one pass, of all processes.
         channels: of the images.
+        processes: that share a batch, and with ``fsdp`` the parameters.
+        neighbours: those of them that share this machine's memory.
 
     Raises:
         TrainingError: the device of a resolved ``config`` doesn't have the memory.
@@ -155,7 +166,11 @@ def check_memory(config: Config, num_classes: int, batch_size: int, channels: in
     )
     # Weights, gradients and momentum; AdamW's squares, and the averaged weights.
     copies = 3 + (config.optimizer == "adamw") + (config.ema is not None)
-    needed = memory.least_to_train(count, blocks, size, batch_size, channels, copies)
+    kept = math.ceil(count / processes) if config.fsdp else count
+    own_batch = math.ceil(batch_size / processes)
+    needed = memory.least_to_train(kept, blocks, size, own_batch, channels, copies)
+    if device.type == "cpu":
+        needed *= neighbours
     there = memory.of_device(device)
     if needed > there:
         raise TrainingError(

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from vgg_fast.models import VGG
-from vgg_fast.train import checkpoint, recipe
+from vgg_fast.train import checkpoint, local, ranks, recipe, sharding
 from vgg_fast.train.augmentation import Augmentation, views
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
@@ -28,6 +28,7 @@ from vgg_fast.train.progress import Progressing
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
+SAMPLES = 36  # test images whose predictions are shown
 # Of the history, with --average-views: a number.
 AVERAGED = "test_accuracy_averaged"
 # Of the history; each a number.
@@ -65,6 +66,15 @@ class Sums:
         images = max(1, self.images)
         return float(self.loss) / images, int(self.correct) / images
 
+    def over_ranks(self) -> Sums:
+        """Those of all ranks together."""
+        if ranks.size() == 1:
+            return self
+        own = torch.stack((self.loss.double(), self.correct.double()))
+        images = torch.full_like(own[:1], self.images)
+        loss, correct, count = ranks.total(torch.cat((own, images)))
+        return Sums(loss.to(self.loss.dtype), correct.long(), int(count))
+
 
 class Training:
     """A network, what trains it, and how far it has come.
@@ -77,14 +87,21 @@ class Training:
     def __init__(self, config: Config, data: Dataset):
         assert config.lr and config.epochs and config.image_size and config.warm_up is not None
         batch_size = min(config.batch_size, len(data.train.labels))
+        ranks.require_equal_parts(batch_size)
         check_memory(
-            config, len(data.classes), math.ceil(batch_size / config.accumulate), data.channels
+            config,
+            len(data.classes),
+            math.ceil(batch_size / config.accumulate),
+            data.channels,
+            ranks.size(),
+            ranks.local_size(),
         )
         _check_crop(config, data)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
         self.identity = data.identity()
+        ranks.require_same_images(self.identity["sha256"])
         self.device = torch.device(config.device)
         self.input = Input.of(config, data)
         self.model = make_model(config, len(data.classes), data.channels)
@@ -92,6 +109,9 @@ class Training:
             load_convolutions(self.model, config.init)
         if config.freeze_features:
             freeze(self.model)
+        if config.fsdp:
+            sharding.shard(self.model, self.device)
+        local.seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)
         self.order_at_epoch = self.order.get_state()
         shared: dict[str, Any] = {
@@ -99,6 +119,8 @@ class Training:
             "channels_last": config.channels_last,
             "mean": self.input.mean,
             "deviation": self.input.deviation,
+            "rank": ranks.rank(),
+            "ranks": ranks.size(),
         }
         self.batches = Batches(
             data.train,
@@ -122,13 +144,16 @@ class Training:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.confusion: Tensor | None = None
+        self._samples: tuple[Tensor, Tensor, Tensor] | None = None
         self.accuracy_averaged: float | None = None
         self.epoch_sums = Sums.on(self.device)
         self.epoch_seconds = 0.0
         self.net: Callable[[Tensor], Tensor] = self.model
+        if not config.fsdp:
+            self.net = sharding.wrapped(self.model)
         if config.compile:
             mode = None if config.compile_mode == "default" else config.compile_mode
-            self.net = torch.compile(self.model, mode=mode, dynamic=False)
+            self.net = torch.compile(self.net, mode=mode, dynamic=False)
 
     @property
     def tested(self) -> VGG:
@@ -206,9 +231,9 @@ class Training:
                 self.step += 1
                 self.epoch_seconds = before + time.perf_counter() - started
                 if self.step % STEPS_BETWEEN_UPDATES == 0 or self.device.type == "cpu":
-                    loss, accuracy = self.epoch_sums.means()
-                    self.check_loss()
-                    speed = self.epoch_sums.images / self.epoch_seconds
+                    sums = self.check_loss()
+                    loss, accuracy = sums.means()
+                    speed = sums.images / self.epoch_seconds
                     position = (self.step - 1) % len(self.batches) + 1
                     show(position, f"loss {loss:.3f}  acc {accuracy:.3f}  {speed:.0f} images/s")
         self.check_loss()
@@ -221,17 +246,10 @@ class Training:
             group["lr"] = self.rate.at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         parts = min(self.config.accumulate, len(labels))
-        for some, their_labels in zip(
-            images.tensor_split(parts), labels.tensor_split(parts), strict=True
-        ):
-            with self._autocast():
-                logits = self.net(some)
-                loss = cross_entropy(
-                    logits, their_labels, label_smoothing=self.config.label_smoothing
-                )
-            # Parts may differ by an image, and the batch's mean counts each image once.
-            self.scaler.scale(loss * (len(their_labels) / len(labels))).backward()
-            self.epoch_sums.add(loss, logits, their_labels)
+        cut = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for number, (some, their_labels) in enumerate(cut, start=1):
+            with sharding.gradients_shared(self.net, self.model, number == parts):
+                self._pass(some, their_labels, len(their_labels) / len(labels))
         if self.config.clip is not None:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(recipe.parameters_of(self.optimizer), self.config.clip)
@@ -240,21 +258,36 @@ class Training:
         if self.average is not None:
             self.average.follow(self.step + 1)
 
+    def _pass(self, images: Tensor, labels: Tensor, share: float) -> None:
+        """Forward and backward, of a ``share`` of the batch, whose mean counts each image once."""
+        with self._autocast():
+            logits = self.net(images)
+            loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        self.scaler.scale(loss * share).backward()
+        self.epoch_sums.add(loss, logits, labels)
+
     def _autocast(self) -> torch.autocast:
         dtype = getattr(torch, self.config.amp_dtype)
         return torch.autocast(self.device.type, dtype, enabled=bool(self.config.amp))
 
-    def check_loss(self) -> None:
-        """Raise TrainingError if this epoch's loss isn't finite."""
-        loss, _ = self.epoch_sums.means()
+    def check_loss(self) -> Sums:
+        """This epoch's sums so far, over all ranks.
+
+        Raises:
+            TrainingError: the loss isn't finite.
+        """
+        sums = self.epoch_sums.over_ranks()
+        loss, _ = sums.means()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {self.step}: train with a lower --lr than "
                 f"{self.config.lr}"
             )
+        return sums
 
     def _close_epoch(self, progress: Progressing, between: Callable[[], None]) -> dict[str, Any]:
-        loss, accuracy = self.epoch_sums.means()
+        sums = self.epoch_sums.over_ranks()
+        loss, accuracy = sums.means()
         learning_rate = self.rate.at(self.step)
         test_loss, test_accuracy, self.confusion = self.evaluate(progress, between)
         epoch = (self.step - 1) // len(self.batches) + 1
@@ -262,7 +295,7 @@ class Training:
             self.history and self.history[-1]["epoch"] == epoch
         ):  # it was cut by --steps, and continues
             self.history.pop()
-        speed = self.epoch_sums.images / max(self.epoch_seconds, 1e-9)
+        speed = sums.images / max(self.epoch_seconds, 1e-9)
         values = (
             *(epoch, self.step, loss, accuracy, test_loss, test_accuracy, self.epoch_seconds),
             *(speed, learning_rate),
@@ -283,6 +316,7 @@ class Training:
         mean over :func:`~vgg_fast.train.augmentation.views` is ``accuracy_averaged`` afterwards.
         """
         self.tested.eval()
+        sharding.share_buffers(self.tested)
         sums, classes = Sums.on(self.device), len(self.data.classes)
         correct_averaged = torch.zeros((), dtype=torch.long, device=self.device)
         confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
@@ -293,16 +327,19 @@ class Training:
                 between()
                 with self._autocast():
                     logits = self.tested(images).float()
-                sums.add(cross_entropy(logits, labels), logits, labels)
+                if len(labels):  # a rank's part of the last batch may be empty
+                    sums.add(cross_entropy(logits, labels), logits, labels)
                 pairs = labels * classes + logits.argmax(1)
                 confusion += torch.bincount(pairs, minlength=classes * classes)
                 if self.config.average_views:
                     logits += self._logits_of_other_views(images)
                     correct_averaged += (logits.argmax(1) == labels).sum()
                 show(i + 1, "")
+        sums = sums.over_ranks()
         if self.config.average_views:
-            self.accuracy_averaged = int(correct_averaged) / max(1, sums.images)
-        return (*sums.means(), confusion.reshape(classes, classes).cpu())
+            self.accuracy_averaged = int(ranks.total(correct_averaged)) / max(1, sums.images)
+        confusion = ranks.total(confusion).reshape(classes, classes)
+        return (*sums.means(), confusion.cpu())
 
     def _logits_of_other_views(self, images: Tensor) -> Tensor:
         """Their sum over all views but the first."""
@@ -332,29 +369,43 @@ class Training:
         with self._autocast():
             return torch.cat([self.tested(batch).argmax(1) for batch, _ in batches]).cpu()
 
+    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The first test images, their labels, and the classes that the model saw in them when this
+        was first called; by all ranks, since they may share the model.
+        """
+        if self._samples is None:
+            test = self.data.test
+            images = test.images[:SAMPLES]
+            self._samples = images, test.labels[:SAMPLES], self.predict(images)
+        return self._samples
+
     # ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
-        state = {
+        """Everything that :meth:`restore` needs to go on as if nothing had happened.
+
+        All ranks call it, and the first one's is whole. Another number of ranks can go on from it.
+        """
+        sharding.share_buffers(self.model)
+        average = {}
+        if self.average is not None:
+            sharding.share_buffers(self.average.model)
+            average = {"average": self.average.model.state_dict()}
+        return {
             "config": as_plain_values(self.config),
             "data": self.identity,
             "input": self.input.as_plain_values(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": sharding.whole(self.model.state_dict()),
+            **average,
+            "optimizer": sharding.whole(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "history": self.history,
             "epoch_seconds": self.epoch_seconds,
-            "epoch_sums": dataclasses.asdict(self.epoch_sums),
+            "epoch_sums": dataclasses.asdict(self.epoch_sums.over_ranks()),
             "order_at_epoch": self.order_at_epoch,
-            "random": torch.get_rng_state(),
+            **local.random_states(self.device),
         }
-        if self.average is not None:
-            state["average"] = self.average.model.state_dict()
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go back to :meth:`state`, under the options of this run.
@@ -383,18 +434,18 @@ class Training:
             self.history.pop()  # a trial run tests on few images: test on all before going on
         self.epoch_seconds = state["epoch_seconds"]
         sums = state["epoch_sums"]
-        self.epoch_sums = Sums(
-            sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
-        )
+        self.epoch_sums = Sums.on(self.device)
+        if ranks.is_first():  # they are those of all ranks
+            self.epoch_sums = Sums(
+                sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
+            )
         self.order_at_epoch = state["order_at_epoch"]
         if state["format"] == 1 and self.step % len(self.batches) == 0:
             self.order_at_epoch = state["order"]
         try:
             self._restore_learning(state, path)
             self.order.set_state(self.order_at_epoch)
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda" and "random_cuda" in state:
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+            local.restore_random(state, self.device, self.config.seed)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(f"the checkpoint {path} is broken: start over") from error
 

@@ -166,10 +166,12 @@ class Machine:
     """What it runs on."""
 
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."""
+    """auto, cpu, cuda or cuda:N. auto takes a GPU if there is one. Under torchrun, cuda is another
+    GPU for each process."""
 
     threads: int | None = None
-    """CPU threads of each process; torch's default if not given."""
+    """CPU threads of each process; torch's default if not given, and under torchrun an equal share
+    of the machine's cores."""
 
     backend: Literal["auto", "cpp", "triton", "reference"] = "auto"
     """Which kernels run the fused layers."""

@@ -6,7 +6,10 @@ output folder. The loop itself is in :mod:`vgg_fast.train.loop`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,8 +21,14 @@ import tyro
 from rich.console import Console
 
 from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, output, plots, seeds, tracking
-from vgg_fast.train.config import TrainingError, as_plain_values, from_plain_values, resolved
+from vgg_fast.train import checkpoint, local, output, plots, ranks, seeds, sharding, tracking
+from vgg_fast.train.config import (
+    TrainingError,
+    as_plain_values,
+    from_plain_values,
+    make_model,
+    resolved,
+)
 from vgg_fast.train.data import DataError, Dataset, of_run
 from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
@@ -30,7 +39,10 @@ from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of, options_given, resumed
-from vgg_fast.train.watching import Watching
+from vgg_fast.train.watching import Nobody, Watching
+
+# From machine to machine: where the first one writes, and where the images lie, which are compared.
+MAY_DIFFER = ("output_dir", "data_root", "threads")
 
 
 def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
@@ -49,11 +61,12 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
         Interrupted: by Ctrl-C; the last state is saved.
         OutputLost: nobody reads the output any more; the last state is saved.
     """
+    ranks.require_same(as_plain_values(config), MAY_DIFFER)
     if config.resume is None:
         asked_for_auto = config.preset == "auto"
-        config = resolved(config)
+        config = _on_ranks(resolved(config))
         name = f"{config.preset}-{'fused' if config.fused else 'plain'}"
-        with output_folder(config.output_dir, name) as folder:
+        with _folder_of_first(config.output_dir, name) as folder:
             config = dataclasses.replace(config, output_dir=folder)
             seeds.require_kind(folder, config.seeds > 1)
             if config.seeds > 1:
@@ -63,14 +76,45 @@ def train(config: Config, given: Collection[str] = ()) -> dict[str, Any]:
         return _resume_seeds(config, given)
     file = checkpoint.find(config.resume)
     # Locked before it is read: another run may be about to write it.
-    with output_folder(config.output_dir or folder_of(config.resume), "") as folder:
+    with _folder_of_first(config.output_dir or folder_of(config.resume), "") as folder:
         state = checkpoint.load(config.resume)
         try:
             earlier = from_plain_values(state["config"])
         except ValueError as error:
             raise TrainingError(f"the checkpoint {file} is broken: {error}") from error
-        config = resolved(resumed(config, given, earlier))
+        if ranks.size() == 1 and "fsdp" not in given:
+            earlier = dataclasses.replace(earlier, fsdp=False)
+        config = _on_ranks(resolved(resumed(config, given, earlier)), state["step"])
         return _train_in(folder, config, state, False)
+
+
+def _on_ranks(config: Config, step: int = 0) -> Config:
+    """A resolved ``config``, if it fits the processes that torchrun started; of a run at ``step``.
+
+    Raises:
+        TrainingError: it doesn't.
+    """
+    ranks.require_same({**as_plain_values(config), "step": step}, MAY_DIFFER)
+    local.take_device(config.device)
+    ranks.require_equal_parts(config.batch_size)
+    if config.seeds > 1 and ranks.size() > 1:
+        raise TrainingError(
+            "--seeds trains one run after the other in a single process: start each --seed with "
+            "torchrun, or all of them without"
+        )
+    if config.fsdp:
+        sharding.require_possible(config)
+    return config
+
+
+@contextlib.contextmanager
+def _folder_of_first(chosen: Path | None, name: str) -> Iterator[Path]:
+    """:func:`output_folder` on the first rank, which alone writes; the others are told of it."""
+    if ranks.is_first():
+        with output_folder(chosen, name) as folder:
+            yield ranks.from_first(folder)
+    else:
+        yield ranks.from_first(Path())
 
 
 def _resume_seeds(config: Config, given: Collection[str]) -> dict[str, Any]:
@@ -80,9 +124,9 @@ def _resume_seeds(config: Config, given: Collection[str]) -> dict[str, Any]:
             f"the runs of several seeds in {config.resume} continue where they are: leave "
             "--output-dir out"
         )
-    with output_folder(config.resume, ""):
+    with _folder_of_first(config.resume, ""):
         earlier, runs = seeds.read(config.resume)
-        config = resolved(resumed(config, given, earlier))
+        config = _on_ranks(resolved(resumed(config, given, earlier)))
         if (config.steps, config.target) != (earlier.steps, earlier.target):
             runs = [{"seed": run["seed"]} for run in runs]  # none has ended any more
         return _train_seeds(config, runs, False)
@@ -109,7 +153,7 @@ def _train_seeds(
 def _data(config: Config) -> Dataset:
     if config.dataset == "folder":  # which takes its time
         say(f"reading the pictures of {config.data_root}")
-    return of_run(config)
+    return ranks.first_of_machine_first(lambda: of_run(config))
 
 
 def _train_in(
@@ -132,8 +176,9 @@ def _train_in(
         begin: called when nothing can be refused any more.
         whole: the folder to resume, where it isn't the run's own.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    threads = local.fair_threads() if config.threads is None else config.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
     backends.set(config.backend)
     tracking.check(config)
     try:
@@ -142,12 +187,13 @@ def _train_in(
             training.restore(state, checkpoint.find(config.resume))
         _try_one_image(training)
         begin()
-        if state is not None:  # a run killed between its two files left an older one
+        # A run killed between its two files left an older one.
+        if state is not None and ranks.is_first():
             save_json(folder / METRICS, _metrics(training))
         for line in _introduction(training, asked_for_auto):
             say(line)
         progress = Progressing(Console(soft_wrap=True))
-        with Watching(training, folder) as watching:
+        with Watching(training, folder) if ranks.is_first() else Nobody() as watching:
             _run(training, folder, progress, watching, whole or folder)
             if config.target is not None:
                 say(_target_line(training))
@@ -167,7 +213,7 @@ def _run(
     training: Training,
     folder: Path,
     progress: Progressing,
-    watching: Watching,
+    watching: Watching | Nobody,
     resumable: Path,
 ) -> None:
     """Train to the end. The state is saved first, and then told of.
@@ -175,19 +221,39 @@ def _run(
     ``resumable`` is the folder from which an interrupted run is said to continue.
     """
     due = 0.0
+    agreed = ranks.size() == 1  # whether all ranks end at the same step
 
     def save() -> None:
         nonlocal due
         training.check_loss()  # a state from which nothing can be learnt replaces no other
-        checkpoint.save(folder / checkpoint.NAME, training.state())
-        save_json(folder / METRICS, _metrics(training))
+        state = training.state()
+        if ranks.is_first():
+            checkpoint.save(folder / checkpoint.NAME, state)
+            save_json(folder / METRICS, _metrics(training))
+        ranks.wait_for_all()  # whoever goes on can count on what is saved
         due = time.monotonic() + 60 * training.config.save_every
 
     def between() -> None:
-        signals.check()
-        if time.monotonic() >= due:
+        nonlocal agreed
+        number, is_due = ranks.most(signals.received, time.monotonic() >= due)
+        if number:
+            agreed = True
+            raise Interrupted(int(number))
+        if is_due:
             save()
         watching.between()
+
+    def tell(line: str) -> None:
+        nonlocal agreed
+        lost = None
+        try:
+            say(line)
+        except OutputLost as error:
+            lost = error
+        (number,) = ranks.most(lost.error.errno or errno.EIO if lost else 0)
+        if number:
+            agreed = True
+            raise lost or OutputLost(OSError(int(number), os.strerror(int(number))))
 
     due = time.monotonic() + 60 * training.config.save_every
     with Signals() as signals:
@@ -195,8 +261,10 @@ def _run(
             for row in training.run(progress, between):
                 save()
                 watching.epoch()
-                say(_line(row, training.config))
+                tell(_line(row, training.config))
         except (Interrupted, OutputLost) as error:
+            if not agreed:
+                raise
             save()
             where = (
                 f"after step {training.step} of {training.last_step}; the state is saved, and "
@@ -258,6 +326,9 @@ def _introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
     precision = config.amp_dtype if config.amp else "float32"
     how = f", torch.compile ({config.compile_mode})" if config.compile else ""
     threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
+    if ranks.size() > 1:
+        threads = f", {ranks.size()} processes" + (threads and f" of{threads[1:]} each")
+        how += ", parameters cut over the processes" if config.fsdp else ""
     yield f"on {training.device}{threads}, {precision}{how}"
     yield (
         f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images from "
@@ -304,6 +375,7 @@ def _metrics(training: Training) -> dict[str, Any]:
         "config": as_plain_values(training.config),
         "data": {"name": training.data.name, "source": training.data.source},
         "parameters": sum(p.numel() for p in training.model.parameters()),
+        "processes": ranks.size(),
         "history": training.history,
         "result": _result(training),
         **{name: facts[name] for name in ("versions", "built", "cpu", "gpus", "backend")},
@@ -335,15 +407,19 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     title = f"VGG, preset {config.preset}, {'fused' if config.fused else 'plain'}"
     if training.confusion is None:  # the run that was resumed had ended already
         _, _, training.confusion = training.evaluate(progress)
+    images, labels, predictions = training.samples()
+    if not ranks.is_first():
+        return _result(training)
     curves, matrix, network, samples = (folder / name for name in PICTURES)
     plots.curves(training.history, curves, title)
     plots.confusion_matrix(training.confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
-    plots.network(training.model, (training.input.channels, size, size), network, title)
-    shown = data.test.images[:36], data.test.labels[:36]
-    predictions = training.predict(shown[0])
-    plots.samples(*shown, data.classes, samples, predictions)
+    model = training.model
+    if config.fsdp:  # the other ranks would have to run theirs along
+        model = make_model(config, len(data.classes), data.channels).to("meta")
+    plots.network(model, (training.input.channels, size, size), network, title)
+    plots.samples(images, labels, data.classes, samples, predictions)
     return _result(training)
 
 
@@ -365,21 +441,28 @@ def main(arguments: list[str] | None = None) -> int:
     given = [flags.get(argument, argument) for argument in given]
     output.prepare()
     try:
-        with output.written():  # help, or what is wrong with an option
+        ranks.find_place()
+        # Help, or what is wrong with an option.
+        with output.written(), ranks.first_of_machine_speaks():
             config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
-        result = train(config, options_given(given))
+        with ranks.joined():
+            result = train(config, options_given(given))
         say(_closing_line(result))
     except (TrainingError, DataError) as error:
-        output.complain(error)
+        ranks.complain(error)
         return 1
     except OutputLost as lost:
         output.give_up()
-        output.complain(lost)
+        ranks.complain(lost)
         return lost.exit_code
     except Interrupted as interrupted:
-        output.complain(interrupted)
+        ranks.complain(interrupted)
         return 128 + interrupted.number
     except KeyboardInterrupt:  # before the first step, or a second one that didn't wait
-        output.complain("interrupted; nothing more was saved")
+        ranks.complain("interrupted; nothing more was saved")
         return 130
+    except Exception as error:
+        if not ranks.is_of_others(error):
+            raise
+        return 1
     return 0

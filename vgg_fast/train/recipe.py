@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vgg_fast.models import VGG
-from vgg_fast.train import checkpoint
+from vgg_fast.train import checkpoint, sharding
 from vgg_fast.train.options import Config
 
 SECOND_BETA = 0.999  # AdamW's, over squares of gradients
@@ -25,13 +25,14 @@ FIRST, LAST = 25.0, 1e4
 def make_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of a resolved ``config``."""
     assert config.lr is not None and config.weight_decay is not None
+    is_fused = not config.fsdp  # torch has no fused ones for parameters that are cut
     if config.optimizer == "adamw":  # Loshchilov and Hutter 2017 (arXiv:1711.05101)
         return torch.optim.AdamW(
             parameters,
             config.lr,
             (config.momentum, SECOND_BETA),
             weight_decay=config.weight_decay,
-            fused=True,
+            fused=is_fused,
         )
     return torch.optim.SGD(
         parameters,
@@ -39,7 +40,7 @@ def make_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.
         config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.momentum > 0,
-        fused=True,
+        fused=is_fused,
     )
 
 
@@ -78,7 +79,9 @@ def restore_optimizer(
         for name in now:
             # In the parameter's layout, which --channels-last may have changed.
             value = torch.zeros_like(parameter, requires_grad=False)
-            optimizer.state[parameter][name] = value.copy_(found[i][name]) if then else value
+            if then:
+                value.copy_(sharding.cut_like(found[i][name], parameter))
+            optimizer.state[parameter][name] = value
         for name in counts:
             optimizer.state[parameter][name] = found[i][name].to(parameter.device)
 

@@ -23,7 +23,6 @@ from vgg_fast.train.options import Config
 NAME = "report.html"
 TEMPLATE = "report.html.j2"
 MOST_ROWS = 200  # of the table; history.csv has all
-SAMPLES = 36
 CONFUSIONS = 6
 # Says where the results go, and nothing about how they come about.
 PLACES = ("output_dir", "resume")
@@ -101,12 +100,13 @@ class Report:
 
     def _pictures(self) -> dict[str, Any]:
         training = self.training
-        classes, test = training.data.classes, training.data.test
-        images, labels = test.images[:SAMPLES], test.labels[:SAMPLES].tolist()
-        predictions = training.predict(images).tolist()
+        classes = training.data.classes
+        images, labels, predictions = training.samples()
         samples = [
             (charts.picture(image), classes[label], classes[predicted])
-            for image, label, predicted in zip(images, labels, predictions, strict=True)
+            for image, label, predicted in zip(
+                images, labels.tolist(), predictions.tolist(), strict=True
+            )
         ]
         confusion = training.confusion
         return {

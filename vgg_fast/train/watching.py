@@ -139,6 +139,21 @@ class Watching:
                 complain(f"{tracker.name} fails ({reason}), and gets no more of this run")
 
 
+class Nobody:
+    """In the place of :class:`Watching`, on all processes of a run but the first one."""
+
+    def __enter__(self) -> Nobody:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def between(self) -> None:
+        """Nothing."""
+
+    epoch = finished = between
+
+
 def save_csv(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of ``history``, atomically; a column that a row lacks is empty there.
 
