@@ -76,7 +76,8 @@ class Training:
         assert config.lr and config.epochs and config.image_size
         batch_size = min(config.batch_size, len(data.train.labels))
         check_memory(config, len(data.classes), batch_size, data.channels)
-        _check_crop(config, data)
+        augmentation = Augmentation.of(config)
+        augmentation.check(data.train.images)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
@@ -103,7 +104,7 @@ class Training:
             shuffle=True,
             drop_last=True,  # one shape of batch, for torch.compile
             generator=self.order,
-            augmentation=Augmentation.of(config),
+            augmentation=augmentation,
             **shared,
         )
         self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
@@ -420,11 +421,3 @@ class Training:
                 "otherwise: name the folder of its data with --data-root, or start over without "
                 "--resume"
             )
-
-
-def _check_crop(config: Config, data: Dataset) -> None:
-    pixels = min(data.train.images.shape[-2:])
-    if config.crop >= pixels:
-        raise TrainingError(
-            f"--crop must be less than the {pixels} pixels of an image, but it is {config.crop}"
-        )
