@@ -188,6 +188,11 @@ class TestRun:
         assert code == 0, err
         assert_same_run("whole", "parts")
 
+    def test_a_missing_file_is_noticed_first(self, run: Run) -> None:
+        for name in ("none.pth", 300 * "x", "."):
+            code, _, err = run("--init", name, "--data-root", "nowhere")
+            assert code == 1 and f"--init: there is no file {name}" in err
+
     def test_another_file_is_refused_when_it_goes_on(self, run: Run, file: Path) -> None:
         assert run("--init", str(file), "--steps", "2", "--output-dir", "run")[0] == 0
         code, _, err = run("--resume", "run", "--init", "other.pth")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vgg_fast.train.config import TrainingError
 from vgg_fast.train.options import Config
 
 AUGMENT_CROP = 2  # pixels, of --augment
@@ -78,6 +79,18 @@ class Augmentation:
         if config.augment:
             found = replace(found, flip=True, crop=config.crop or AUGMENT_CROP)
         return found
+
+    def check(self, images: Tensor) -> None:
+        """Refuse what can't be done to ``images``, (..., height, width).
+
+        Raises:
+            TrainingError: they are no larger than the shifts.
+        """
+        pixels = min(images.shape[-2:])
+        if self.crop >= pixels:
+            raise TrainingError(
+                f"--crop must be less than the {pixels} pixels of an image, but it is {self.crop}"
+            )
 
     def __bool__(self) -> bool:
         return self.flip or self.crop > 0 or self.erase > 0

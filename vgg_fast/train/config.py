@@ -313,6 +313,9 @@ def _check_images(config: Config) -> None:
         raise TrainingError(
             f"--channels is for --dataset folder, and {config.dataset} has its own: leave it out"
         )
+    # Before any picture is decoded. A run that is resumed has its weights already.
+    if config.init is not None and config.resume is None and not os.path.isfile(config.init):
+        raise TrainingError(f"--init: there is no file {config.init}")
 
 
 def _check_recipe(config: Config) -> None:

@@ -96,7 +96,8 @@ class Training:
             ranks.size(),
             ranks.local_size(),
         )
-        _check_crop(config, data)
+        augmentation = Augmentation.of(config)
+        augmentation.check(data.train.images)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
@@ -129,7 +130,7 @@ class Training:
             shuffle=True,
             drop_last=True,  # one shape of batch, for torch.compile
             generator=self.order,
-            augmentation=Augmentation.of(config),
+            augmentation=augmentation,
             **shared,
         )
         self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
@@ -370,8 +371,9 @@ class Training:
             return torch.cat([self.tested(batch).argmax(1) for batch, _ in batches]).cpu()
 
     def samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The first test images, their labels, and the classes that the model saw in them when this
-        was first called; by all ranks, since they may share the model.
+        """The first test images, their labels, and the classes that the model sees in them.
+
+        Predicted at the first call, which all ranks make, since they may share the model.
         """
         if self._samples is None:
             test = self.data.test
@@ -492,11 +494,3 @@ class Training:
                 "otherwise: name the folder of its data with --data-root, or start over without "
                 "--resume"
             )
-
-
-def _check_crop(config: Config, data: Dataset) -> None:
-    pixels = min(data.train.images.shape[-2:])
-    if config.crop >= pixels:
-        raise TrainingError(
-            f"--crop must be less than the {pixels} pixels of an image, but it is {config.crop}"
-        )
