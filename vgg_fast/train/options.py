@@ -210,16 +210,17 @@ class Files:
     resume: Path | None = None
     """A checkpoint, or the folder of a run: continue from there, with that run's options. Other
     options on the command line replace them, or are refused where the run depends on them. --steps
-    applies to one run only."""
+    and --profile apply to one run only."""
 
     tensorboard: bool = False
-    """Also write the curves for TensorBoard, into the folder's tensorboard/."""
+    """Also write the curves for TensorBoard, into the folder's tensorboard/; needs its package."""
 
     wandb: bool = False
     """Also send the curves to Weights & Biases; needs its package and an account."""
 
     profile: int | None = None
-    """Write a trace of so many training steps, and a table of the time by operator."""
+    """Write a trace of so many training steps, after the first five and within one epoch, and a
+    table of the time by operator."""
 
 
 # Fields come from the last base first, and so do they in the help text.
