@@ -107,7 +107,7 @@ def model_options(config: Config) -> VGGOptions:
     }
 
 
-def make_model(config: Config, num_classes: int) -> VGG:
+def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
     """The network of a resolved ``config``, on its device.
 
     Raises:
@@ -116,7 +116,7 @@ def make_model(config: Config, num_classes: int) -> VGG:
     try:
         model = VGG(
             **model_options(config),
-            in_channels=1,
+            in_channels=channels,
             num_classes=num_classes,
             dropout=config.dropout,
             fused=config.fused,
