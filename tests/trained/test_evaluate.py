@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,22 @@ def test_into_another_folder_on_plain_layers(
     assert code == 0, err
     assert "plain" in out and sorted(run_in.iterdir()) == before
     assert results(tmp_path / "a/b")["accuracy"] == pytest.approx(trained.row["test_accuracy"])
+
+
+def test_results_are_saved_though_nobody_reads_the_table(
+    call: Any, run_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for drawing in ("confusion_matrix", "samples"):
+        monkeypatch.setattr(f"vgg_fast.train.plots.{drawing}", lambda *_, **__: None)
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("vgg_fast.trained.evaluate.Console.print", lost)
+    monkeypatch.setattr("vgg_fast.train.output.give_up", lambda: None)  # it's the tests' own output
+    code, _, err = call("evaluate", run_in)
+    assert code == 128 + signal.SIGPIPE and err.count("\n") == 1 and "Broken pipe" in err
+    assert results(run_in)["images"] == 500
 
 
 def test_precision_recall_and_f1() -> None:

@@ -55,14 +55,19 @@ def test_fused_as_it_was_trained_unless_told_otherwise(trained: Any) -> None:
     torch.testing.assert_close(scores[None], scores[False], rtol=1e-4, atol=1e-4)
 
 
-def test_averaged_weights_are_what_counts(trained: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", network.AVERAGED)
+def test_averaged_weights_are_what_counts(trained: Any, tmp_path: Path, key: str) -> None:
     halves = {name: value / 2 for name, value in trained.state["model"].items()}
-    found = network.load(trained.changed(tmp_path / "run", averaged=halves), "cpu")
+    config = {**trained.state["config"], "ema": 0.9}
+    changed = trained.changed(tmp_path / "run", config=config, **{key: halves})
+    found = network.load(changed, "cpu")
     assert found.averaged and "averaged weights" in found.introduction()
     for name, value in found.model.state_dict().items():
         assert torch.equal(value, halves[name])
-    none = network.load(trained.changed(tmp_path / "run", averaged=None), "cpu")
+    none = network.load(trained.changed(tmp_path / "run", **{key: None}), "cpu")
     assert not none.averaged
+    with pytest.raises(TrainingError, match="is broken: it lacks the averaged weights of --ema"):
+        network.load(trained.changed(tmp_path / "run", config=config, **{key: ...}), "cpu")
 
 
 def test_what_a_checkpoint_says_of_its_images(trained: Any, tmp_path: Path) -> None:

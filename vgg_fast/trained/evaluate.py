@@ -115,9 +115,9 @@ def evaluate(options: Options) -> int:
     )
     found = answers(trained, images.test, options.batch_size, Progressing(Console(soft_wrap=True)))
     rows = per_class(found.confusion, trained.input.classes)
+    _save(folder, trained, images, found, rows)
     with written():
         Console(soft_wrap=True).print(_table(rows))
-    _save(folder, trained, images, found, rows)
     say(f"accuracy {found.accuracy:.4f}, loss {found.loss:.4f}; results are in {folder}")
     return 0
 

@@ -20,6 +20,7 @@ from vgg_fast.train.data import CLASSES
 from vgg_fast.train.options import Config
 
 Device = Literal["auto", "cpu", "cuda"]
+AVERAGED = ("averaged", "average")  # where a checkpoint of --ema has its weights
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class Trained:
                 images = images.contiguous(memory_format=torch.channels_last)
             scores: Tensor = self.model(images)
         except RuntimeError as error:
-            raise TrainingError(f"the network can't run on {self.device}: {error}") from error
+            reason = str(error).strip().partition("\n")[0]  # below it, torch explains itself
+            raise TrainingError(f"the network can't run on {self.device}: {reason}") from error
         return scores
 
     def introduction(self) -> str:
@@ -163,8 +165,10 @@ def load(
     if channels_last is not None:
         changed["channels_last"] = channels_last
     config = resolved(dataclasses.replace(config, **changed))
-    averaged = state.get("averaged") is not None
-    weights = state["averaged" if averaged else "model"]
+    key = next((name for name in AVERAGED if state.get(name) is not None), None)
+    if key is None and config.ema is not None:
+        raise TrainingError(f"{broken}: it lacks the averaged weights of --ema")
+    weights = state[key or "model"]
     if not isinstance(weights, dict):
         raise TrainingError(f"{broken}: its averaged weights are a {type(weights).__name__}")
     taken = _input(state, config, weights, broken)
@@ -175,7 +179,7 @@ def load(
         raise TrainingError(
             f"{broken}: its weights don't belong to the network of its options"
         ) from error
-    return Trained(file, config, model.eval(), taken, averaged, state)
+    return Trained(file, config, model.eval(), taken, key is not None, state)
 
 
 def sequence(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
