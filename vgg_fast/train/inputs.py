@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vgg_fast.features.extractor import IMAGENET_MEAN, IMAGENET_STD
 from vgg_fast.train.data import CLASSES
@@ -51,19 +56,53 @@ class Input:
         Raises:
             KeyError, TypeError, ValueError: it is broken.
         """
+        size = int(state["config"]["image_size"])
         found = state.get("input")
-        if found is None:  # checkpoints were Fashion-MNIST's, before they said so
-            size = int(state["config"]["image_size"])
-            return cls(1, size, (MEAN,), (DEVIATION,), CLASSES)
-        return cls(
+        if found is None:  # an older checkpoint, of Fashion-MNIST or of invented images
+            of_clothes = state["config"]["dataset"] == "fashion-mnist"
+            *_, bias = (value for name, value in state["model"].items() if name.endswith(".bias"))
+            classes = CLASSES if of_clothes else tuple(map(str, range(len(bias))))
+            return cls(1, size, (MEAN,), (DEVIATION,), classes)
+        taken = cls(
             int(found["channels"]),
             int(found["image_size"]),
             tuple(map(float, found["mean"])),
             tuple(map(float, found["deviation"])),
             tuple(map(str, found["classes"])),
         )
+        if (
+            taken.channels not in (1, 3)
+            or taken.image_size != size
+            or not len(taken.mean) == len(taken.deviation) == taken.channels
+            or not all(map(math.isfinite, (*taken.mean, *taken.deviation)))
+            or not all(taken.deviation)
+            or not taken.classes
+        ):
+            raise ValueError("the parts of the input don't fit together")
+        return taken
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Scaled, normalised and resized, as in training.
+
+        Args:
+            images: uint8 (N, height, width), or (N, channels, height, width).
+
+        Returns:
+            float32 (N, channels, image_size, image_size).
+        """
+        if images.dim() == 3:
+            images = images.unsqueeze(1)
+        mean, deviation = (
+            torch.tensor(values, device=images.device).reshape(1, -1, 1, 1)
+            for values in (self.mean, self.deviation)
+        )
+        images = images.float().div_(255).sub_(mean).div_(deviation)
+        size = (self.image_size, self.image_size)
+        if images.shape[2:] == size:
+            return images
+        return interpolate(images, size, mode="bilinear", align_corners=False)
 
     def as_plain_values(self) -> dict[str, Any]:
-        """In values that a checkpoint can hold."""
+        """In values that a checkpoint and JSON can hold."""
         values = dataclasses.asdict(self)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

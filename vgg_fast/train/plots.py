@@ -111,6 +111,7 @@ def samples(
     path: Path,
     predictions: Tensor | None = None,
     columns: int = 9,
+    title: str | None = None,
 ) -> None:
     """A grid of images, each below its class and above what it was taken for.
 
@@ -123,6 +124,7 @@ def samples(
         path: of the PNG.
         predictions: classes, (N); None shows the labels alone.
         columns: of the grid, at most.
+        title: above it; None counts what is right.
     """
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
@@ -153,7 +155,8 @@ def samples(
         axes.text(0.5, 0.5, "no images", transform=axes.transAxes, va="center", **words)
     elif predictions is not None:
         count = int((predictions == labels).sum())
-        figure.suptitle(f"{count} of these {len(labels)} right", color=INK, weight="bold")
+        title = f"{count} of these {len(labels)} right" if title is None else title
+        figure.suptitle(title, color=INK, weight="bold")
     _save(figure, path)
 
 
