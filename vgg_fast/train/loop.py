@@ -370,6 +370,13 @@ class Training:
         with self._autocast():
             return torch.cat([self.tested(batch).argmax(1) for batch, _ in batches]).cpu()
 
+    @property
+    def drawn(self) -> VGG:
+        """The network for drawings: where each rank has a part of it, one without values."""
+        if not self.config.fsdp:
+            return self.model
+        return make_model(self.config, len(self.data.classes), self.data.channels).to("meta")
+
     def samples(self) -> tuple[Tensor, Tensor, Tensor]:
         """The first test images, their labels, and the classes that the model sees in them.
 

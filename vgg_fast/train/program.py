@@ -26,7 +26,6 @@ from vgg_fast.train.config import (
     TrainingError,
     as_plain_values,
     from_plain_values,
-    make_model,
     resolved,
 )
 from vgg_fast.train.data import DataError, Dataset, of_run
@@ -415,10 +414,7 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     plots.confusion_matrix(training.confusion, data.classes, matrix)
     size = config.image_size
     assert size is not None
-    model = training.model
-    if config.fsdp:  # the other ranks would have to run theirs along
-        model = make_model(config, len(data.classes), data.channels).to("meta")
-    plots.network(model, (training.input.channels, size, size), network, title)
+    plots.network(training.drawn, (training.input.channels, size, size), network, title)
     plots.samples(images, labels, data.classes, samples, predictions)
     return _result(training)
 

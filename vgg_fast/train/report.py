@@ -114,7 +114,7 @@ class Report:
             "hits": sum(label == predicted for _, label, predicted in samples),
             "confusion": "" if confusion is None else charts.confusion(confusion, classes),
             "confused": [] if confusion is None else list(confused(confusion, classes)),
-            "layers": _layers(training.model, training.test_batches.image_size),
+            "layers": _layers(training.drawn, training.test_batches.image_size),
         }
 
 

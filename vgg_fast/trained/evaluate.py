@@ -200,7 +200,7 @@ def _images(options: Options, trained: Trained) -> Dataset:
     if options.data_root is not None:
         chosen["data_root"] = options.data_root
     config = dataclasses.replace(trained.config, **chosen)
-    images = data.load(config.dataset, config.data_root)
+    images = data.of_run(config)
     if images.classes != trained.input.classes:
         raise TrainingError(
             f"the classes of {images.name} ({_some(images.classes)}) aren't the network's "

@@ -107,7 +107,7 @@ def ranked(trained: Trained, prepared: torch.Tensor) -> list[list[tuple[str, flo
 
     Args:
         trained: the network.
-        prepared: what :meth:`~vgg_fast.trained.network.Input.prepared` gave.
+        prepared: what :meth:`~vgg_fast.train.inputs.Input.prepared` gave.
     """
     probabilities, order = trained.scores(prepared).softmax(1).sort(1, descending=True)
     classes = trained.input.classes
