@@ -112,10 +112,12 @@ def assert_same_up_to_rounding(one: Path, other: Path) -> None:
             torch.testing.assert_close(value, its[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def wait_for(file: Path) -> None:
+def wait_for(file: Path, run: subprocess.Popen[str] | None = None) -> None:
     for _ in range(100 * SECONDS):
         if file.exists():
             return
+        if run is not None and run.poll() is not None:
+            pytest.fail(run.communicate()[1])
         time.sleep(0.01)
     pytest.fail(f"{file} never came")
 
@@ -167,7 +169,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     command = torchrun("-m", "vgg_fast.train", *TINY, "--epochs", "100000", "--output-dir", "run")
     with subprocess.Popen(command, cwd=tmp_path, text=True, stderr=subprocess.PIPE) as run:
         try:
-            wait_for(tmp_path / "run" / checkpoint.NAME)
+            wait_for(tmp_path / "run" / checkpoint.NAME, run)
             run.send_signal(signal.SIGINT)
             _, err = run.communicate(timeout=SECONDS)
         finally:

@@ -261,13 +261,14 @@ def require_same(values: dict[str, Any], but: tuple[str, ...] = ()) -> None:
     Raises:
         TrainingError: on every rank; the message names the first difference.
     """
-    found = of_all({name: value for name, value in values.items() if name not in but})
+    # As text, because "nan" doesn't equal itself.
+    found = of_all({name: str(value) for name, value in values.items() if name not in but})
     for other, theirs in enumerate(found):
         for name, value in found[0].items():
-            if theirs.get(name) != value:
+            if theirs[name] != value:
                 option = "--" + name.replace("_", "-")
                 raise TrainingError(
-                    f"process {other} has {option} {theirs.get(name)}, and process 0 has {option} "
+                    f"process {other} has {option} {theirs[name]}, and process 0 has {option} "
                     f"{value}: start all of them with the same options"
                 )
 
