@@ -100,9 +100,10 @@ class Run(NamedTuple):
 
 def _serve() -> None:
     from vgg_fast.train import program as train
+    from vgg_fast.train import results
 
     # Pictures take a second each, and are drawn when all is saved.
-    train._finish = lambda training, folder, progress: train._result(training)  # type: ignore
+    train._finish = lambda training, folder, progress: results.result(training)  # type: ignore
     os.chdir(sys.argv[1])
     print("ready", flush=True)
     for line in sys.stdin:

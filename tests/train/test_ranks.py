@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from tests.support.zygote import Ended, Run, Zygote
 from vgg_fast.train import checkpoint, data, local, ranks
+from vgg_fast.train.augmentation import NOTHING, Augmentation
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.folder import FILES
 from vgg_fast.train.program import main
@@ -280,7 +281,8 @@ def test_parts_of_a_batch(count: int, augment: bool) -> None:
 
     def batches(**part: int) -> Batches:
         drawn = torch.Generator().manual_seed(1)
-        options: Any = {"shuffle": True, "augment": augment, "generator": drawn, **part}
+        augmentation = Augmentation(flip=True, crop=2, erase=0.5) if augment else NOTHING
+        options: Any = {"shuffle": True, "augmentation": augmentation, "generator": drawn, **part}
         return Batches(split, 71, 32, **options)
 
     parts = [batches(rank=i, ranks=count) for i in range(count)]

@@ -331,7 +331,7 @@ class TestBatchNorm:
 
     def test_the_picture_has_it(self) -> None:
         model = VGG(((1, 4), (1, 8)), **NORMED)
-        stages = plots._stages(model, (1, 16, 16))
+        stages = plots.stages_of(model, (1, 16, 16))
         assert sum(stage.parameters for stage in stages) == sum(
             parameter.numel() for parameter in model.parameters()
         )

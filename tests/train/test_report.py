@@ -23,9 +23,10 @@ from tests.train.test_train import SAMPLE, TINY, Run, metrics, run
 from tests.train.test_watching import cut_at
 from vgg_fast.train import charts, data, report
 from vgg_fast.train.config import resolved
-from vgg_fast.train.loop import ROW, Training
+from vgg_fast.train.loop import SAMPLES, Training
 from vgg_fast.train.options import Config
 from vgg_fast.train.progress import Progressing
+from vgg_fast.train.rows import ROW
 
 __all__ = ["run"]
 
@@ -103,7 +104,7 @@ def test_everything_is_in_the_file(run: Run) -> None:
 def test_nothing_is_outside_of_the_file(run: Run) -> None:
     run("--epochs", "2", "--output-dir", "run")
     page = Page(Path("run", report.NAME))
-    assert page.tags.count("img") == report.SAMPLES == len(page.links)
+    assert page.tags.count("img") == SAMPLES == len(page.links)
     for link in page.links:
         assert link.startswith("data:image/png;base64,")
         picture = imread(io.BytesIO(base64.b64decode(link.partition(",")[2])))
@@ -261,10 +262,10 @@ def test_the_samples_are_what_the_network_sees(tmp_path: Path) -> None:
     *_, training.confusion = training.evaluate(Progressing(Console(quiet=True)))
     report.Report(training, tmp_path).write(is_over=True)
     page = Page(tmp_path / report.NAME)
-    predicted = training.predict(training.data.test.images[: report.SAMPLES])
-    right = int((predicted == training.data.test.labels[: report.SAMPLES]).sum())
+    predicted = training.predict(training.data.test.images[:SAMPLES])
+    right = int((predicted == training.data.test.labels[:SAMPLES]).sum())
     assert page.source.count('<div class="good">') == right
-    assert page.source.count('<div class="bad">') == report.SAMPLES - right
-    wrong = (predicted != training.data.test.labels[: report.SAMPLES]).nonzero().flatten().tolist()
+    assert page.source.count('<div class="bad">') == SAMPLES - right
+    wrong = (predicted != training.data.test.labels[:SAMPLES]).nonzero().flatten().tolist()
     assert wrong, "a network that has learnt nothing"
     assert f"✗ {training.data.classes[int(predicted[wrong[0]])]}" in page.source

@@ -78,6 +78,7 @@ APART = {
     "resume": "is what all of these tests do",
     "init": "tests/train/test_init.py",
     "channels": "tests/train/test_picture_folder.py",
+    "fsdp": "tests/train/test_ranks.py",
     "tensorboard": "tests/train/test_watching.py: its package may be missing",
     "wandb": "tests/train/test_watching.py",
     "profile": "tests/train/test_profile.py: counts for one run",
@@ -297,9 +298,8 @@ class TestBrokenState:
             kind = option_types()[path[1]]
             if how == "gone":
                 return path[1] in ADDED_LATER
-            # --steps and where the results go are never taken from the earlier run, and the weights
-            # are those of the checkpoint.
-            ignored = path[1] in ("steps", "output_dir", "resume", "init")
+            # --steps and where the results go are never taken from the earlier run.
+            ignored = path[1] in ("steps", "output_dir", "resume")
             if how == "none":
                 return ignored or (kind.optional and path[1] not in (*FILLED, "arch"))
             return ignored and how == "text" and Path in kind.types

@@ -15,6 +15,7 @@ import torch
 from tests.train.test_train import Run, assert_same_run, digest, metrics, run
 from vgg_fast.train import checkpoint, data, program
 from vgg_fast.train.loop import Training
+from vgg_fast.train.options import Config
 
 __all__ = ["run"]
 
@@ -38,11 +39,11 @@ def interrupt(patch: pytest.MonkeyPatch, seed: int, at: int) -> None:
 def test_each_is_a_single_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
 
-    def load(*arguments: Any) -> data.Dataset:
-        loads.append(arguments)
-        return data.load(*arguments)
+    def of_run(config: Config) -> data.Dataset:
+        loads.append(config)
+        return data.of_run(config)
 
-    monkeypatch.setattr(program, "load", load)
+    monkeypatch.setattr(program, "of_run", of_run)
     common = ["--fused", "--epochs", "2", "--augment"]
     code, out, err = run(*common, "--seed", "3", "--seeds", "3", "--output-dir", "all")
     assert code == 0, err

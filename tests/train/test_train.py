@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from vgg_fast import backends
-from vgg_fast.train import checkpoint, data
+from vgg_fast.train import checkpoint, data, results
 from vgg_fast.train.config import resolved
 from vgg_fast.train.interruption import Signals
 from vgg_fast.train.loop import Training
@@ -57,9 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def _finish_without_pictures(training: Training, *_: Any) -> dict[str, Any]:
-    from vgg_fast.train import program as train
-
-    return train._result(training)
+    return results.result(training)
 
 
 def metrics(folder: str) -> dict[str, Any]:

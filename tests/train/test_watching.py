@@ -17,7 +17,8 @@ import torch
 
 from tests.train.test_train import Run, assert_same_run, metrics, run
 from vgg_fast.train import tracking
-from vgg_fast.train.loop import ROW, Training
+from vgg_fast.train.loop import Training
+from vgg_fast.train.rows import ROW
 from vgg_fast.train.watching import HISTORY, save_csv
 
 __all__ = ["run"]

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from vgg_fast.models import VGG
-from vgg_fast.train import checkpoint, local, ranks, recipe, sharding
+from vgg_fast.train import local, ranks, recipe, restoring, sharding
 from vgg_fast.train.augmentation import Augmentation, views
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
@@ -25,55 +25,16 @@ from vgg_fast.train.initial import freeze, load_convolutions, trainable
 from vgg_fast.train.inputs import Input
 from vgg_fast.train.options import Config
 from vgg_fast.train.progress import Progressing
+from vgg_fast.train.rows import AVERAGED, ROW
+from vgg_fast.train.sums import Sums
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
 SAMPLES = 36  # test images whose predictions are shown
-# Of the history, with --average-views: a number.
-AVERAGED = "test_accuracy_averaged"
-# Of the history; each a number.
-ROW = (
-    *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"),
-    *("images_per_second", "learning_rate"),
-)
 
 
 def do_nothing() -> None:
     """Between two batches, unless there is something to do."""
-
-
-@dataclasses.dataclass
-class Sums:
-    """Loss and hits of the images so far, kept on the device."""
-
-    loss: Tensor
-    correct: Tensor
-    images: int = 0
-
-    @classmethod
-    def on(cls, device: torch.device) -> Sums:
-        """Of no images yet."""
-        return cls(torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.long))
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch with its mean ``loss``."""
-        self.loss += loss.detach().float() * len(labels)
-        self.correct += (logits.detach().argmax(1) == labels).sum()
-        self.images += len(labels)
-
-    def means(self) -> tuple[float, float]:
-        """Loss and accuracy."""
-        images = max(1, self.images)
-        return float(self.loss) / images, int(self.correct) / images
-
-    def over_ranks(self) -> Sums:
-        """Those of all ranks together."""
-        if ranks.size() == 1:
-            return self
-        own = torch.stack((self.loss.double(), self.correct.double()))
-        images = torch.full_like(own[:1], self.images)
-        loss, correct, count = ranks.total(torch.cat((own, images)))
-        return Sums(loss.to(self.loss.dtype), correct.long(), int(count))
 
 
 class Training:
@@ -422,82 +383,4 @@ class Training:
         Raises:
             TrainingError: it belongs to another architecture or other data, or is broken.
         """
-        self._require_same_data(state, path)
-        self._require_same_input(state, path)
-        checkpoint.load_model(self.model, state["model"], path)
-        if self.average is not None:
-            checkpoint.require_alike(
-                {"average": state.get("average")}, {"average": {}}, "state", path
-            )
-            checkpoint.load_model(self.average.model, state["average"], path)
-        own = self.state()
-        for name in ("epoch_sums", "order_at_epoch", "random", "random_cuda"):
-            if name in own and name in state:  # one of the runs may have no GPU
-                checkpoint.require_alike(state[name], own[name], name, path)
-        for i, row in enumerate(state["history"]):
-            names = [*ROW, AVERAGED] if isinstance(row, dict) and AVERAGED in row else ROW
-            checkpoint.require_alike(row, dict.fromkeys(names, 0), f"history[{i}]", path)
-        self.step = state["step"]
-        self.history = list(state["history"])
-        if state["config"]["steps"] and not self.config.steps and self.history:
-            self.history.pop()  # a trial run tests on few images: test on all before going on
-        self.epoch_seconds = state["epoch_seconds"]
-        sums = state["epoch_sums"]
-        self.epoch_sums = Sums.on(self.device)
-        if ranks.is_first():  # they are those of all ranks
-            self.epoch_sums = Sums(
-                sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
-            )
-        self.order_at_epoch = state["order_at_epoch"]
-        if state["format"] == 1 and self.step % len(self.batches) == 0:
-            self.order_at_epoch = state["order"]
-        try:
-            self._restore_learning(state, path)
-            self.order.set_state(self.order_at_epoch)
-            local.restore_random(state, self.device, self.config.seed)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise TrainingError(f"the checkpoint {path} is broken: start over") from error
-
-    def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
-        """What the optimizer keeps, and the loss scale; the learning rate follows from the step."""
-        if self.step:
-            recipe.restore_optimizer(
-                self.optimizer, self.config, state["optimizer"], state["config"]["momentum"], path
-            )
-        own = self.scaler.state_dict()
-        if own and state["scaler"]:  # the earlier run may have had none
-            checkpoint.require_alike(state["scaler"], own, "scaler", path)
-            self.scaler.load_state_dict(state["scaler"])
-
-    def _require_same_data(self, state: dict[str, Any], path: Path) -> None:
-        own, found = self.identity, state.get("data", {})
-        planned = self.rate.steps
-        if state["format"] == 1:  # the number of steps tells at least the size
-            is_same = state["schedule"].get("total_steps") == planned
-        else:
-            checkpoint.require_alike(found, own, "data", path)
-            is_same = found == own
-        if not is_same:
-            sizes = "{train:,} training and {test:,} test images of {classes} classes".format
-            if found and sizes(**found) != sizes(**own):
-                difference = f"{sizes(**found)}, and not {sizes(**own)}"
-            else:
-                difference = "other images"
-            raise TrainingError(
-                f"the run of {path} has learnt from {difference}: name the folder of its data "
-                "with --data-root, or start over without --resume"
-            )
-        if not 0 <= state["step"] <= planned:
-            raise TrainingError(
-                f"the checkpoint {path} is broken: it is at step {state['step']} of {planned}"
-            )
-
-    def _require_same_input(self, state: dict[str, Any], path: Path) -> None:
-        """The images are the same already: this is about their classes and normalisation."""
-        # By repr(), because a broken one may hold what can't be compared.
-        if "input" in state and repr(state["input"]) != repr(self.input.as_plain_values()):
-            raise TrainingError(
-                f"the run of {path} has learnt other classes, or images that were normalised "
-                "otherwise: name the folder of its data with --data-root, or start over without "
-                "--resume"
-            )
+        restoring.restore(self, state, path)

@@ -20,8 +20,19 @@ import torch
 import tyro
 from rich.console import Console
 
-from vgg_fast import backends, info
-from vgg_fast.train import checkpoint, local, output, plots, ranks, seeds, sharding, tracking
+from vgg_fast import backends
+from vgg_fast.train import (
+    checkpoint,
+    local,
+    messages,
+    output,
+    plots,
+    ranks,
+    results,
+    seeds,
+    sharding,
+    tracking,
+)
 from vgg_fast.train.config import (
     TrainingError,
     as_plain_values,
@@ -31,9 +42,8 @@ from vgg_fast.train.config import (
 from vgg_fast.train.data import DataError, Dataset, of_run
 from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
-from vgg_fast.train.initial import trainable
 from vgg_fast.train.interruption import Interrupted, Signals
-from vgg_fast.train.loop import AVERAGED, Training, do_nothing
+from vgg_fast.train.loop import Training, do_nothing
 from vgg_fast.train.options import Config
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
@@ -188,14 +198,14 @@ def _train_in(
         begin()
         # A run killed between its two files left an older one.
         if state is not None and ranks.is_first():
-            save_json(folder / METRICS, _metrics(training))
-        for line in _introduction(training, asked_for_auto):
+            save_json(folder / METRICS, results.metrics(training))
+        for line in messages.introduction(training, asked_for_auto):
             say(line)
         progress = Progressing(Console(soft_wrap=True))
         with Watching(training, folder) if ranks.is_first() else Nobody() as watching:
             _run(training, folder, progress, watching, whole or folder)
             if config.target is not None:
-                say(_target_line(training))
+                say(messages.target_line(training))
             result = _finish(training, folder, progress)
             watching.finished()
         return result
@@ -228,7 +238,7 @@ def _run(
         state = training.state()
         if ranks.is_first():
             checkpoint.save(folder / checkpoint.NAME, state)
-            save_json(folder / METRICS, _metrics(training))
+            save_json(folder / METRICS, results.metrics(training))
         ranks.wait_for_all()  # whoever goes on can count on what is saved
         due = time.monotonic() + 60 * training.config.save_every
 
@@ -260,7 +270,7 @@ def _run(
             for row in training.run(progress, between):
                 save()
                 watching.epoch()
-                tell(_line(row, training.config))
+                tell(messages.line(row, training.config))
         except (Interrupted, OutputLost) as error:
             if not agreed:
                 raise
@@ -294,112 +304,6 @@ def _try_one_image(training: Training) -> None:
         raise TrainingError(str(error)) from error
 
 
-def _line(row: dict[str, Any], config: Config) -> str:
-    averaged = ""
-    if AVERAGED in row:
-        averaged = f"averaged {row[AVERAGED]:.4f}  "
-    return (
-        f"epoch {row['epoch']:>2}/{config.epochs}  loss {row['train_loss']:.4f}  "
-        f"accuracy {row['train_accuracy']:.4f}  test loss {row['test_loss']:.4f}  "
-        f"test accuracy {row['test_accuracy']:.4f}  {averaged}{row['seconds']:.1f} s  "
-        f"{row['images_per_second']:.0f} images/s"
-    )
-
-
-def _introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
-    config, data = training.config, training.data
-    parameters = sum(p.numel() for p in training.model.parameters())
-    if asked_for_auto and training.device.type == "cpu":
-        yield (
-            'No GPU here: the preset is "fast" (quarter of the channels, 32 x 32 images). The seed '
-            "network, --preset seed, takes hours on a CPU."
-        )
-    elif config.preset == "seed" and training.device.type == "cpu" and config.steps is None:
-        yield 'The preset "seed" takes hours on a CPU; "fast" takes minutes.'
-    size = config.image_size
-    yield (
-        f"{config.preset}, {'fused' if config.fused else 'plain'}: {parameters:,} parameters, "
-        f"{size} x {size} images, batches of {config.batch_size}, "
-        f"{config.epochs} epochs of {len(training.batches)} steps"
-    )
-    precision = config.amp_dtype if config.amp else "float32"
-    how = f", torch.compile ({config.compile_mode})" if config.compile else ""
-    threads = f", {torch.get_num_threads()} threads" if training.device.type == "cpu" else ""
-    if ranks.size() > 1:
-        threads = f", {ranks.size()} processes" + (threads and f" of{threads[1:]} each")
-        how += ", parameters cut over the processes" if config.fsdp else ""
-    yield f"on {training.device}{threads}, {precision}{how}"
-    yield (
-        f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images from "
-        f"{data.source}; results go to {config.output_dir}"
-    )
-    yield from data.notes
-    if config.init is not None:
-        summed = ", the first one's summed over its colours" if data.channels == 1 else ""
-        yield f"the convolutions are those of {config.init}{summed}"
-    if config.freeze_features:
-        learning = sum(p.numel() for p in trainable(training.model))
-        yield f"the classifier alone learns: {learning:,} parameters"
-    if training.step:
-        rest = ": there is nothing left to do" if training.has_ended else ""
-        yield f"resumed after step {training.step} of {training.last_step}{rest}"
-
-
-def _target_line(training: Training) -> str:
-    target, reached = training.config.target, _reached_target(training)
-    if reached is not None:
-        return (
-            f"the target, a test accuracy of {target}, was reached in epoch {reached['epoch']}, "
-            f"after {reached['training_seconds']:.1f} s of training"
-        )
-    best = max(training.history, key=lambda row: row["test_accuracy"])
-    return (
-        f"the target, a test accuracy of {target}, wasn't reached: the best was "
-        f"{best['test_accuracy']:.4f}, in epoch {best['epoch']}"
-    )
-
-
-def _reached_target(training: Training) -> dict[str, Any] | None:
-    """The first epoch with the target accuracy, and the training seconds until its end."""
-    reached = training.reached_target
-    if reached is None:
-        return None
-    rows = training.history[: training.history.index(reached) + 1]
-    return {"epoch": reached["epoch"], "training_seconds": sum(row["seconds"] for row in rows)}
-
-
-def _metrics(training: Training) -> dict[str, Any]:
-    facts = info.collect()
-    return {
-        "config": as_plain_values(training.config),
-        "data": {"name": training.data.name, "source": training.data.source},
-        "parameters": sum(p.numel() for p in training.model.parameters()),
-        "processes": ranks.size(),
-        "history": training.history,
-        "result": _result(training),
-        **{name: facts[name] for name in ("versions", "built", "cpu", "gpus", "backend")},
-    }
-
-
-def _result(training: Training) -> dict[str, Any]:
-    """The last row, and the time and speed of all training steps (testing and saving apart)."""
-    if not training.history:
-        return {}
-    last = training.history[-1]
-    seconds = sum(row["seconds"] for row in training.history)
-    images = sum(row["seconds"] * row["images_per_second"] for row in training.history)
-    target = training.config.target
-    return {
-        "test_accuracy": last["test_accuracy"],
-        **({AVERAGED: last[AVERAGED]} if AVERAGED in last else {}),
-        "test_loss": last["test_loss"],
-        "steps": training.step,
-        "training_seconds": seconds,
-        "images_per_second": images / max(seconds, 1e-9),
-        **({} if target is None else {"reached_target": _reached_target(training)}),
-    }
-
-
 def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str, Any]:
     """The pictures, and the plain line that ends a run."""
     config, data = training.config, training.data
@@ -408,7 +312,7 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
         _, _, training.confusion = training.evaluate(progress)
     images, labels, predictions = training.samples()
     if not ranks.is_first():
-        return _result(training)
+        return results.result(training)
     curves, matrix, network, samples = (folder / name for name in PICTURES)
     plots.curves(training.history, curves, title)
     plots.confusion_matrix(training.confusion, data.classes, matrix)
@@ -416,17 +320,7 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
     assert size is not None
     plots.network(training.drawn, (training.input.channels, size, size), network, title)
     plots.samples(images, labels, data.classes, samples, predictions)
-    return _result(training)
-
-
-def _closing_line(result: dict[str, Any]) -> str:
-    if "runs" in result:
-        return seeds.closing_line(result)
-    return (
-        f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}, "
-        f"{result['training_seconds']:.1f} s of training, "
-        f"{result['images_per_second']:.0f} images/s"
-    )
+    return results.result(training)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -443,7 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = tyro.cli(Config, prog="python -m vgg_fast.train", args=given)
         with ranks.joined():
             result = train(config, options_given(given))
-        say(_closing_line(result))
+        say(messages.closing_line(result))
     except (TrainingError, DataError) as error:
         ranks.complain(error)
         return 1

@@ -17,8 +17,9 @@ from vgg_fast import info
 from vgg_fast.train import charts, plots
 from vgg_fast.train.config import as_plain_values, resolved
 from vgg_fast.train.files import write_atomically
-from vgg_fast.train.loop import ROW, Training
+from vgg_fast.train.loop import Training
 from vgg_fast.train.options import Config
+from vgg_fast.train.rows import ROW
 
 NAME = "report.html"
 TEMPLATE = "report.html.j2"

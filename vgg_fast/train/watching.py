@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from vgg_fast.train import tracking
 from vgg_fast.train.files import write_atomically
-from vgg_fast.train.loop import ROW, STEPS_BETWEEN_UPDATES, Training
+from vgg_fast.train.loop import STEPS_BETWEEN_UPDATES, Training
 from vgg_fast.train.output import complain, say
 from vgg_fast.train.profiling import Profiling
 from vgg_fast.train.report import Report
+from vgg_fast.train.rows import ROW
 from vgg_fast.train.tracking import Tracker
 
 HISTORY = "history.csv"
