@@ -55,6 +55,7 @@ def vgg_block(
     in_channels: int | None = None,
     fused: bool = True,
     *,
+    batch_norm: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Sequential:
@@ -65,6 +66,8 @@ def vgg_block(
         num_channels: output channels of each.
         in_channels: channels of the input; None takes them from the first input (lazy).
         fused: one kernel for each convolution with its ReLU (and pooling), or plain torch layers.
+        batch_norm: batch normalisation between each convolution and its ReLU; the convolution keeps
+            its bias, as torchvision's does.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -82,6 +85,8 @@ def vgg_block(
     layers: list[nn.Module] = []
     for i in range(num_convs):
         layers.append(_conv(in_channels if i == 0 else num_channels, num_channels, fused, options))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(num_channels, **options))
         layers.append(nn.ReLU())
     layers.append(MaxPool2x2() if fused else nn.MaxPool2d(2))
     return (FusedSequential if fused else nn.Sequential)(*layers)
@@ -114,6 +119,8 @@ class VGG(nn.Sequential):
         dropout: probability of dropping a value after each hidden linear layer.
         fused: one kernel for each convolution with its ReLU (and pooling), and :class:`Linear` for
             the hidden linear layers; or plain torch layers.
+        batch_norm: batch normalisation between each convolution and its ReLU, from scale 1 and
+            shift 0; the convolutions keep their biases, as torchvision's do.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -139,6 +146,7 @@ class VGG(nn.Sequential):
         classifier_width: int = 4096,
         dropout: float = 0.5,
         fused: bool = True,
+        batch_norm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -157,7 +165,11 @@ class VGG(nn.Sequential):
         layers: list[nn.Module] = []
         channels = in_channels
         for num_convs, num_channels in blocks:
-            layers.append(vgg_block(num_convs, num_channels, channels, fused, **options))
+            layers.append(
+                vgg_block(
+                    num_convs, num_channels, channels, fused, batch_norm=batch_norm, **options
+                )
+            )
             channels = num_channels
         layers.append(Flatten())
         hidden = Linear if fused else nn.Linear
@@ -174,7 +186,7 @@ class VGG(nn.Sequential):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise all parameters again, as the class says."""
+        """Initialise all parameters again, as the class says, and a batch norm's statistics."""
         layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         for layer in layers:
             nn.init.kaiming_normal_(
@@ -184,6 +196,9 @@ class VGG(nn.Sequential):
             )
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.reset_parameters()
 
     def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]
         # nn.Sequential would build a slice by calling this class, whose arguments differ.

@@ -18,11 +18,30 @@ from benchmarks.plan import __main__ as plan
 from tests.support.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.dispatch import environment
-from vgg_fast.train.config import Config
+from vgg_fast.train.options import Config
+from vgg_fast.trained import demo, evaluate, export, predict
 
+# Options of torchrun, tensorboard, sbatch, and the programs for a trained network.
+OF_OTHERS = {
+    *("help", "standalone", "nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "rdzv-id"),
+    *("logdir", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time"),
+    *("to", "invert", "json"),
+}
+TRAINED = {
+    "vgg_fast.demo": demo,
+    "vgg_fast.evaluate": evaluate,
+    "vgg_fast.export": export,
+    "vgg_fast.predict": predict,
+}
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/performance.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/design.md",
+    "docs/performance.md",
+    "docs/training.md",
+)
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -58,6 +77,8 @@ def parse(module: str, arguments: list[str]) -> None:
     """Exits if the program of ``module`` doesn't take the arguments."""
     if module == "vgg_fast.train":
         tyro.cli(Config, args=["--amp=True" if a == "--amp" else a for a in arguments])
+    elif module in TRAINED:
+        tyro.cli(TRAINED[module].Options, args=arguments)
     elif module == "vgg_fast.info":
         info.parse(arguments)
     elif module == "benchmarks.run":
@@ -91,6 +112,9 @@ def test_the_commands_exist(words) -> None:
     elif program == "python":
         assert arguments[0] == "-m"
         parse(arguments[1], arguments[2:])
+    elif program == "torchrun":
+        module = arguments.index("-m")
+        parse(arguments[module + 1], arguments[module + 2 :])
     elif program == "pytest":
         assert (ROOT / arguments[0]).exists()
     else:
@@ -116,7 +140,8 @@ def test_the_files_that_are_named_exist(page) -> None:
 
 def test_every_option_of_the_training_program_that_is_named_exists() -> None:
     training = README[README.index("## Train\n") : README.index("## Which kernel runs\n")]
-    named = set(re.findall(r"--([a-z][a-z-]+)", training)) - {"help"}
+    training += (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--([a-z][a-z-]+)", training)) - OF_OTHERS
     taken = {field.name.replace("_", "-") for field in dataclasses.fields(Config)}
     assert named and named <= taken
 

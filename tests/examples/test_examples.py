@@ -25,7 +25,7 @@ import super_resolution
 import vgg_weights
 from vgg_fast.features import VGGFeatures
 from vgg_fast.train import program
-from vgg_fast.train.config import Config
+from vgg_fast.train.options import Config
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -50,7 +50,8 @@ class Zygote:
         """Start ``python -m vgg_fast.train`` with ``arguments``.
 
         Args:
-            how: "stdout", a file to append to; "file_size", the most bytes of a file.
+            how: "stdout", a file to append to; "file_size", the most bytes of a file;
+                "environment", variables over those that are set.
         """
         self._count += 1
         names = [str(self.folder / f"{what}-{self._count}") for what in ("out", "err")]
@@ -99,9 +100,10 @@ class Run(NamedTuple):
 
 def _serve() -> None:
     from vgg_fast.train import program as train
+    from vgg_fast.train import results
 
     # Pictures take a second each, and are drawn when all is saved.
-    train._finish = lambda training, folder, progress: train._result(training)  # type: ignore
+    train._finish = lambda training, folder, progress: results.result(training)  # type: ignore
     os.chdir(sys.argv[1])
     print("ready", flush=True)
     for line in sys.stdin:
@@ -115,7 +117,7 @@ def _serve() -> None:
         print(child, flush=True)
 
 
-def _be_a_run(main, arguments, stdout, stderr, file_size=None):  # type: ignore
+def _be_a_run(main, arguments, stdout, stderr, file_size=None, environment=None):  # type: ignore
     code = 70
     try:
         for descriptor, path in ((1, stdout), (2, stderr)):
@@ -126,6 +128,7 @@ def _be_a_run(main, arguments, stdout, stderr, file_size=None):  # type: ignore
             import resource
 
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        os.environ.update(environment or {})
         code = main(arguments)
         sys.stdout.flush()
     except SystemExit as ended:

@@ -1,6 +1,7 @@
 """Finding, checking and cutting up Fashion-MNIST; nothing here reaches a network."""
 
 import gzip
+import hashlib
 import shutil
 import socket
 import subprocess
@@ -14,11 +15,14 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from vgg_fast.train import data, idx
+from vgg_fast.train import data, fashion_mnist, idx
+from vgg_fast.train.augmentation import NOTHING, Augmentation
 from vgg_fast.train.batches import DEVIATION, MEAN, Batches
 from vgg_fast.train.data import DataError, Split
+from vgg_fast.train.options import Config
 
 SAMPLE = Path(__file__).parents[1] / "data"
+AUGMENT = Augmentation.of(Config(augment=True))
 
 
 @pytest.fixture
@@ -32,20 +36,19 @@ def sample(tmp_path: Path) -> Path:
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No package, an empty cache, and neither network nor apt; gives the cache."""
-    monkeypatch.setattr(data, "PACKAGE_FOLDER", tmp_path / "usr/share")
+    monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", tmp_path / "usr/share")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(data, "_reachable", lambda url: False)
-    monkeypatch.setattr(data.shutil, "which", lambda tool: None)
+    monkeypatch.setattr(fashion_mnist, "_reachable", lambda url: False)
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
     return tmp_path / "cache/vgg_fast/fashion-mnist"
 
 
 def as_originals(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the sample in ``folder`` pass for the whole data set."""
     files = {
-        name: (dimensions, data.idx.hashlib.sha256(read_gz(folder, name)).hexdigest())
-        for name, (dimensions, _) in data.FILES.items()
+        name: hashlib.sha256(read_gz(folder, name)).hexdigest() for name in fashion_mnist.FILES
     }
-    monkeypatch.setattr(data, "FILES", files)
+    monkeypatch.setattr(fashion_mnist, "FILES", files)
 
 
 def read_gz(folder: Path, name: str) -> bytes:
@@ -81,7 +84,7 @@ class TestSearch:
         as_originals(monkeypatch, SAMPLE)
         shutil.copytree(SAMPLE, nowhere)
         assert data.load().source == str(nowhere)
-        monkeypatch.setattr(data, "PACKAGE_FOLDER", sample)
+        monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", sample)
         assert data.load().source == str(sample)
 
     def test_a_root_without_the_files_is_not_replaced_by_another_folder(self, sample: Path) -> None:
@@ -98,8 +101,8 @@ class TestSearch:
         assert not list(nowhere.parent.glob(".*")), "something half fetched was left"
 
     def test_a_host_that_says_nothing_costs_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(data, "CONNECT_TIMEOUT", 0.1)
-        end, ended = data.threading.Event(), data.threading.Event()
+        monkeypatch.setattr(fashion_mnist, "CONNECT_TIMEOUT", 0.1)
+        end, ended = fashion_mnist.threading.Event(), fashion_mnist.threading.Event()
 
         def say_nothing(*_: Any) -> None:
             end.wait(60)
@@ -108,7 +111,7 @@ class TestSearch:
 
         monkeypatch.setattr(socket, "create_connection", say_nothing)
         try:
-            assert not data._reachable("http://example.invalid/")
+            assert not fashion_mnist._reachable("http://example.invalid/")
             assert not ended.is_set(), "it waited for the host"
         finally:
             end.set()
@@ -117,18 +120,18 @@ class TestSearch:
         with socket.create_server(("127.0.0.1", 0)) as proxy:
             monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
             monkeypatch.setenv("no_proxy", "")
-            assert data._reachable("http://example.invalid/")
+            assert fashion_mnist._reachable("http://example.invalid/")
 
     def test_the_original_files_are_checked(
         self, sample: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(data, "PACKAGE_FOLDER", sample)
+        monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", sample)
         with pytest.raises(DataError, match="checksum"):
             data.load()
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(DataError, match="no data set 'mnist'"):
-            data.load("mnist")
+        with pytest.raises(DataError, match="no data set 'cifar'"):
+            data.load("cifar")
 
 
 class TestFetch:
@@ -136,15 +139,15 @@ class TestFetch:
         self, tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         as_originals(monkeypatch, SAMPLE)
-        monkeypatch.setattr(data.shutil, "which", lambda tool: tool)
+        monkeypatch.setattr(shutil, "which", lambda tool: tool)
         commands = []
 
         def run(command: list[str], cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
             commands.append(command[0])
             if "download" in command:
-                (cwd / f"{data.PACKAGE}_1_all.deb").touch()
+                (cwd / f"{fashion_mnist.PACKAGE}_1_all.deb").touch()
             if command[0].endswith("dpkg-deb"):
-                target = cwd / "unpacked" / data.PACKAGE_FOLDER.relative_to("/")
+                target = cwd / "unpacked" / fashion_mnist.PACKAGE_FOLDER.relative_to("/")
                 shutil.copytree(SAMPLE, target)
             return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -158,7 +161,7 @@ class TestFetch:
         self, nowhere: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         as_originals(monkeypatch, SAMPLE)
-        monkeypatch.setattr(data.shutil, "which", lambda tool: tool)
+        monkeypatch.setattr(shutil, "which", lambda tool: tool)
         lists = []
 
         def run(command: list[str], cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
@@ -171,9 +174,11 @@ class TestFetch:
             if "download" in command and not own:
                 return subprocess.CompletedProcess(command, 100, "", "E: Unable to locate it")
             if "download" in command:
-                (cwd / f"{data.PACKAGE}_1_all.deb").touch()
+                (cwd / f"{fashion_mnist.PACKAGE}_1_all.deb").touch()
             if command[0].endswith("dpkg-deb"):
-                shutil.copytree(SAMPLE, cwd / "unpacked" / data.PACKAGE_FOLDER.relative_to("/"))
+                shutil.copytree(
+                    SAMPLE, cwd / "unpacked" / fashion_mnist.PACKAGE_FOLDER.relative_to("/")
+                )
             return subprocess.CompletedProcess(command, 0, "", "")
 
         monkeypatch.setattr(subprocess, "run", run)
@@ -200,7 +205,7 @@ class TestFetch:
             shutil.copytree(SAMPLE, scratch / "raw")
             return scratch / "raw"
 
-        monkeypatch.setattr(data, "_from_torchvision", fetch)
+        monkeypatch.setattr(fashion_mnist, "_from_torchvision", fetch)
         with ThreadPoolExecutor(4) as pool:
             sources = list(pool.map(lambda _: data.load().source, range(4)))
         assert sources == 4 * [str(nowhere)] and len(fetched) == 1
@@ -318,7 +323,14 @@ class TestBatches:
     def test_the_generator_decides_a_pass(self, augment: bool) -> None:
         split = data.load(root=SAMPLE).train
         generator = torch.Generator().manual_seed(3)
-        batches = Batches(split, 100, 28, shuffle=True, generator=generator, augment=augment)
+        batches = Batches(
+            split,
+            100,
+            28,
+            shuffle=True,
+            generator=generator,
+            augmentation=AUGMENT if augment else NOTHING,
+        )
         start = generator.get_state()
         first, second = list(batches), list(batches)
         generator.set_state(start)
@@ -330,7 +342,7 @@ class TestBatches:
         image = torch.zeros(28, 28, dtype=torch.uint8)
         image[10, 5] = 255
         split = Split(image.expand(400, 28, 28).clone(), torch.zeros(400, dtype=torch.long))
-        batches = Batches(split, 400, 28, augment=True, generator=torch.Generator())
+        batches = Batches(split, 400, 28, augmentation=AUGMENT, generator=torch.Generator())
         ((x, _),) = batches
         places = {(r, c) for _, r, c in (x[:, 0] > 0).nonzero().tolist()}
         rows, columns = range(8, 13), [*range(3, 8), *range(20, 25)]

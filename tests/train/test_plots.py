@@ -171,7 +171,7 @@ def test_stages_are_those_of_the_model() -> None:
         ("linear", "linear\nReLU", (16,), 16 * 16 + 16),
         ("linear", "linear", (10,), 16 * 10 + 10),
     ]
-    assert plots._stages(plain, (1, 8, 8)) == [
+    assert plots.stages_of(plain, (1, 8, 8)) == [
         ("input", "input", (1, 8, 8), 0),
         ("conv", "conv 3×3\nReLU", (4, 8, 8), 40),
         ("pool", "pool 2×2", (4, 4, 4), 0),
@@ -180,7 +180,7 @@ def test_stages_are_those_of_the_model() -> None:
         ("pool", "pool 2×2", (8, 2, 2), 0),
         *tail,
     ]
-    assert plots._stages(fused, (1, 8, 8)) == [
+    assert plots.stages_of(fused, (1, 8, 8)) == [
         ("input", "input", (1, 8, 8), 0),
         ("fused", "conv 3×3\nReLU", (4, 8, 8), 40),
         ("pool", "pool 2×2", (4, 4, 4), 0),
@@ -195,7 +195,7 @@ def test_stages_of_other_layers() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, (1, 3)), nn.MaxPool2d((2, 1)), MaxPool2x2(), Conv3x3(4, 2, bias=False)
     )
-    assert plots._stages(model, (1, 8, 10)) == [
+    assert plots.stages_of(model, (1, 8, 10)) == [
         ("input", "input", (1, 8, 10), 0),
         ("conv", "conv 1×3", (4, 8, 8), 16),
         ("pool", "pool 2×1", (4, 4, 8), 0),

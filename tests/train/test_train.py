@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from vgg_fast import backends
-from vgg_fast.train import checkpoint, data
-from vgg_fast.train.config import Config, resolved
+from vgg_fast.train import checkpoint, data, results
+from vgg_fast.train.config import resolved
 from vgg_fast.train.interruption import Signals
 from vgg_fast.train.loop import Training
+from vgg_fast.train.options import Config
 from vgg_fast.train.program import main
 from vgg_fast.train.progress import Progressing
 
@@ -32,6 +33,7 @@ TINY = [
     *("--batch-size", "50", "--dropout", "0.1", "--lr", "0.05"),
 ]
 PICTURES = ["curves.png", "confusion_matrix.png", "network.png", "samples.png"]
+WATCHED = ["history.csv", "report.html"]
 
 Run = Callable[..., "tuple[int, str, str]"]
 
@@ -55,9 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def _finish_without_pictures(training: Training, *_: Any) -> dict[str, Any]:
-    from vgg_fast.train import program as train
-
-    return train._result(training)
+    return results.result(training)
 
 
 def metrics(folder: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_the_whole_program(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     folder = tmp_path / "runs/fast-fused"
     assert sorted(f.name for f in folder.iterdir()) == sorted(
-        [checkpoint.NAME, "metrics.json", *PICTURES]
+        [checkpoint.NAME, "metrics.json", *WATCHED, *PICTURES]
     )
     found = metrics(str(folder))
     history, result = found["history"], found["result"]
@@ -121,7 +121,7 @@ def test_an_ascii_terminal_and_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
     assert run.returncode == 0, text
     assert b"\\udcff" in text and b"test accuracy" in text and text.isascii()
     assert sorted(os.listdir(folder)) == sorted(
-        os.fsencode(name) for name in (checkpoint.NAME, "metrics.json", *PICTURES)
+        os.fsencode(name) for name in (checkpoint.NAME, "metrics.json", *WATCHED, *PICTURES)
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
-from vgg_fast.train.data import Split
+from vgg_fast.train.augmentation import NOTHING, Augmentation
+from vgg_fast.train.dataset import DEVIATION, MEAN, Split, with_channels
 
-# Of Fashion-MNIST's training images, scaled to [0, 1].
-MEAN, DEVIATION = 0.2860, 0.3530
-SHIFT = 2  # pixels
+__all__ = ["DEVIATION", "MEAN", "Batches"]
 
 
 class Batches:
@@ -27,12 +26,22 @@ class Batches:
         device: where the split goes, and the batches come from.
         shuffle: a new order for every pass.
         drop_last: leave out a last batch of fewer images.
-        generator: of the order and of ``augment``; on the CPU, so that every device sees the same.
+        generator: of the order and of ``augmentation``; on the CPU, so that every device sees the
+            same.
         channels_last: the memory layout of the batches.
-        augment: flip each image or not, and shift it by up to 2 pixels either way.
+        augmentation: what happens to the images on their way.
+        mean: of each channel, subtracted from the images in [0, 1].
+        deviation: of each channel, by which they are divided.
+        rank: of ``ranks``, which share each batch; this one's part comes out. What is drawn at
+            random doesn't depend on them.
+        ranks: how many there are.
+
+    Attributes:
+        epoch: the number of the pass, from 0, which decides the flips that alternate.
 
     Yields:
-        float32 (N, 1, image_size, image_size) and int64 (N).
+        float32 (n, channels, image_size, image_size) and int64 (n), of the n images that are this
+        rank's: the parts of a batch differ by one at most, and may be empty.
     """
 
     def __init__(
@@ -46,7 +55,11 @@ class Batches:
         drop_last: bool = False,
         generator: torch.Generator | None = None,
         channels_last: bool = True,
-        augment: bool = False,
+        augmentation: Augmentation = NOTHING,
+        mean: Sequence[float] = (MEAN,),
+        deviation: Sequence[float] = (DEVIATION,),
+        rank: int = 0,
+        ranks: int = 1,
     ):
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.batch_size = batch_size
@@ -55,7 +68,10 @@ class Batches:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.generator = generator
-        self.augment = augment
+        self.augmentation = augmentation
+        self.epoch = 0
+        self.mean, self.deviation = (self._per_channel(v) for v in (mean, deviation))
+        self.rank, self.ranks = rank, ranks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -67,25 +83,34 @@ class Batches:
         order = torch.arange(count)
         if self.shuffle:
             order = torch.randperm(count, generator=self.generator)
-        for chosen in order.to(self.device).split(self.batch_size)[: len(self)]:
-            images = self.images[chosen].unsqueeze(1).float().div_(255)
-            if self.augment:
-                images = self._augmented(images)
-            images = images.sub_(MEAN).div_(DEVIATION)
+        flips = self.augmentation.flips_in(self.epoch, count)
+        if flips is not None:
+            flips = flips[order]
+        height, width = self.images.shape[-2:]
+        for i, chosen in enumerate(order.to(self.device).split(self.batch_size)[: len(self)]):
+            start = i * self.batch_size
+            own = None if flips is None else flips[start : start + self.batch_size]
+            part = self._part(len(chosen))
+            drawn = self.augmentation.draw(len(chosen), (height, width), self.generator, own).of(
+                part
+            )
+            images = with_channels(self.images[chosen[part]]).float().div_(255)
+            images = self.augmentation.moved(images, drawn)
+            images = images.sub_(self.mean).div_(self.deviation)
+            images = self.augmentation.erased(images, drawn)
             size = (self.image_size, self.image_size)
             if images.shape[2:] != size:
                 images = interpolate(images, size, mode="bilinear", align_corners=False)
-            yield images.contiguous(memory_format=self.memory_format), self.labels[chosen]
+            yield images.contiguous(memory_format=self.memory_format), self.labels[chosen[part]]
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        count, _, height, width = images.shape
-        flips = torch.rand(count, generator=self.generator) < 0.5
-        shifts = torch.randint(2 * SHIFT + 1, (2, count, 1, 1), generator=self.generator)
-        shifts = shifts.to(self.device)
-        flipped = flips.to(self.device)[:, None, None, None]
-        images = torch.where(flipped, images.flip(3), images)
-        padded = pad(images, (SHIFT,) * 4)[:, 0]
-        rows = torch.arange(height, device=self.device)[None, :, None] + shifts[0]
-        columns = torch.arange(width, device=self.device)[None, None, :] + shifts[1]
-        picture = torch.arange(count, device=self.device)[:, None, None]
-        return padded[picture, rows, columns].unsqueeze(1)
+    def _part(self, count: int) -> slice:
+        first, end = (count * i // self.ranks for i in (self.rank, self.rank + 1))
+        return slice(first, end)
+
+    def _scaled(self, chosen: Tensor) -> Tensor:
+        return self.images[chosen].unsqueeze(1).float().div_(255)
+
+    def _per_channel(self, values: Sequence[float]) -> float | Tensor:
+        if len(values) == 1:
+            return values[0]
+        return torch.tensor(values, device=self.device)[:, None, None]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vgg_fast.train.config import TrainingError
 from vgg_fast.train.files import write_atomically
+from vgg_fast.train.sharding import cut_like
 
 # 1 had no checksum, and only the number of steps told the data's size.
 FORMAT = 2
@@ -35,6 +36,8 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "order_at_epoch": Tensor,
     "random": Tensor,
 }
+# Of later versions, which read states without it, too.
+OPTIONAL: dict[str, type | tuple[type, ...]] = {"input": dict}
 ONLY_IN_1: dict[str, type | tuple[type, ...]] = {"schedule": dict, "order": Tensor}
 
 END = b"PK\5\6"  # of a zip archive's last record, whose last two bytes are its comment's length
@@ -85,6 +88,7 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TrainingError(f"the checkpoint {file} can't be read: {error.strerror}") from error
     types = KEYS if state["format"] == FORMAT else {**KEYS, **ONLY_IN_1, "data": (dict, NoneType)}
+    types = {**types, **{name: kind for name, kind in OPTIONAL.items() if name in state}}
     for name, expected in types.items():
         if not isinstance(state.get(name), expected) or isinstance(state.get(name), bool):
             what = "has an unexpected value for" if name in state else "lacks"
@@ -109,7 +113,13 @@ def load_model(model: torch.nn.Module, weights: dict[str, Any], path: Path) -> N
                 "resume without options that change the network"
             )
     require_alike(weights, own, "model", path)
-    model.load_state_dict(weights)
+    model.load_state_dict({name: cut_like(weights[name], value) for name, value in own.items()})
+
+
+def result_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a run has come to: the averaged ones, if it averages (``--ema``)."""
+    weights: dict[str, Tensor] = state.get("average", state["model"])
+    return weights
 
 
 def require_alike(found: Any, like: Any, name: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The options of the training program, and what the presets fill in."""
+"""What becomes of the options: presets fill them in, checks refuse what can't be."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-import tyro
 
 from vgg_fast.models import VGG
 from vgg_fast.train import memory
+from vgg_fast.train.options import Config
 from vgg_fast.train.presets import PRESETS, VGGOptions
 
 
@@ -27,15 +27,17 @@ class Schedule:
     """How long and how fast a preset learns, unless the options say otherwise."""
 
     epochs: int
-    lr: float
+    lr: float  # SGD's
+    lr_of_adamw: float
 
 
-# SGD with momentum under a one-cycle schedule; lr is its peak.
+# lr is the peak of a one-cycle schedule.
 SCHEDULES = {
-    "seed": Schedule(epochs=10, lr=0.02),
-    "small": Schedule(epochs=10, lr=0.03),
-    "fast": Schedule(epochs=8, lr=0.06),
+    "seed": Schedule(epochs=10, lr=0.02, lr_of_adamw=3e-4),
+    "small": Schedule(epochs=10, lr=0.03, lr_of_adamw=3e-4),
+    "fast": Schedule(epochs=8, lr=0.06, lr_of_adamw=1e-3),
 }
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 1e-2}
 
 
 MOST_CONVOLUTIONS = 1000
@@ -49,108 +51,23 @@ RANGES = {
     "classifier_width": (1, 2**31 - 1),
     "width": (0, 2**31 - 1),
     "seed": (0, 2**63 - 1),
+    "accumulate": (1, 2**31 - 1),
+    "seeds": (1, 10**6),
+    "crop": (0, 2**10),
+    "profile": (1, 1000),
 }
 # Set by the preset or the machine, if they aren't given.
-FILLED = ("width", "image_size", "classifier_width", "epochs", "lr", "amp")
+FILLED = (
+    *("width", "image_size", "classifier_width", "epochs", "lr", "amp"),
+    *("warm_up", "weight_decay"),
+)
 # Added to the options since checkpoints exist: an earlier one lacks them.
-ADDED_LATER = {"save_every"}
-
-
-@dataclass
-class Config:
-    """Train a VGG network on Fashion-MNIST.
-
-    Presets: "seed" is the seed network at 224 x 224; "small" has a quarter of its channels; "fast"
-    has a quarter of its channels, 32 x 32 images and a classifier of 512. Options that follow the
-    preset replace its parts.
-    """
-
-    fused: bool = False
-    """One kernel for each convolution with its ReLU and pooling, instead of torch's own layers."""
-
-    preset: Literal["auto", "seed", "small", "fast"] = "auto"
-    """auto: "seed" on a GPU, "fast" on CPU, where the seed network would take hours."""
-
-    arch: str | None = None
-    """Convolutions x channels of each block, before --width multiplies them: 1x64,1x128,2x256."""
-
-    width: float | None = None
-    """Multiplies the channels of every block."""
-
-    image_size: int | None = None
-    """Height and width to which the images are resized."""
-
-    classifier_width: int | None = None
-    """Outputs of the two hidden linear layers."""
-
-    dropout: float = 0.5
-    """Probability of dropping a value after each hidden linear layer."""
-
-    epochs: int | None = None
-    """Passes over the training images."""
-
-    steps: int | None = None
-    """Stop after this many optimizer steps, and test on as many batches: a trial run."""
-
-    batch_size: int = 128
-    """Images in one step."""
-
-    lr: float | None = None
-    """The schedule's highest learning rate."""
-
-    momentum: float = 0.9
-    """SGD's momentum, in Nesterov's form."""
-
-    weight_decay: float = 5e-4
-    """SGD's weight decay."""
-
-    augment: bool = False
-    """Flip and shift the training images at random."""
-
-    seed: int = 0
-    """Seeds the initial weights, the order of the images, and dropout."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."""
-
-    threads: int | None = None
-    """CPU threads; torch's default if not given."""
-
-    backend: Literal["auto", "cpp", "triton", "reference"] = "auto"
-    """Which kernels run the fused layers."""
-
-    amp: Annotated[bool | None, tyro.conf.arg(metavar="| --no-amp")] = None
-    """Automatic mixed precision; by default only on a GPU."""
-
-    amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    """The dtype of mixed precision; float16 comes with loss scaling."""
-
-    compile: bool = False
-    """Train through torch.compile."""
-
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
-    """The mode of torch.compile."""
-
-    channels_last: bool = True
-    """Pass the images on in channels_last."""
-
-    dataset: Literal["fashion-mnist", "synthetic"] = "fashion-mnist"
-    """synthetic: invented images, to try the program without the data."""
-
-    data_root: Path | None = None
-    """The folder with Fashion-MNIST's four IDX files; searched for if not given."""
-
-    output_dir: Path | None = None
-    """Where the results go: runs/<preset>-<fused or plain> if not given, with a number if that
-    exists. Only one run at a time can write into a folder."""
-
-    save_every: float = 5.0
-    """Also save the state after this many minutes within an epoch: a killed run loses no more."""
-
-    resume: Path | None = None
-    """A checkpoint, or the folder of a run: continue from there, with that run's options. Other
-    options on the command line replace them, or are refused where the run depends on them. --steps
-    applies to one run only."""
+ADDED_LATER = {
+    *("save_every", "batch_norm", "init", "freeze_features", "target", "accumulate", "optimizer"),
+    *("schedule", "warm_up", "label_smoothing", "clip", "ema", "seeds", "channels", "test_share"),
+    *("broken_images", "flip", "alternate_flips", "crop", "crop_border", "erase"),
+    *("average_views", "fsdp", "tensorboard", "wandb", "profile"),
+}
 
 
 def resolved(config: Config) -> Config:
@@ -173,7 +90,9 @@ def resolved(config: Config) -> Config:
         image_size=_or(config.image_size, options["image_size"]),
         classifier_width=_or(config.classifier_width, options["classifier_width"]),
         epochs=_or(config.epochs, schedule.epochs),
-        lr=_or(config.lr, schedule.lr),
+        lr=_or(config.lr, schedule.lr if config.optimizer == "sgd" else schedule.lr_of_adamw),
+        weight_decay=_or(config.weight_decay, WEIGHT_DECAY[config.optimizer]),
+        warm_up=_or(config.warm_up, 0.25 if config.schedule == "one-cycle" else 0.05),
     )
     _check(filled)
     return filled
@@ -192,11 +111,12 @@ def model_options(config: Config) -> VGGOptions:
         "image_size": config.image_size,
         "width": config.width,
         "classifier_width": config.classifier_width,
+        "batch_norm": config.batch_norm,
     }
 
 
-def make_model(config: Config, num_classes: int) -> VGG:
-    """The network of a resolved ``config``, on its device.
+def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
+    """The network of a resolved ``config``, on its device; on the CPU with ``fsdp``.
 
     Raises:
         TrainingError: the images are too small for its blocks, or a number is out of range.
@@ -204,19 +124,36 @@ def make_model(config: Config, num_classes: int) -> VGG:
     try:
         model = VGG(
             **model_options(config),
-            in_channels=1,
+            in_channels=channels,
             num_classes=num_classes,
             dropout=config.dropout,
             fused=config.fused,
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
+    if config.fsdp:
+        return model  # is cut on the CPU, in rows
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(config.device).to(memory_format=layout)
 
 
-def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
+def check_memory(
+    config: Config,
+    num_classes: int,
+    batch_size: int,
+    channels: int = 1,
+    processes: int = 1,
+    neighbours: int = 1,
+) -> None:
     """Refuse a network that can't be trained before it is allocated: the system might kill us.
+
+    Args:
+        config: resolved.
+        num_classes: outputs of the network.
+        batch_size: images of one pass, of all processes.
+        channels: of the images.
+        processes: that share a batch, and with ``fsdp`` the parameters.
+        neighbours: those of them that share this machine's memory.
 
     Raises:
         TrainingError: the device of a resolved ``config`` doesn't have the memory.
@@ -224,8 +161,16 @@ def check_memory(config: Config, num_classes: int, batch_size: int) -> None:
     options = model_options(config)
     size, device = options["image_size"], torch.device(config.device)
     blocks = [(count, round(c * options["width"])) for count, c in options["conv_arch"]]
-    count = memory.parameters_of_vgg(blocks, size, options["classifier_width"], num_classes)
-    needed = memory.least_to_train(count, blocks, size, batch_size)
+    count = memory.parameters_of_vgg(
+        blocks, size, options["classifier_width"], num_classes, channels, config.batch_norm
+    )
+    # Weights, gradients and momentum; AdamW's squares, and the averaged weights.
+    copies = 3 + (config.optimizer == "adamw") + (config.ema is not None)
+    kept = math.ceil(count / processes) if config.fsdp else count
+    own_batch = math.ceil(batch_size / processes)
+    needed = memory.least_to_train(kept, blocks, size, own_batch, channels, copies)
+    if device.type == "cpu":
+        needed *= neighbours
     there = memory.of_device(device)
     if needed > there:
         raise TrainingError(
@@ -275,8 +220,10 @@ class OptionType:
         """Whether the option may be ``value``."""
         if value is None:
             return self.optional
-        if isinstance(value, bool) or not self.types:
-            return (bool in self.types and isinstance(value, bool)) or value in self.choices
+        if self.choices:  # True equals 1, and a tensor has no answer
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        if isinstance(value, bool):
+            return bool in self.types
         return isinstance(value, self.types) or (float in self.types and isinstance(value, int))
 
 
@@ -286,10 +233,10 @@ def option_types() -> dict[str, OptionType]:
 
 
 def _option_type(hint: Any) -> OptionType:
-    if get_origin(hint) is Literal:
-        return OptionType((), get_args(hint), False)
-    parts = get_args(hint) or (hint,)
-    return OptionType(tuple(t for t in parts if t is not type(None)), (), type(None) in parts)
+    parts = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    choices = tuple(v for part in parts if get_origin(part) is Literal for v in get_args(part))
+    types = () if choices else tuple(part for part in parts if part is not type(None))
+    return OptionType(types, choices, type(None) in parts)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -345,8 +292,54 @@ def _check(config: Config) -> None:
             raise TrainingError(f"{option} must be {bound}, but it is {value}")
     if not 0 <= config.momentum < 1:
         raise TrainingError(f"--momentum must be in [0, 1), but it is {config.momentum}")
+    assert config.weight_decay is not None and config.warm_up is not None
     if not 0 <= config.weight_decay < math.inf:
         raise TrainingError(
             f"--weight-decay must be finite and not negative, but it is {config.weight_decay}"
         )
+    _check_images(config)
+    _check_recipe(config)
     model_options(config)
+
+
+def _check_images(config: Config) -> None:
+    if not 0 < config.test_share < 1:
+        raise TrainingError(f"--test-share must be in (0, 1), but it is {config.test_share}")
+    if not 0 <= config.erase <= 1:
+        raise TrainingError(f"--erase must be in [0, 1], but it is {config.erase}")
+    if config.alternate_flips and not (config.flip or config.augment):
+        raise TrainingError("--alternate-flips says how --flip does it: add --flip")
+    if config.channels is not None and config.dataset != "folder":
+        raise TrainingError(
+            f"--channels is for --dataset folder, and {config.dataset} has its own: leave it out"
+        )
+    # Before any picture is decoded. A run that is resumed has its weights already.
+    if config.init is not None and config.resume is None and not os.path.isfile(config.init):
+        raise TrainingError(f"--init: there is no file {config.init}")
+
+
+def _check_recipe(config: Config) -> None:
+    """What recipe.py and seeds.py rely on."""
+    # (option, its bounds as they are written, whether it is within them)
+    for name, bounds, fits in (
+        ("label_smoothing", "[0, 1)", lambda v: 0 <= v < 1),
+        ("warm_up", "[0, 1]", lambda v: 0 <= v <= 1),
+        ("ema", "(0, 1)", lambda v: 0 < v < 1),
+        ("target", "(0, 1]", lambda v: 0 < v <= 1),
+    ):
+        value = getattr(config, name)
+        if value is not None and not fits(value):
+            option = "--" + name.replace("_", "-")
+            raise TrainingError(f"{option} must be in {bounds}, but it is {value}")
+    if config.clip is not None and not 0 < config.clip < math.inf:
+        raise TrainingError(f"--clip must be finite and more than 0, but it is {config.clip}")
+    if config.accumulate > config.batch_size:
+        raise TrainingError(
+            f"--accumulate must be at most --batch-size, {config.batch_size}, but it is "
+            f"{config.accumulate}"
+        )
+    if config.seed + config.seeds - 1 > RANGES["seed"][1]:
+        raise TrainingError(
+            f"--seed must be at most {RANGES['seed'][1] - config.seeds + 1} with --seeds "
+            f"{config.seeds}, but it is {config.seed}"
+        )

@@ -1,321 +1,63 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747): found, checked, read."""
+"""The data sets by name."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import torch
-import torchvision
-from torch import Tensor
-
-from vgg_fast.dispatch import environment
-from vgg_fast.train import idx
+from vgg_fast.train import fashion_mnist, picture_folder, standard_sets
+from vgg_fast.train.dataset import Dataset, Split, synthetic
+from vgg_fast.train.fashion_mnist import CLASSES
 from vgg_fast.train.idx import DataError
-from vgg_fast.train.locking import locked
+from vgg_fast.train.options import Config
 
-__all__ = ["CLASSES", "DataError", "Dataset", "Split", "load"]
-
-CLASSES = tuple(torchvision.datasets.FashionMNIST.classes)
-PACKAGE = "dataset-fashion-mnist"
-PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-SIDE = 28
-
-# name: (dimensions, SHA-256 of the uncompressed file)
-FILES = {
-    "train-images-idx3-ubyte": (
-        3,
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    ),
-    "train-labels-idx1-ubyte": (
-        1,
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    ),
-    "t10k-images-idx3-ubyte": (
-        3,
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    ),
-    "t10k-labels-idx1-ubyte": (
-        1,
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
-
-# An unreachable host doesn't answer at all: after this many seconds it is given up.
-CONNECT_TIMEOUT = 4
-APT_TIMEOUT = 180
+__all__ = ["CLASSES", "DataError", "Dataset", "Split", "load", "of_run"]
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images, uint8 (N, 28, 28), and their labels, int64 (N)."""
+def of_run(config: Config) -> Dataset:
+    """The data set that a resolved ``config`` names, with all options on it.
 
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set, and where it came from."""
-
-    name: str
-    source: str
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-
-    def identity(self) -> dict[str, Any]:
-        """What tells it from every other, wherever its files lie."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.test):
-            for values in (split.images, split.labels):
-                digest.update(values.contiguous().numpy().data)
-        return {
-            "train": len(self.train.labels),
-            "test": len(self.test.labels),
-            "classes": len(self.classes),
-            "sha256": digest.hexdigest(),
-        }
+    Raises:
+        DataError: it can't be found or used.
+    """
+    if config.dataset != "folder":
+        return load(config.dataset, config.data_root)
+    assert config.image_size is not None
+    return picture_folder.load(
+        _required(config.dataset, config.data_root),
+        config.image_size,
+        channels=3 if config.channels is None else config.channels,
+        test_share=config.test_share,
+        skip_broken=config.broken_images == "skip",
+    )
 
 
 def load(name: str = "fashion-mnist", root: Path | None = None, download: bool = True) -> Dataset:
-    """Find and read a data set.
-
-    Fashion-MNIST's files are looked for in ``root`` if it is given, and nowhere else; or else where
-    the package dataset-fashion-mnist of Debian and Ubuntu installs them, in the cache
-    ($XDG_CACHE_HOME/vgg_fast, or ~/.cache/vgg_fast), and at last fetched into the cache: by
-    torchvision, or out of that package by apt-get, which needs no root.
+    """Find and read a data set that isn't a folder of pictures.
 
     Args:
-        name: "fashion-mnist"; or "synthetic", ten kinds of invented images.
-        root: a folder with the four IDX files, plain or ``.gz``. They may be other images than
-            Fashion-MNIST's, of the same size and number of classes.
-        download: whether anything may be fetched.
+        name: "fashion-mnist", "mnist", "kmnist", "emnist", "cifar10" or "cifar100"; or "synthetic",
+            ten kinds of invented images.
+        root: a folder with the data set's files; only Fashion-MNIST is searched for without it, as
+            :func:`vgg_fast.train.fashion_mnist.load` says.
+        download: whether anything may be fetched; only Fashion-MNIST ever is.
 
     Raises:
-        DataError: the files can't be found or used; the message lists every way to get them.
+        DataError: the files can't be found or used; the message says which, and what to do.
     """
     if name == "synthetic":
-        return _synthetic()
-    if name != "fashion-mnist":
-        raise DataError(f"there is no data set {name!r}: choose fashion-mnist or synthetic")
-    if root is not None:
-        if not _is_complete(root):
-            missing = ", ".join(file for file in FILES if _find(root, file) is None)
-            raise DataError(f"{root} lacks {missing} (plain or .gz): name a folder that has them")
-        return _read(root, check=False)
-    for folder in (PACKAGE_FOLDER, _cache()):
-        if _is_complete(folder):
-            return _read(folder, check=True)
-    if not download:
-        raise DataError(_ways("nothing may be downloaded"))
-    return _read(_fetch(), check=True)
-
-
-def _read(folder: Path, check: bool) -> Dataset:
-    splits = []
-    for prefix in ("train", "t10k"):
-        names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        paths = [_find(folder, name) for name in names]
-        images, labels = (
-            idx.read(path, FILES[name][0], FILES[name][1] if check else None)
-            for path, name in zip(paths, names, strict=True)
-            if path is not None
-        )
-        if tuple(images.shape[1:]) != (SIDE, SIDE) or len(images) == 0:
-            raise DataError(f"{paths[0]} holds {list(images.shape)} values, not images of 28 x 28")
-        if len(images) != len(labels):
-            raise DataError(
-                f"{paths[0]} has {len(images)} images, but {paths[1]} {len(labels)} labels"
-            )
-        if int(labels.max()) >= len(CLASSES):
-            raise DataError(f"{paths[1]} has a label {int(labels.max())}, but labels end at 9")
-        splits.append(Split(images, labels.long()))
-    return Dataset("fashion-mnist", str(folder), CLASSES, *splits)
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    try:
-        return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    except OSError as error:
-        raise DataError(f"{folder} can't be read: {error.strerror}") from error
-
-
-def _is_complete(folder: Path) -> bool:
-    return all(_find(folder, name) is not None for name in FILES)
-
-
-def _cache() -> Path:
-    return environment.cache_folder() / "fashion-mnist"
-
-
-# ----------------------------------------------------------------------------------------------
-
-
-def _fetch() -> Path:
-    """Fetch the files into the cache, all or none, and give its folder."""
-    cache = _cache()
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        return synthetic()
+    if name == "fashion-mnist":
+        return fashion_mnist.load(root, download)
+    if name not in standard_sets.NAMES:
         raise DataError(
-            _ways(f"the cache {cache.parent} can't be made: {error.strerror}")
-        ) from error
-    try:
-        with locked(cache.parent / ".fetch.lock", wait=True):
-            if _is_complete(cache):  # another process has just downloaded it
-                return cache
-            for left in cache.parent.glob(".fetch-*"):  # of a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            return _fetch_into(cache)
-    except OSError as error:
-        raise DataError(
-            _ways(f"the cache {cache.parent} can't be written: {error.strerror}")
-        ) from error
-
-
-def _fetch_into(cache: Path) -> Path:
-    failures = []
-    ways: dict[str, Callable[[Path], Path]] = {
-        "download by torchvision": _from_torchvision,
-        "apt-get download": _from_package,
-    }
-    for way, fetch in ways.items():
-        with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".fetch-") as scratch:
-            try:
-                found = fetch(Path(scratch))
-                _read(found, check=True)
-            except (DataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-                failures.append(f"{way}: {str(error).strip() or type(error).__name__}")
-                continue
-            _move_into(cache, found)
-            return cache
-    raise DataError(_ways("; ".join(failures)))
-
-
-def _move_into(cache: Path, found: Path) -> None:
-    """Each file appears whole."""
-    cache.mkdir(exist_ok=True)
-    for name in FILES:
-        path = _find(found, name)
-        assert path is not None
-        os.replace(path, cache / path.name)
-
-
-def _from_torchvision(scratch: Path) -> Path:
-    mirrors = torchvision.datasets.FashionMNIST.mirrors
-    if not any(_reachable(url) for url in mirrors):
-        hosts = ", ".join(str(urlsplit(url).hostname) for url in mirrors)
-        raise DataError(f"{hosts} can't be reached")
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)
-    try:
-        torchvision.datasets.FashionMNIST(str(scratch), download=True)
-    finally:
-        socket.setdefaulttimeout(before)
-    return scratch / "FashionMNIST" / "raw"
-
-
-def _reachable(url: str) -> bool:
-    """Whether a connection to its host, or to the proxy that serves it, opens in time.
-
-    In a thread, because a name server may hang, too.
-    """
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy and not proxy_bypass(parts.hostname or ""):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    opened = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT).close()
-        except OSError:
-            return
-        opened.set()
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_TIMEOUT)
-    return opened.is_set()
-
-
-def _from_package(scratch: Path) -> Path:
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise DataError(f"{tool} isn't installed")
-    apt = ["apt-get", "-qq", "-oAcquire::Retries=0"]
-    apt += [f"-oAcquire::{p}::Timeout={CONNECT_TIMEOUT}" for p in ("http", "https")]
-    apt.append("-oAPT::Sandbox::User=root")  # apt's own user can't enter the scratch folder
-    problem = _run([*apt, "download", PACKAGE], scratch)
-    if problem:
-        # A fresh machine or image has no package lists, and renewing them needs root: these are our
-        # own.
-        lists, archives = scratch / "lists", scratch / "archives"
-        for folder in (lists, archives):
-            (folder / "partial").mkdir(parents=True)
-        apt += [f"-oDir::State::Lists={lists}", f"-oDir::Cache={archives}"]
-        problem = _run([*apt, "update"], scratch) or _run([*apt, "download", PACKAGE], scratch)
-    packages = list(scratch.glob("*.deb"))
-    if problem or not packages:
-        raise DataError(problem or "no package came")
-    problem = _run(["dpkg-deb", "-x", str(packages[0]), "unpacked"], scratch)
-    if problem:
-        raise DataError(problem)
-    return scratch / "unpacked" / PACKAGE_FOLDER.relative_to("/")
-
-
-def _run(command: list[str], folder: Path) -> str:
-    """What went wrong, in one line; nothing if nothing did."""
-    try:
-        run = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=APT_TIMEOUT, check=False
+            f"there is no data set {name!r}: choose fashion-mnist, "
+            f"{', '.join(standard_sets.NAMES)}, folder or synthetic"
         )
-    except subprocess.TimeoutExpired:
-        return f"{command[0]} took more than {APT_TIMEOUT} s"
-    if run.returncode == 0:
-        return ""
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"{command[0]} failed"
+    return standard_sets.load(name, _required(name, root))
 
 
-def _ways(problem: str) -> str:
-    return (
-        f"Fashion-MNIST wasn't found, and can't be downloaded: {problem}\n"
-        "Any of these helps:\n"
-        f"  apt-get install {PACKAGE}            on Debian and Ubuntu, as root\n"
-        f"  put {', '.join(FILES)} (plain or .gz)\n"
-        f"  into {_cache()}, or into a folder named by --data-root\n"
-        f"  the files: {torchvision.datasets.FashionMNIST.mirrors[0]}\n"
-        "  --dataset synthetic                              trains on invented images"
-    )
-
-
-def _synthetic() -> Dataset:
-    """Ten patterns of stripes and blobs under noise: learnable, and nothing like clothes."""
-    generator = torch.Generator().manual_seed(0)
-    axis = torch.linspace(-1, 1, SIDE)
-    y, x = axis[:, None], axis[None, :]
-    patterns = [torch.sin(3 * (k + 1) * (x * ((k + 1) % 3) + y * (k % 3))) for k in range(10)]
-
-    def split(count: int) -> Split:
-        labels = torch.arange(count) % len(patterns)
-        noise = torch.randn(count, SIDE, SIDE, generator=generator)
-        images = torch.stack(patterns)[labels] + 0.5 * noise
-        return Split((images * 48 + 128).clamp(0, 255).to(torch.uint8), labels)
-
-    return Dataset(
-        "synthetic", "a random generator", tuple(map(str, range(10))), split(6000), split(1000)
-    )
+def _required(name: str, root: Path | None) -> Path:
+    if root is None:
+        what = "pictures" if name == "folder" else "files"
+        raise DataError(f"--dataset {name} needs --data-root: name the folder with its {what}")
+    return root

@@ -15,7 +15,10 @@ from vgg_fast.train.locking import Locked, locked
 
 METRICS = "metrics.json"
 PICTURES = ("curves.png", "confusion_matrix.png", "network.png", "samples.png")
-FILES = (checkpoint.NAME, METRICS, *PICTURES)
+SUMMARY = "summary.json"  # of several seeds
+# What looks on (vgg_fast.train.watching) writes these.
+WATCHED = ("history.csv", "report.html", "profile.txt", "trace.json.gz", "wandb.id")
+FILES = (checkpoint.NAME, METRICS, SUMMARY, *PICTURES, *WATCHED)
 LOCK = ".lock"
 
 

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from vgg_fast.train import memory
+from vgg_fast.train.dataset import Split
 
 PART = 1 << 20  # bytes
+SIDE = 28  # of the images of MNIST and its successors
 
 
 class DataError(RuntimeError):
@@ -73,6 +76,49 @@ def read(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
         )
     values = np.frombuffer(contents, np.uint8, offset=start).reshape(sizes)
     return torch.from_numpy(values)
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The file ``name`` in ``folder``, plain or compressed; None if it has neither.
+
+    Raises:
+        DataError: the folder can't be read.
+    """
+    try:
+        return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    except OSError as error:
+        raise DataError(f"{folder} can't be read: {error.strerror}") from error
+
+
+def read_split(
+    folder: Path, names: tuple[str, str], classes: int, sums: Mapping[str, str]
+) -> Split:
+    """Images of 28 x 28 pixels and their labels, from two files that ``folder`` has.
+
+    Args:
+        folder: with both files, each plain or compressed.
+        names: of the one with the images, and the one with the labels.
+        classes: how many there are; labels start at 0.
+        sums: SHA-256 of uncompressed files, by name; those that it lacks aren't checked.
+
+    Raises:
+        DataError: a file can't be read or isn't what it should be, or the two don't fit.
+    """
+    paths = [find(folder, name) for name in names]
+    images, labels = (
+        read(path, dimensions, sums.get(name))
+        for path, dimensions, name in zip(paths, (3, 1), names, strict=True)
+        if path is not None
+    )
+    if tuple(images.shape[1:]) != (SIDE, SIDE) or len(images) == 0:
+        raise DataError(f"{paths[0]} holds {list(images.shape)} values, not images of 28 x 28")
+    if len(images) != len(labels):
+        raise DataError(f"{paths[0]} has {len(images)} images, but {paths[1]} {len(labels)} labels")
+    if int(labels.max()) >= classes:
+        raise DataError(
+            f"{paths[1]} has a label {int(labels.max())}, but labels end at {classes - 1}"
+        )
+    return Split(images, labels.long())
 
 
 def write(path: Path, values: Tensor) -> None:

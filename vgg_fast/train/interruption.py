@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from vgg_fast.train import ranks
+
 
 class Interrupted(Exception):
     """Ctrl-C, or the system, asked the run to end; ``number`` is the signal's."""
@@ -17,7 +19,9 @@ class Interrupted(Exception):
 class Signals:
     """Remembers SIGINT, SIGTERM and a terminal's end, so that a step is never cut in the middle.
 
-    One that is ignored stays so: nohup, and the background of a shell, ask for it.
+    One that is ignored stays so: nohup, and the background of a shell, ask for it. A second one
+    doesn't wait for the step; but a rank may get the same one from the system and from torchrun,
+    which kills it itself if it takes too long.
     """
 
     def __init__(self) -> None:
@@ -36,12 +40,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        # A second Ctrl-C doesn't wait for the step; a terminal that closes may tell it twice.
-        if self.received and number != signal.SIGHUP:
+        # A terminal that closes may tell it twice.
+        if self.received and number != signal.SIGHUP and ranks.size() == 1:
             raise KeyboardInterrupt
         self.received = number
-
-    def check(self) -> None:
-        """Raise :class:`Interrupted` if there was one."""
-        if self.received:
-            raise Interrupted(self.received)

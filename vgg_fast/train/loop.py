@@ -13,49 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
-from vgg_fast.train import checkpoint
+from vgg_fast.models import VGG
+from vgg_fast.train import local, ranks, recipe, restoring, sharding
+from vgg_fast.train.augmentation import Augmentation, views
 from vgg_fast.train.batches import Batches
-from vgg_fast.train.config import Config, TrainingError, as_plain_values, check_memory, make_model
+from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.train.data import Dataset
+from vgg_fast.train.initial import freeze, load_convolutions, trainable
+from vgg_fast.train.inputs import Input
+from vgg_fast.train.options import Config
 from vgg_fast.train.progress import Progressing
+from vgg_fast.train.rows import AVERAGED, ROW
+from vgg_fast.train.sums import Sums
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
-# Of the history; each a number.
-ROW = (
-    *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"),
-    *("images_per_second", "learning_rate"),
-)
+SAMPLES = 36  # test images whose predictions are shown
 
 
 def do_nothing() -> None:
     """Between two batches, unless there is something to do."""
-
-
-@dataclasses.dataclass
-class Sums:
-    """Loss and hits of the images so far, kept on the device."""
-
-    loss: Tensor
-    correct: Tensor
-    images: int = 0
-
-    @classmethod
-    def on(cls, device: torch.device) -> Sums:
-        """Of no images yet."""
-        return cls(torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.long))
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch with its mean ``loss``."""
-        self.loss += loss.detach().float() * len(labels)
-        self.correct += (logits.detach().argmax(1) == labels).sum()
-        self.images += len(labels)
-
-    def means(self) -> tuple[float, float]:
-        """Loss and accuracy."""
-        images = max(1, self.images)
-        return float(self.loss) / images, int(self.correct) / images
 
 
 class Training:
@@ -67,18 +46,44 @@ class Training:
     """
 
     def __init__(self, config: Config, data: Dataset):
-        assert config.lr and config.epochs and config.image_size
+        assert config.lr and config.epochs and config.image_size and config.warm_up is not None
         batch_size = min(config.batch_size, len(data.train.labels))
-        check_memory(config, len(data.classes), batch_size)
+        ranks.require_equal_parts(batch_size)
+        check_memory(
+            config,
+            len(data.classes),
+            math.ceil(batch_size / config.accumulate),
+            data.channels,
+            ranks.size(),
+            ranks.local_size(),
+        )
+        augmentation = Augmentation.of(config)
+        augmentation.check(data.train.images)
         torch.manual_seed(config.seed)
         self.config = config
         self.data = data
         self.identity = data.identity()
+        ranks.require_same_images(self.identity["sha256"])
         self.device = torch.device(config.device)
-        self.model = make_model(config, len(data.classes))
+        self.input = Input.of(config, data)
+        self.model = make_model(config, len(data.classes), data.channels)
+        if config.init is not None and config.resume is None:  # else the state has its weights
+            load_convolutions(self.model, config.init)
+        if config.freeze_features:
+            freeze(self.model)
+        if config.fsdp:
+            sharding.shard(self.model, self.device)
+        local.seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)
         self.order_at_epoch = self.order.get_state()
-        shared: dict[str, Any] = {"device": self.device, "channels_last": config.channels_last}
+        shared: dict[str, Any] = {
+            "device": self.device,
+            "channels_last": config.channels_last,
+            "mean": self.input.mean,
+            "deviation": self.input.deviation,
+            "rank": ranks.rank(),
+            "ranks": ranks.size(),
+        }
         self.batches = Batches(
             data.train,
             batch_size,
@@ -86,38 +91,36 @@ class Training:
             shuffle=True,
             drop_last=True,  # one shape of batch, for torch.compile
             generator=self.order,
-            augment=config.augment,
+            augmentation=augmentation,
             **shared,
         )
         self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            config.lr,
-            config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
-            fused=True,
+        self.optimizer = recipe.make_optimizer(config, trainable(self.model))
+        self.rate = recipe.LearningRate(
+            config.schedule, config.lr, config.warm_up, config.epochs * len(self.batches)
         )
-        # Smith and Topin 2017 (arXiv:1708.07120)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            config.lr,
-            total_steps=config.epochs * len(self.batches),
-            pct_start=0.25,
-            cycle_momentum=False,
-        )
+        self.average = None if config.ema is None else recipe.Average(self.model, config.ema)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=bool(config.amp) and config.amp_dtype == "float16"
         )
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.confusion: Tensor | None = None
+        self._samples: tuple[Tensor, Tensor, Tensor] | None = None
+        self.accuracy_averaged: float | None = None
         self.epoch_sums = Sums.on(self.device)
         self.epoch_seconds = 0.0
         self.net: Callable[[Tensor], Tensor] = self.model
+        if not config.fsdp:
+            self.net = sharding.wrapped(self.model)
         if config.compile:
             mode = None if config.compile_mode == "default" else config.compile_mode
-            self.net = torch.compile(self.model, mode=mode, dynamic=False)
+            self.net = torch.compile(self.net, mode=mode, dynamic=False)
+
+    @property
+    def tested(self) -> VGG:
+        """What is tested, and predicts: the averaged weights, if there are any."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def last_step(self) -> int:
@@ -126,12 +129,28 @@ class Training:
         every = self.config.epochs * len(self.batches)
         return every if self.config.steps is None else min(every, self.config.steps)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether :meth:`run` has nothing left to do."""
+        if self.reached_target is not None:
+            return True
+        return self.step >= self.last_step and not self._is_untested()
+
+    @property
+    def reached_target(self) -> dict[str, Any] | None:
+        """The row of the first whole epoch with the test accuracy of --target."""
+        target = self.config.target
+        if target is None:
+            return None
+        whole = (row for row in self.history if row["step"] % len(self.batches) == 0)
+        return next((row for row in whole if row["test_accuracy"] >= target), None)
+
     # ------------------------------------------------------------------------------------------
 
     def run(
         self, progress: Progressing, between: Callable[[], None] = do_nothing
     ) -> Iterator[dict[str, Any]]:
-        """Train to the last step; gives the row of each epoch.
+        """Train to the last step, or to the target; gives the row of each epoch.
 
         Args:
             progress: shows how far it is.
@@ -141,7 +160,7 @@ class Training:
         Raises:
             TrainingError: the loss isn't finite any more.
         """
-        while self.step < self.last_step or self._is_untested():
+        while not self.has_ended:
             if not self._is_untested():
                 self._train_to_epoch_end(progress, between)
             yield self._close_epoch(progress, between)
@@ -158,7 +177,10 @@ class Training:
             self.epoch_sums, self.epoch_seconds = Sums.on(self.device), 0.0
         self.order.set_state(self.order_at_epoch)  # an epoch that was cut is drawn again
         end = min(len(self.batches), done + self.last_step - self.step)
+        self.batches.epoch = self.step // len(self.batches)
         self.model.train()
+        if self.config.freeze_features:
+            freeze(self.model)
         name = f"epoch {self.step // len(self.batches) + 1}/{self.config.epochs}"
         with progress.task(name, len(self.batches), done) as show:
             started = time.perf_counter()
@@ -171,9 +193,9 @@ class Training:
                 self.step += 1
                 self.epoch_seconds = before + time.perf_counter() - started
                 if self.step % STEPS_BETWEEN_UPDATES == 0 or self.device.type == "cpu":
-                    loss, accuracy = self.epoch_sums.means()
-                    self.check_loss()
-                    speed = self.epoch_sums.images / self.epoch_seconds
+                    sums = self.check_loss()
+                    loss, accuracy = sums.means()
+                    speed = sums.images / self.epoch_seconds
                     position = (self.step - 1) % len(self.batches) + 1
                     show(position, f"loss {loss:.3f}  acc {accuracy:.3f}  {speed:.0f} images/s")
         self.check_loss()
@@ -181,44 +203,69 @@ class Training:
             self.order_at_epoch = self.order.get_state()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One step, in --accumulate passes over parts of the batch; its gradient is that of all."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate.at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            logits = self.net(images)
-            loss = cross_entropy(logits, labels)
-        self.scaler.scale(loss).backward()
+        parts = min(self.config.accumulate, len(labels))
+        cut = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for number, (some, their_labels) in enumerate(cut, start=1):
+            with sharding.gradients_shared(self.net, self.model, number == parts):
+                self._pass(some, their_labels, len(their_labels) / len(labels))
+        if self.config.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(recipe.parameters_of(self.optimizer), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.schedule.step()
+        if self.average is not None:
+            self.average.follow(self.step + 1)
+
+    def _pass(self, images: Tensor, labels: Tensor, share: float) -> None:
+        """Forward and backward, of a ``share`` of the batch, whose mean counts each image once."""
+        with self._autocast():
+            logits = self.net(images)
+            loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        self.scaler.scale(loss * share).backward()
         self.epoch_sums.add(loss, logits, labels)
 
     def _autocast(self) -> torch.autocast:
         dtype = getattr(torch, self.config.amp_dtype)
         return torch.autocast(self.device.type, dtype, enabled=bool(self.config.amp))
 
-    def check_loss(self) -> None:
-        """Raise TrainingError if this epoch's loss isn't finite."""
-        loss, _ = self.epoch_sums.means()
+    def check_loss(self) -> Sums:
+        """This epoch's sums so far, over all ranks.
+
+        Raises:
+            TrainingError: the loss isn't finite.
+        """
+        sums = self.epoch_sums.over_ranks()
+        loss, _ = sums.means()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {self.step}: train with a lower --lr than "
                 f"{self.config.lr}"
             )
+        return sums
 
     def _close_epoch(self, progress: Progressing, between: Callable[[], None]) -> dict[str, Any]:
-        loss, accuracy = self.epoch_sums.means()
-        learning_rate = self.schedule.get_last_lr()[0]
+        sums = self.epoch_sums.over_ranks()
+        loss, accuracy = sums.means()
+        learning_rate = self.rate.at(self.step)
         test_loss, test_accuracy, self.confusion = self.evaluate(progress, between)
         epoch = (self.step - 1) // len(self.batches) + 1
         if (
             self.history and self.history[-1]["epoch"] == epoch
         ):  # it was cut by --steps, and continues
             self.history.pop()
-        speed = self.epoch_sums.images / max(self.epoch_seconds, 1e-9)
+        speed = sums.images / max(self.epoch_seconds, 1e-9)
         values = (
             *(epoch, self.step, loss, accuracy, test_loss, test_accuracy, self.epoch_seconds),
             *(speed, learning_rate),
         )
-        self.history.append(dict(zip(ROW, values, strict=True)))
+        row: dict[str, Any] = dict(zip(ROW, values, strict=True))
+        if self.accuracy_averaged is not None:
+            row[AVERAGED] = self.accuracy_averaged
+        self.history.append(row)
         return self.history[-1]
 
     @torch.no_grad()
@@ -227,10 +274,13 @@ class Training:
     ) -> tuple[float, float, Tensor]:
         """Loss, accuracy and confusion matrix (rows are the truth) on the test images.
 
-        A run of a few steps tests on as many batches.
+        A run of a few steps tests on as many batches. With --average-views, the accuracy of the
+        mean over :func:`~vgg_fast.train.augmentation.views` is ``accuracy_averaged`` afterwards.
         """
-        self.model.eval()
+        self.tested.eval()
+        sharding.share_buffers(self.tested)
         sums, classes = Sums.on(self.device), len(self.data.classes)
+        correct_averaged = torch.zeros((), dtype=torch.long, device=self.device)
         confusion = torch.zeros(classes * classes, dtype=torch.long, device=self.device)
         limit = self.config.steps
         total = len(self.test_batches) if limit is None else min(limit, len(self.test_batches))
@@ -238,45 +288,94 @@ class Training:
             for i, (images, labels) in enumerate(itertools.islice(self.test_batches, total)):
                 between()
                 with self._autocast():
-                    logits = self.model(images).float()
-                sums.add(cross_entropy(logits, labels), logits, labels)
+                    logits = self.tested(images).float()
+                if len(labels):  # a rank's part of the last batch may be empty
+                    sums.add(cross_entropy(logits, labels), logits, labels)
                 pairs = labels * classes + logits.argmax(1)
                 confusion += torch.bincount(pairs, minlength=classes * classes)
+                if self.config.average_views:
+                    logits += self._logits_of_other_views(images)
+                    correct_averaged += (logits.argmax(1) == labels).sum()
                 show(i + 1, "")
-        return (*sums.means(), confusion.reshape(classes, classes).cpu())
+        sums = sums.over_ranks()
+        if self.config.average_views:
+            self.accuracy_averaged = int(ranks.total(correct_averaged)) / max(1, sums.images)
+        confusion = ranks.total(confusion).reshape(classes, classes)
+        return (*sums.means(), confusion.cpu())
+
+    def _logits_of_other_views(self, images: Tensor) -> Tensor:
+        """Their sum over all views but the first."""
+        with self._autocast():
+            layout = self.test_batches.memory_format
+            found = [
+                self.tested(view.contiguous(memory_format=layout)) for view in views(images)[1:]
+            ]
+        return torch.stack([logits.float() for logits in found]).sum(0)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The classes that the model sees in uint8 ``images`` (N, 28, 28)."""
-        self.model.eval()
+        """The classes that the model sees in uint8 ``images``, as the data set has them."""
+        self.tested.eval()
         split = dataclasses.replace(
             self.data.test, images=images, labels=torch.zeros(len(images), dtype=torch.long)
         )
         size = self.test_batches.image_size
-        batches = Batches(split, len(images), size, device=self.device)
+        batches = Batches(
+            split,
+            len(images),
+            size,
+            device=self.device,
+            mean=self.input.mean,
+            deviation=self.input.deviation,
+        )
         with self._autocast():
-            return torch.cat([self.model(batch).argmax(1) for batch, _ in batches]).cpu()
+            return torch.cat([self.tested(batch).argmax(1) for batch, _ in batches]).cpu()
+
+    @property
+    def drawn(self) -> VGG:
+        """The network for drawings: where each rank has a part of it, one without values."""
+        if not self.config.fsdp:
+            return self.model
+        return make_model(self.config, len(self.data.classes), self.data.channels).to("meta")
+
+    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The first test images, their labels, and the classes that the model sees in them.
+
+        Predicted at the first call, which all ranks make, since they may share the model.
+        """
+        if self._samples is None:
+            test = self.data.test
+            images = test.images[:SAMPLES]
+            self._samples = images, test.labels[:SAMPLES], self.predict(images)
+        return self._samples
 
     # ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
-        state = {
+        """Everything that :meth:`restore` needs to go on as if nothing had happened.
+
+        All ranks call it, and the first one's is whole. Another number of ranks can go on from it.
+        """
+        sharding.share_buffers(self.model)
+        average = {}
+        if self.average is not None:
+            sharding.share_buffers(self.average.model)
+            average = {"average": self.average.model.state_dict()}
+        return {
             "config": as_plain_values(self.config),
             "data": self.identity,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "input": self.input.as_plain_values(),
+            "model": sharding.whole(self.model.state_dict()),
+            **average,
+            "optimizer": sharding.whole(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "history": self.history,
             "epoch_seconds": self.epoch_seconds,
-            "epoch_sums": dataclasses.asdict(self.epoch_sums),
+            "epoch_sums": dataclasses.asdict(self.epoch_sums.over_ranks()),
             "order_at_epoch": self.order_at_epoch,
-            "random": torch.get_rng_state(),
+            **local.random_states(self.device),
         }
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go back to :meth:`state`, under the options of this run.
@@ -284,79 +383,4 @@ class Training:
         Raises:
             TrainingError: it belongs to another architecture or other data, or is broken.
         """
-        self._require_same_data(state, path)
-        checkpoint.load_model(self.model, state["model"], path)
-        own = self.state()
-        for name in ("epoch_sums", "order_at_epoch", "random", "random_cuda"):
-            if name in own and name in state:  # one of the runs may have no GPU
-                checkpoint.require_alike(state[name], own[name], name, path)
-        for i, row in enumerate(state["history"]):
-            checkpoint.require_alike(row, dict.fromkeys(ROW, 0), f"history[{i}]", path)
-        self.step = state["step"]
-        self.history = list(state["history"])
-        if state["config"]["steps"] and not self.config.steps and self.history:
-            self.history.pop()  # a trial run tests on few images: test on all before going on
-        self.epoch_seconds = state["epoch_seconds"]
-        sums = state["epoch_sums"]
-        self.epoch_sums = Sums(
-            sums["loss"].to(self.device), sums["correct"].to(self.device), sums["images"]
-        )
-        self.order_at_epoch = state["order_at_epoch"]
-        if state["format"] == 1 and self.step % len(self.batches) == 0:
-            self.order_at_epoch = state["order"]
-        try:
-            self._restore_learning(state, path)
-            self.order.set_state(self.order_at_epoch)
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda" and "random_cuda" in state:
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise TrainingError(f"the checkpoint {path} is broken: start over") from error
-
-    def _restore_learning(self, state: dict[str, Any], path: Path) -> None:
-        """Momentum, learning rate and loss scale. Whatever the options fix is theirs already."""
-        parameters = dict(enumerate(self.model.parameters()))
-        if self.step and state["config"]["momentum"]:
-            found = state["optimizer"].get("state")
-            like = {i: {"momentum_buffer": p} for i, p in parameters.items()}
-            checkpoint.require_alike(found, like, "optimizer.state", path)
-            momentum = {i: found[i]["momentum_buffer"] for i in parameters}
-        else:
-            momentum = {i: torch.zeros(()) for i in parameters}
-        if self.step and self.config.momentum:
-            for i, parameter in parameters.items():
-                # In the parameter's layout, which --channels-last may have changed.
-                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[i])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        if self.step:
-            # The rate is a function of the step: it is set by stepping to this one.
-            position = {"last_epoch": self.step - 1, "_step_count": self.step}
-            self.schedule.load_state_dict({**self.schedule.state_dict(), **position})
-            self.schedule.step()
-        own = self.scaler.state_dict()
-        if own and state["scaler"]:  # the earlier run may have had none
-            checkpoint.require_alike(state["scaler"], own, "scaler", path)
-            self.scaler.load_state_dict(state["scaler"])
-
-    def _require_same_data(self, state: dict[str, Any], path: Path) -> None:
-        own, found = self.identity, state.get("data", {})
-        planned = self.schedule.total_steps
-        if state["format"] == 1:  # the number of steps tells at least the size
-            is_same = state["schedule"].get("total_steps") == planned
-        else:
-            checkpoint.require_alike(found, own, "data", path)
-            is_same = found == own
-        if not is_same:
-            sizes = "{train:,} training and {test:,} test images of {classes} classes".format
-            if found and sizes(**found) != sizes(**own):
-                difference = f"{sizes(**found)}, and not {sizes(**own)}"
-            else:
-                difference = "other images"
-            raise TrainingError(
-                f"the run of {path} has learnt from {difference}: name the folder of its data "
-                "with --data-root, or start over without --resume"
-            )
-        if not 0 <= state["step"] <= planned:
-            raise TrainingError(
-                f"the checkpoint {path} is broken: it is at step {state['step']} of {planned}"
-            )
+        restoring.restore(self, state, path)

@@ -34,19 +34,27 @@ def in_gib(count: int) -> str:
 
 
 def parameters_of_vgg(
-    blocks: Sequence[tuple[int, int]], image_size: int, classifier_width: int, classes: int
+    blocks: Sequence[tuple[int, int]],
+    image_size: int,
+    classifier_width: int,
+    classes: int,
+    channels: int = 1,
+    batch_norm: bool = False,
 ) -> int:
-    """Weights and biases of a VGG for images of one channel.
+    """Weights and biases of a VGG.
 
     Args:
         blocks: (convolutions, channels), after their multiplication by the width.
         image_size: height and width of the images.
         classifier_width: outputs of the two hidden linear layers.
         classes: outputs of the last one.
+        channels: of the images.
+        batch_norm: whether each convolution has one, with a scale and a shift for each channel.
     """
-    total, before = 0, 1
+    total, before, per_channel = 0, channels, 3 if batch_norm else 1
     for convolutions, channels in blocks:
-        total += 9 * channels * (before + (convolutions - 1) * channels) + convolutions * channels
+        total += 9 * channels * (before + (convolutions - 1) * channels)
+        total += per_channel * convolutions * channels
         before = channels
     features = before * (image_size >> len(blocks)) ** 2
     for inputs, outputs in (
@@ -59,12 +67,19 @@ def parameters_of_vgg(
 
 
 def least_to_train(
-    parameters: int, blocks: Sequence[tuple[int, int]], image_size: int, batch_size: int
+    parameters: int,
+    blocks: Sequence[tuple[int, int]],
+    image_size: int,
+    batch_size: int,
+    channels: int = 1,
+    copies: int = 3,
 ) -> int:
     """Bytes below which no training step fits.
 
-    Weights, gradients and momentum in float32; the images; and the map after each block, in 16 bits
-    as mixed precision has it. Kernels and a run without fusing take more.
+    Weights, gradients and momentum in float32, ``copies`` of them with what else the optimizer
+    keeps; the images of one pass; and the map after each block, in 16 bits as mixed precision has
+    it. Kernels and a run without fusing take more.
     """
     maps = sum(channels * (image_size >> i) ** 2 for i, (_, channels) in enumerate(blocks, start=1))
-    return 3 * 4 * parameters + batch_size * (4 * image_size**2 + 2 * maps)
+    images = 4 * channels * image_size**2
+    return copies * 4 * parameters + batch_size * (images + 2 * maps)

@@ -56,10 +56,10 @@ def say(line: str) -> None:
         print(line)
 
 
-def complain(message: object) -> None:
-    """Print to standard error, if there is one to print to."""
+def complain(message: object, program: str = "vgg_fast.train") -> None:
+    """Print to standard error, if there is one to print to, behind the program's name."""
     with contextlib.suppress(OSError):
-        print(f"python -m vgg_fast.train: {message}", file=sys.stderr, flush=True)
+        print(f"python -m {program}: {message}", file=sys.stderr, flush=True)
 
 
 def give_up() -> None:

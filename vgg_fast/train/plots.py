@@ -25,6 +25,7 @@ __all__ = ["confusion_matrix", "curves", "network", "samples"]
 INK, GREY, PALE = "#1f2933", "#66727f", "#d3dae3"
 BLUE, ORANGE, GREEN, RED, VIOLET = "#2f6fb3", "#e08a2e", "#3a9b6e", "#c8433f", "#7c5cb5"
 DPI = 150
+COUNTED, NAMED = 20, 120  # classes of a confusion matrix, at most
 # What a stage of the network is: its color, and its words in the legend.
 KINDS = {
     "input": (PALE, "input"),
@@ -61,6 +62,8 @@ def curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") -> No
 def confusion_matrix(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
     """How often which class (row) was taken for which (column).
 
+    More than 20 classes have colours without counts, and more than 120 no names.
+
     Args:
         confusion: counts, (classes, classes).
         classes: their names.
@@ -68,19 +71,23 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str], path: Path) -> N
     """
     counts = confusion.cpu().double()
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(8, 7.4), layout="constrained")
+    many = len(classes) > COUNTED
+    side = min(max(8.0, 0.2 * len(classes)), 24.0)
+    figure = Figure(figsize=(side, 0.925 * side), layout="constrained")
     axes = figure.subplots()
     # The square root makes a confusion of 2 % visible next to a diagonal of 95 %.
     axes.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     places = range(len(classes))
-    axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, classes)
+    if len(classes) <= NAMED:
+        slant = 90 if many else 40
+        axes.set_xticks(places, classes, rotation=slant, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, classes)
     axes.set(xlabel="predicted", ylabel="true")
     accuracy = counts.trace() / counts.sum().clamp(min=1)
     axes.set_title(
         f"{int(counts.sum()):,} test images, {accuracy:.2%} right", color=INK, weight="bold", pad=12
     )
-    for row in places:
+    for row in places if not many else ():
         for column in places:
             if count := int(counts[row, column]):
                 axes.text(
@@ -104,18 +111,20 @@ def samples(
     path: Path,
     predictions: Tensor | None = None,
     columns: int = 9,
+    title: str | None = None,
 ) -> None:
     """A grid of images, each below its class and above what it was taken for.
 
     What is right has a check mark and is green; what is wrong has a cross and a frame, in red.
 
     Args:
-        images: uint8 (N, height, width); N may be 0.
+        images: uint8 (N, height, width) or (N, 3, height, width); N may be 0.
         labels: classes, (N).
         classes: their names.
         path: of the PNG.
         predictions: classes, (N); None shows the labels alone.
         columns: of the grid, at most.
+        title: above it; None counts what is right.
     """
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
@@ -127,7 +136,8 @@ def samples(
     words: dict[str, Any] = {"ha": "center", "fontsize": 9}
     for i, image in enumerate(images.cpu()):
         x, y = across * (i % columns), down * (i // columns)
-        axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
+        drawn = image if image.dim() == 2 else image.permute(1, 2, 0)
+        axes.imshow(drawn.numpy(), cmap="gray_r", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
         axes.text(x + 0.5, y - 0.04, classes[int(labels[i])], va="bottom", color=INK, **words)
         if predictions is None:
             continue
@@ -145,7 +155,8 @@ def samples(
         axes.text(0.5, 0.5, "no images", transform=axes.transAxes, va="center", **words)
     elif predictions is not None:
         count = int((predictions == labels).sum())
-        figure.suptitle(f"{count} of these {len(labels)} right", color=INK, weight="bold")
+        title = f"{count} of these {len(labels)} right" if title is None else title
+        figure.suptitle(title, color=INK, weight="bold")
     _save(figure, path)
 
 
@@ -160,7 +171,7 @@ def network(model: nn.Module, input_shape: Sequence[int], path: Path, title: str
         path: of the PNG.
         title: above the drawing.
     """
-    stages = _stages(model, input_shape)
+    stages = stages_of(model, input_shape)
     figure = Figure(layout="constrained")
     axes = figure.subplots()
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -189,7 +200,7 @@ def network(model: nn.Module, input_shape: Sequence[int], path: Path, title: str
 
 
 class Stage(NamedTuple):
-    """A layer, with the activation that follows it, and what it gives."""
+    """A layer, with the batch norm and the activation that follow it, and what it gives."""
 
     kind: str  # of KINDS
     label: str
@@ -233,7 +244,7 @@ def _curve(axes: Axes, history: Sequence[dict[str, Any]], what: str) -> None:
         axes.legend(frameon=False)
 
 
-def _stages(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
+def stages_of(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
     """The input, and each layer in the order of the calls."""
     stages = [Stage("input", "input", tuple(input_shape), 0)]
 
@@ -241,6 +252,11 @@ def _stages(model: nn.Module, input_shape: Sequence[int]) -> list[Stage]:
         if isinstance(layer, nn.ReLU):
             last = stages[-1]
             stages[-1] = last._replace(label=f"{last.label}\nReLU")
+        elif isinstance(layer, nn.BatchNorm2d):
+            last, count = stages[-1], sum(parameter.numel() for parameter in layer.parameters())
+            stages[-1] = last._replace(
+                label=f"{last.label}\nbatch norm", parameters=last.parameters + count
+            )
         elif (name := _name(layer)) is not None:
             count = sum(parameter.numel() for parameter in layer.parameters())
             stages.append(Stage(*name, tuple(output.shape[1:]), count))

@@ -14,11 +14,30 @@ class VGGOptions(TypedDict):
     image_size: int
     width: float
     classifier_width: int
+    batch_norm: bool
 
 
 # ``VGG(**PRESETS["small"])``
 PRESETS: dict[str, VGGOptions] = {
-    "seed": {"conv_arch": SEED_ARCH, "image_size": 224, "width": 1.0, "classifier_width": 4096},
-    "small": {"conv_arch": SEED_ARCH, "image_size": 224, "width": 0.25, "classifier_width": 4096},
-    "fast": {"conv_arch": SEED_ARCH, "image_size": 32, "width": 0.25, "classifier_width": 512},
+    "seed": {
+        "conv_arch": SEED_ARCH,
+        "image_size": 224,
+        "width": 1.0,
+        "classifier_width": 4096,
+        "batch_norm": False,
+    },
+    "small": {
+        "conv_arch": SEED_ARCH,
+        "image_size": 224,
+        "width": 0.25,
+        "classifier_width": 4096,
+        "batch_norm": False,
+    },
+    "fast": {
+        "conv_arch": SEED_ARCH,
+        "image_size": 32,
+        "width": 0.25,
+        "classifier_width": 512,
+        "batch_norm": False,
+    },
 }

@@ -9,13 +9,17 @@ from typing import Any
 
 import tyro
 
-from vgg_fast.train.config import Config, OptionType, TrainingError, option_types
+from vgg_fast.train.config import OptionType, TrainingError, option_types
+from vgg_fast.train.options import Config
 
 APPLIED = None
 NETWORK = "the weights belong to the network that it makes"
 SCHEDULE = "the learning rate of every step was planned with it"
 DRAWN = "the first weights and the order of the images were drawn with it"
 LEARNT = "the run has learnt from these images"
+OPTIMIZER = "the optimizer's state belongs to it"
+COUNTED = "the folder holds the runs of so many seeds"
+AVERAGE = "the averaged weights have followed it from the first step on"
 
 # APPLIED: from here on. Else why it must stay as it was.
 ON_RESUME: dict[str, str | None] = {
@@ -26,14 +30,37 @@ ON_RESUME: dict[str, str | None] = {
     "image_size": NETWORK,
     "classifier_width": NETWORK,
     "dropout": APPLIED,
+    "batch_norm": NETWORK,
+    "init": DRAWN,
+    "freeze_features": OPTIMIZER,
     "epochs": SCHEDULE,
     "steps": APPLIED,
+    "target": APPLIED,
     "batch_size": SCHEDULE,
+    "accumulate": APPLIED,
+    "optimizer": OPTIMIZER,
     "lr": SCHEDULE,
+    "schedule": SCHEDULE,
+    "warm_up": SCHEDULE,
     "momentum": APPLIED,
     "weight_decay": APPLIED,
-    "augment": APPLIED,
+    "label_smoothing": APPLIED,
+    "clip": APPLIED,
+    "ema": AVERAGE,
     "seed": DRAWN,
+    "seeds": COUNTED,
+    "dataset": LEARNT,
+    "data_root": APPLIED,  # the images themselves are compared
+    "channels": LEARNT,
+    "test_share": LEARNT,
+    "broken_images": APPLIED,
+    "augment": APPLIED,
+    "flip": APPLIED,
+    "alternate_flips": APPLIED,
+    "crop": APPLIED,
+    "crop_border": APPLIED,
+    "erase": APPLIED,
+    "average_views": APPLIED,
     "device": APPLIED,
     "threads": APPLIED,
     "backend": APPLIED,
@@ -42,11 +69,13 @@ ON_RESUME: dict[str, str | None] = {
     "compile": APPLIED,
     "compile_mode": APPLIED,
     "channels_last": APPLIED,
-    "dataset": LEARNT,
-    "data_root": APPLIED,  # the images themselves are compared
+    "fsdp": APPLIED,
     "output_dir": APPLIED,
     "save_every": APPLIED,
     "resume": APPLIED,
+    "tensorboard": APPLIED,
+    "wandb": APPLIED,
+    "profile": APPLIED,
 }
 
 
@@ -81,7 +110,7 @@ def resumed(config: Config, given: Collection[str], earlier: Config) -> Config:
             )
     now = {name: getattr(config, name) for name in given}
     return dataclasses.replace(
-        earlier, **{"steps": None, "output_dir": folder_of(config.resume), **now}
+        earlier, **{"steps": None, "profile": None, "output_dir": folder_of(config.resume), **now}
     )
 
 
