@@ -103,7 +103,11 @@ def _serve() -> None:
     from vgg_fast.train import results
 
     # Pictures take a second each, and are drawn when all is saved.
-    train._finish = lambda training, folder, progress: results.result(training)  # type: ignore
+    def finish(training, folder, progress):  # type: ignore
+        training.samples()  # which all ranks predict together
+        return results.result(training)
+
+    train._finish = finish
     os.chdir(sys.argv[1])
     print("ready", flush=True)
     for line in sys.stdin:

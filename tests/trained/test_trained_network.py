@@ -144,13 +144,19 @@ class TestBroken:
 
     def test_weights_of_another_network(self, trained: Any, tmp_path: Path) -> None:
         wider = VGG(((2, 8), (1, 24)), image_size=32, classifier_width=32).state_dict()
-        for changes in ({"model": wider}, {"averaged": wider}, {"averaged": {}}):
+        averaging = {**trained.state["config"], "ema": 0.9}
+        for changes in (
+            {"model": wider},
+            {"config": averaging, "average": wider},
+            {"config": averaging, "average": {}},
+        ):
             with pytest.raises(TrainingError, match="is broken: its weights don't belong"):
                 network.load(trained.changed(tmp_path / "run", **changes), "cpu")
 
     def test_averaged_weights_that_are_none(self, trained: Any, tmp_path: Path) -> None:
-        with pytest.raises(TrainingError, match="is broken: its averaged weights are a list"):
-            network.load(trained.changed(tmp_path / "run", averaged=[1]), "cpu")
+        config = {**trained.state["config"], "ema": 0.9}
+        with pytest.raises(TrainingError, match="is broken: it lacks the averaged weights"):
+            network.load(trained.changed(tmp_path / "run", config=config, average=[1]), "cpu")
 
 
 @pytest.mark.parametrize("program", ["evaluate", "predict", "export", "demo"])

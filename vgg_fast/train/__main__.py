@@ -1,11 +1,10 @@
 """``python -m vgg_fast.train``: the training program, or one sentence about what it lacks."""
 
-import sys
-
 # What the extra "train" of pyproject.toml installs; the library itself needs none of it.
 EXTRA = ("matplotlib", "numpy", "rich", "torchvision", "tyro")
 
 try:
+    from vgg_fast.train import ranks
     from vgg_fast.train.program import main
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -17,4 +16,4 @@ except ModuleNotFoundError as error:
     ) from None
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ranks.leave(main())
