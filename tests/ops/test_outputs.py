@@ -74,7 +74,8 @@ def test_too_little_memory_for_scratch_is_refused_with_its_size() -> None:
     code = """
 import resource, torch
 from vgg_fast.functional import conv3x3
-image, weight = torch.zeros(1, 512, 32, 32), torch.zeros(1024, 512, 3, 3)
+image = torch.zeros(1, 2048, 32, 32).contiguous(memory_format=torch.channels_last)
+weight = torch.zeros(64, 2048, 3, 3)
 conv3x3(image[:, :, :2, :2], weight)  # whatever is needed once
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * 2**20,) * 2)
@@ -87,7 +88,7 @@ except RuntimeError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert re.match(
-        r"vgg_fast::conv3x3: not enough memory for \d{8} bytes \(\d\d MiB\), with 1 images of 512 "
+        r"vgg_fast::conv3x3: not enough memory for \d{8} bytes \(\d\d MiB\), with 1 images of 2048 "
         r"channels and 32x32 pixels",
         printed.stdout,
     ), printed.stdout + printed.stderr
