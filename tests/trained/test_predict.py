@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 
 from tests.trained.test_trained_network import coloured
 from vgg_fast.train.data import CLASSES
+from vgg_fast.train.pictures import in_8_bits
 from vgg_fast.trained import network
-from vgg_fast.trained.pictures import BrokenPicture, as_image, in_8_bits, read
+from vgg_fast.trained.pictures import BrokenPicture, as_image, read
 
 
 def deep(picture: Image.Image) -> Image.Image:

@@ -89,15 +89,14 @@ class Batches:
         height, width = self.images.shape[-2:]
         for i, chosen in enumerate(order.to(self.device).split(self.batch_size)[: len(self)]):
             start = i * self.batch_size
-            own = None if flips is None else flips[start : start + self.batch_size]
+            flipped = None if flips is None else flips[start : start + self.batch_size]
             part = self._part(len(chosen))
-            drawn = self.augmentation.draw(len(chosen), (height, width), self.generator, own).of(
-                part
-            )
+            drawn = self.augmentation.draw(len(chosen), (height, width), self.generator, flipped)
+            own_drawn = drawn.of(part)
             images = with_channels(self.images[chosen[part]]).float().div_(255)
-            images = self.augmentation.moved(images, drawn)
+            images = self.augmentation.moved(images, own_drawn)
             images = images.sub_(self.mean).div_(self.deviation)
-            images = self.augmentation.erased(images, drawn)
+            images = self.augmentation.erased(images, own_drawn)
             size = (self.image_size, self.image_size)
             if images.shape[2:] != size:
                 images = interpolate(images, size, mode="bilinear", align_corners=False)
@@ -106,9 +105,6 @@ class Batches:
     def _part(self, count: int) -> slice:
         first, end = (count * i // self.ranks for i in (self.rank, self.rank + 1))
         return slice(first, end)
-
-    def _scaled(self, chosen: Tensor) -> Tensor:
-        return self.images[chosen].unsqueeze(1).float().div_(255)
 
     def _per_channel(self, values: Sequence[float]) -> float | Tensor:
         if len(values) == 1:

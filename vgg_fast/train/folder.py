@@ -39,14 +39,9 @@ def output_folder(chosen: Path | None, name: str) -> Iterator[Path]:
             folder, is_new = _new_folder(name), True
         else:
             is_new = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
     except OSError as error:
-        raise TrainingError(
-            f"the output folder {folder or 'runs'} can't be written ({error.strerror}): name "
-            "another one with --output-dir"
-        ) from error
+        raise _unwritable(folder or Path("runs"), error) from error
+    require_writable(folder)
     try:
         with _held(folder):
             remove_temporaries(folder, FILES)
@@ -55,6 +50,27 @@ def output_folder(chosen: Path | None, name: str) -> Iterator[Path]:
         if is_new:
             with contextlib.suppress(OSError):  # it has results
                 folder.rmdir()
+
+
+def require_writable(folder: Path) -> None:
+    """Make ``folder``, if it isn't there.
+
+    Raises:
+        TrainingError: it can't be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"the output folder {folder} can't be written ({error.strerror}): name another one with "
+        "--output-dir"
+    )
 
 
 def _new_folder(name: str) -> Path:

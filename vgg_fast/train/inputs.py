@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from vgg_fast.features.extractor import IMAGENET_MEAN, IMAGENET_STD
 from vgg_fast.train.data import CLASSES
-from vgg_fast.train.dataset import DEVIATION, MEAN, Dataset
+from vgg_fast.train.dataset import DEVIATION, MEAN, Dataset, with_channels
 from vgg_fast.train.options import Config
 
 
@@ -90,13 +90,11 @@ class Input:
         Returns:
             float32 (N, channels, image_size, image_size).
         """
-        if images.dim() == 3:
-            images = images.unsqueeze(1)
         mean, deviation = (
             torch.tensor(values, device=images.device).reshape(1, -1, 1, 1)
             for values in (self.mean, self.deviation)
         )
-        images = images.float().div_(255).sub_(mean).div_(deviation)
+        images = with_channels(images).float().div_(255).sub_(mean).div_(deviation)
         size = (self.image_size, self.image_size)
         if images.shape[2:] == size:
             return images

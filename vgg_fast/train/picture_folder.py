@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from vgg_fast.train import memory
 from vgg_fast.train.dataset import Dataset, Split, measured
 from vgg_fast.train.idx import DataError
+from vgg_fast.train.pictures import in_8_bits, middle
 
 # Given to the threads at once: a broken picture stops the rest, and Ctrl-C does.
 PART = 256
 SHOWN = 3  # names in a message
 SHUFFLE_SEED = 0
 KINDS = ", ".join(IMG_EXTENSIONS)
-TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")  # modes
 
 Sample = tuple[str, int]
 """The path of a picture, and its class."""
@@ -76,34 +76,16 @@ def decode(path: str, size: int, channels: int) -> np.ndarray:
         Exception: it can't be decoded; Pillow's decoders raise whatever they like.
     """
     with Image.open(path) as opened:
+        if opened.mode == "F":  # whose range another picture of the set needn't share
+            raise ValueError("it holds floating-point values")
         # A photo of many megapixels is decoded at a fraction of them, where its format can that.
         opened.draft(None, (2 * size, 2 * size))
-        image = _flat(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = image.resize(
-        (size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
-    )
-    values = np.asarray(square)
+        picture = in_8_bits(opened).convert("L" if channels == 1 else "RGB")
+    values = np.asarray(middle(picture, size))
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
 # ------------------------------------------------------------------------------------------------
-
-
-def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """Without palette and transparency, in 8 bits."""
-    if image.mode.startswith("I"):  # 16 bits, which some formats hold in 32
-        values = np.asarray(image).clip(0, 65535) >> 8
-        image = Image.fromarray(values.astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("it holds floating-point values")
-    if image.mode in TRANSPARENT or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert(mode)
 
 
 def _parts(root: Path) -> list[Path]:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from vgg_fast.train.config import TrainingError
 from vgg_fast.train.output import say
+from vgg_fast.train.pictures import in_8_bits
 from vgg_fast.trained import network, start
 from vgg_fast.trained.formats import require
 from vgg_fast.trained.network import Device, Trained
-from vgg_fast.trained.pictures import Invert, as_image, in_8_bits
+from vgg_fast.trained.pictures import Invert, as_image
 from vgg_fast.trained.predict import ranked
 
 NAME = "demo"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vgg_fast.train import data, plots
 from vgg_fast.train.config import TrainingError
 from vgg_fast.train.data import Dataset, Split
 from vgg_fast.train.files import save_json
+from vgg_fast.train.folder import require_writable
 from vgg_fast.train.output import say, written
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of
@@ -104,7 +104,8 @@ def evaluate(options: Options) -> int:
     """
     if options.batch_size < 1:
         raise TrainingError(f"--batch-size must be at least 1, but it is {options.batch_size}")
-    folder = _folder(options.output_dir or folder_of(options.run))
+    folder = options.output_dir or folder_of(options.run)
+    require_writable(folder)
     trained = network.load(options.run, options.device, None if options.fused else False)
     images = _images(options, trained)
     say(trained.introduction())
@@ -177,19 +178,6 @@ def per_class(confusion: Tensor, classes: tuple[str, ...]) -> dict[str, dict[str
 
 
 # ------------------------------------------------------------------------------------------------
-
-
-def _folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise TrainingError(
-            f"the output folder {folder} can't be written ({error.strerror}): name another one "
-            "with --output-dir"
-        ) from error
-    return folder
 
 
 def _images(options: Options, trained: Trained) -> Dataset:

@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vgg_fast.train.config import TrainingError
+from vgg_fast.train.pictures import in_8_bits, middle
 from vgg_fast.trained.network import Trained
 
 Invert = Literal["auto", "yes", "no"]
@@ -64,18 +65,6 @@ def read(path: Path) -> Image.Image:
         raise BrokenPicture(str(error) or type(error).__name__) from error
 
 
-def in_8_bits(picture: Image.Image) -> Image.Image:
-    """Any picture, upright, in mode L or RGB, over white."""
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode[0] in "IF":
-        return Image.fromarray(_from_deep(np.asarray(upright, np.float32), upright.mode))
-    if upright.has_transparency_data:
-        colours = upright.convert("RGBA")
-        white = Image.new("RGBA", colours.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
-
-
 def as_image(picture: Image.Image, trained: Trained, invert: Invert) -> tuple[Tensor, bool]:
     """A picture as the images were from which a network has learnt.
 
@@ -95,7 +84,7 @@ def as_image(picture: Image.Image, trained: Trained, invert: Invert) -> tuple[Te
     picture = picture.convert("L" if trained.input.channels == 1 else "RGB")
     size = trained.input.image_size
     if trained.of_photographs:
-        image = _pixels(_middle(picture, size))
+        image = _pixels(middle(picture, size))
         border = torch.zeros(len(image))
     else:
         image = _pixels(_shrunk(picture, size))
@@ -108,14 +97,6 @@ def as_image(picture: Image.Image, trained: Trained, invert: Invert) -> tuple[Te
 
 
 # ------------------------------------------------------------------------------------------------
-
-
-def _middle(picture: Image.Image, size: int) -> Image.Image:
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return picture.resize((size, size), Image.Resampling.BILINEAR, box)
 
 
 def _shrunk(picture: Image.Image, size: int) -> Image.Image:
@@ -140,13 +121,3 @@ def _widened(image: Tensor, border: Tensor) -> Tensor:
     top, left = (side - height) // 2, (side - width) // 2
     square[:, top : top + height, left : left + width] = image
     return square
-
-
-def _from_deep(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of 16 or 32 bits, or floating point, in 8 bits.
-
-    Integers end at 65535. Floating-point values end at 1, or at 255 where one is beyond 1.
-    """
-    top = 65535 if mode[0] == "I" else 255 if values.size and values.max() > 1 else 1
-    scaled = np.nan_to_num(values) * (255 / top)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
