@@ -18,7 +18,7 @@ from benchmarks.plan import __main__ as plan
 from tests.support.cases import TOLERANCES
 from vgg_fast import info
 from vgg_fast.dispatch import environment
-from vgg_fast.train.options import Config
+from vgg_fast.train.options import Config, with_values
 from vgg_fast.trained import demo, evaluate, export, predict
 
 # Options of torchrun, tensorboard, sbatch, and the programs for a trained network.
@@ -76,7 +76,7 @@ def test_the_readme_has_examples_and_both_commands() -> None:
 def parse(module: str, arguments: list[str]) -> None:
     """Exits if the program of ``module`` doesn't take the arguments."""
     if module == "vgg_fast.train":
-        tyro.cli(Config, args=["--amp=True" if a == "--amp" else a for a in arguments])
+        tyro.cli(Config, args=with_values(arguments))
     elif module in TRAINED:
         tyro.cli(TRAINED[module].Options, args=arguments)
     elif module == "vgg_fast.info":

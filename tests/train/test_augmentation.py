@@ -121,7 +121,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"alternate_flips": True}, "add --flip"),
+            ({"preset": "fast", "alternate_flips": True}, "add --flip"),
             ({"erase": 1.5}, r"--erase must be in \[0, 1\]"),
             ({"erase": float("nan")}, r"--erase must be in \[0, 1\]"),
             ({"crop": -1}, "--crop must be at least 0"),

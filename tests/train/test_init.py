@@ -224,3 +224,53 @@ class TestRun:
         learning = initial.trainable(model)
         assert len(learning) == 6 and all(p.grad is not None for p in learning)
         assert model.training and model[-2].training
+
+
+class TestWhitening:
+    @staticmethod
+    def network(channels: int, filters: int) -> VGG:
+        return VGG(((1, filters), (1, 8)), channels, 12, classifier_width=8)
+
+    @staticmethod
+    def images(channels: int) -> Tensor:
+        """Smooth ones, whose neighbouring pixels are alike."""
+        noise = torch.randn(200, channels, 14, 14, generator=torch.Generator().manual_seed(4))
+        return nn.functional.avg_pool2d(noise, 3, stride=1)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_patches_come_out_white(self, channels: int) -> None:
+        model, images = self.network(channels, 60), self.images(channels)
+        before = model[0][0].weight.clone()
+        initial.whiten(model, images)
+        weight = model[0][0].weight
+        found = nn.functional.conv2d(images, weight[: 18 * channels : 2])
+        spread = found.transpose(0, 1).flatten(1).cov()
+        assert (spread - spread.diagonal().diag()).abs().max() < 1e-3
+        # Below 1 by what is added to every variance.
+        assert spread.diagonal().max() < 1 and spread.diagonal()[0] > 0.99
+        assert torch.equal(weight[1 : 18 * channels : 2], -weight[: 18 * channels : 2])
+        assert torch.equal(weight[18 * channels :], before[18 * channels :])
+
+    def test_few_filters_take_the_strongest(self) -> None:
+        few, many, images = self.network(1, 4), self.network(1, 32), self.images(1)
+        for model in (few, many):
+            initial.whiten(model, images)
+        assert torch.equal(few[0][0].weight, many[0][0].weight[:4])
+
+    def test_images_that_are_all_alike_give_finite_filters(self) -> None:
+        model = self.network(1, 32)
+        initial.whiten(model, torch.ones(3, 1, 12, 12))
+        assert model[0][0].weight.isfinite().all()
+
+    def test_a_run_begins_so_and_is_resumed(self, run: Run) -> None:
+        common = ["--whiten", "--lr", "1e-9", "--weight-decay", "0"]
+        assert run(*common, "--steps", "1", "--output-dir", "run")[0] == 0
+        first = next(iter(weights("run").values()))
+        assert torch.allclose(first[1], -first[0]) and first[0].abs().sum() > 0
+        code, _, err = run("--resume", "run", *common, "--steps", "2")
+        assert code == 0, err
+        torch.testing.assert_close(next(iter(weights("run").values())), first)
+
+    def test_init_and_it_exclude_each_other(self, run: Run, file: Path) -> None:
+        code, _, err = run("--whiten", "--init", str(file))
+        assert code == 1 and "--whiten and --init" in err

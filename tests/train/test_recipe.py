@@ -127,6 +127,8 @@ class TestOptimizer:
             ["--optimizer", "adamw", "--lr", "0.003", "--amp", "--amp-dtype", "float16"],
             ["--ema", "0.9", "--batch-norm", "--accumulate", "3", "--label-smoothing", "0.1"],
             ["--ema", "0.99", "--schedule", "triangle", "--momentum", "0"],
+            ["--optimizer", "muon", "--lr", "0.02", "--schedule", "triangle"],
+            ["--optimizer", "muon", "--lr", "0.02", "--momentum", "0", "--batch-norm"],
         ],
     )
     @pytest.mark.parametrize("stop", ["7", "10"])
@@ -143,10 +145,13 @@ class TestOptimizer:
             assert torch.equal(value, states[1]["average"][name]), name
 
     def test_momentum_may_begin_and_end_with_a_resumed_run(self, run: Run) -> None:
-        for then, now in (("0", "0.9"), ("0.9", "0")):
-            run("--momentum", then, "--steps", "5", "--output-dir", f"from{then}")
-            code, _, err = run("--resume", f"from{then}", "--momentum", now, "--steps", "8")
-            assert code == 0, err
+        for optimizer in ("sgd", "muon"):
+            common = ["--optimizer", optimizer, "--steps", "5", "--output-dir"]
+            for then, now in (("0", "0.9"), ("0.9", "0")):
+                folder = f"{optimizer}{then}"
+                run("--momentum", then, *common, folder)
+                code, _, err = run("--resume", folder, "--momentum", now, "--steps", "8")
+                assert code == 0, err
 
     def test_a_state_that_lacks_something_is_refused(self, run: Run) -> None:
         run("--optimizer", "adamw", "--ema", "0.9", "--steps", "3", "--output-dir", "run")

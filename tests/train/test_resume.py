@@ -55,6 +55,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "crop_border": ("reflect", "zeros"),
     "erase": (0.5, 0.0),
     "average_views": (True, False),
+    "whiten": (True, False),
     "freeze_features": (True, False),
     "test_share": (0.2, 0.1),
     "broken_images": ("skip", "refuse"),

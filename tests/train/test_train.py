@@ -133,10 +133,10 @@ def test_help_names_every_option() -> None:
 
 
 class TestDefaults:
-    def test_cpu_gets_fast_and_gpu_gets_seed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_cpu_gets_record_and_gpu_gets_seed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         config = resolved(Config())
-        assert (config.preset, config.device, config.amp) == ("fast", "cpu", False)
+        assert (config.preset, config.device, config.amp) == ("record", "cpu", False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         config = resolved(Config())
         assert (config.preset, config.device, config.amp) == ("seed", "cuda", True)

@@ -69,10 +69,10 @@ class Augmentation:
     def of(cls, config: Config) -> Augmentation:
         """What the options ask for; --augment is --flip --crop 2."""
         found = cls(
-            config.flip,
-            config.alternate_flips,
-            config.crop,
-            config.crop_border,
+            bool(config.flip),
+            bool(config.alternate_flips),
+            config.crop or 0,
+            config.crop_border or "zeros",
             config.erase,
             config.seed,
         )

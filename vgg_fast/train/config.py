@@ -12,34 +12,21 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from vgg_fast.models import VGG
+from vgg_fast.models import SEED_ARCH, VGG
 from vgg_fast.train import memory
 from vgg_fast.train.options import Config
-from vgg_fast.train.presets import PRESETS, VGGOptions
+from vgg_fast.train.presets import PRESETS, RECIPES, Recipe, VGGOptions
 
 
 class TrainingError(RuntimeError):
     """The run can't start or continue; the message is one sentence that says why and what to do."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a preset learns, unless the options say otherwise."""
-
-    epochs: int
-    lr: float  # SGD's
-    lr_of_adamw: float
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 1e-2, "muon": 0.1}
+WARM_UP = {True: 0.25, False: 0.05}  # with one-cycle, and with the others
 
 
-# lr is the peak of a one-cycle schedule.
-SCHEDULES = {
-    "seed": Schedule(epochs=10, lr=0.02, lr_of_adamw=3e-4),
-    "small": Schedule(epochs=10, lr=0.03, lr_of_adamw=3e-4),
-    "fast": Schedule(epochs=8, lr=0.06, lr_of_adamw=1e-3),
-}
-WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 1e-2}
-
-
+WRITTEN = ("mnist", "kmnist", "emnist")  # characters, which mean nothing in a mirror
 MOST_CONVOLUTIONS = 1000
 # (least, most); beyond them is what torch's 64 bits can't count, or what no system can start.
 RANGES = {
@@ -57,16 +44,29 @@ RANGES = {
     "profile": (1, 1000),
 }
 # Set by the preset or the machine, if they aren't given.
+FROM_RECIPE = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "lr")
 FILLED = (
-    *("width", "image_size", "classifier_width", "epochs", "lr", "amp"),
-    *("warm_up", "weight_decay"),
+    *("arch", "width", "image_size", "classifier_width", "amp"),
+    *("lr", "warm_up", "weight_decay"),
+    *FROM_RECIPE,
 )
 # Added to the options since checkpoints exist: an earlier one lacks them.
 ADDED_LATER = {
     *("save_every", "batch_norm", "init", "freeze_features", "target", "accumulate", "optimizer"),
     *("schedule", "warm_up", "label_smoothing", "clip", "ema", "seeds", "channels", "test_share"),
     *("broken_images", "flip", "alternate_flips", "crop", "crop_border", "erase"),
-    *("average_views", "fsdp", "tensorboard", "wandb", "profile"),
+    *("average_views", "fsdp", "tensorboard", "wandb", "profile", "whiten"),
+}
+# What its run did, where the options leave it to the preset today.
+BEFORE: dict[str, Any] = {
+    "optimizer": "sgd",
+    "schedule": "one-cycle",
+    "label_smoothing": 0.0,
+    "flip": False,
+    "alternate_flips": False,
+    "crop": 0,
+    "crop_border": "zeros",
+    "whiten": False,
 }
 
 
@@ -79,23 +79,39 @@ def resolved(config: Config) -> Config:
     device = _device(config.device)
     preset = config.preset
     if preset == "auto":
-        preset = "seed" if device.type == "cuda" else "fast"
-    options, schedule = PRESETS[preset], SCHEDULES[preset]
+        preset = "seed" if device.type == "cuda" else "record"
+    options, recipe = PRESETS[preset], _suitable(RECIPES[preset], config)
     filled = dataclasses.replace(
         config,
         preset=preset,
         device=str(device),
-        amp=device.type == "cuda" if config.amp is None else config.amp,
+        amp=_or(config.amp, device.type == "cuda"),
+        arch=_or(config.arch, _arch_as_text(options["conv_arch"])),
         width=_or(config.width, options["width"]),
         image_size=_or(config.image_size, options["image_size"]),
         classifier_width=_or(config.classifier_width, options["classifier_width"]),
-        epochs=_or(config.epochs, schedule.epochs),
-        lr=_or(config.lr, schedule.lr if config.optimizer == "sgd" else schedule.lr_of_adamw),
-        weight_decay=_or(config.weight_decay, WEIGHT_DECAY[config.optimizer]),
-        warm_up=_or(config.warm_up, 0.25 if config.schedule == "one-cycle" else 0.05),
+        **{name: _or(getattr(config, name), getattr(recipe, name)) for name in FROM_RECIPE},
+    )
+    assert filled.optimizer is not None
+    filled = dataclasses.replace(
+        filled,
+        lr=_or(filled.lr, recipe.lr[filled.optimizer]),
+        weight_decay=_or(filled.weight_decay, WEIGHT_DECAY[filled.optimizer]),
+        warm_up=_or(filled.warm_up, WARM_UP[filled.schedule == "one-cycle"]),
     )
     _check(filled)
     return filled
+
+
+def _suitable(recipe: Recipe, config: Config) -> Recipe:
+    """``recipe`` without what would contradict the options that are given, or spoil the images."""
+    if config.dataset in WRITTEN:
+        recipe = dataclasses.replace(recipe, flip=False, alternate_flips=False)
+    if config.flip is False and not config.augment:
+        recipe = dataclasses.replace(recipe, alternate_flips=False)
+    if config.init is not None:
+        recipe = dataclasses.replace(recipe, whiten=False)
+    return recipe
 
 
 def model_options(config: Config) -> VGGOptions:
@@ -104,10 +120,9 @@ def model_options(config: Config) -> VGGOptions:
     Raises:
         TrainingError: ``arch`` can't be read.
     """
-    preset = PRESETS[config.preset]
-    assert config.width and config.image_size and config.classifier_width
+    assert config.arch and config.width and config.image_size and config.classifier_width
     return {
-        "conv_arch": preset["conv_arch"] if config.arch is None else _parse_arch(config.arch),
+        "conv_arch": _parse_arch(config.arch),
         "image_size": config.image_size,
         "width": config.width,
         "classifier_width": config.classifier_width,
@@ -121,6 +136,7 @@ def make_model(config: Config, num_classes: int, channels: int = 1) -> VGG:
     Raises:
         TrainingError: the images are too small for its blocks, or a number is out of range.
     """
+    assert config.dropout is not None
     try:
         model = VGG(
             **model_options(config),
@@ -195,10 +211,14 @@ def from_plain_values(values: dict[str, Any]) -> Config:
     known = {}
     for name, option in option_types().items():
         if name not in values:
-            if name in ADDED_LATER:
-                continue
-            raise ValueError(f"its options lack {name!r}")
+            if name in BEFORE:
+                known[name] = BEFORE[name]
+            elif name not in ADDED_LATER:
+                raise ValueError(f"its options lack {name!r}")
+            continue
         value = values[name]
+        if name == "arch" and value is None:  # of a preset, when all had the same
+            value = _arch_as_text(SEED_ARCH)
         if Path in option.types and isinstance(value, str):
             value = Path(value)
         if not option.allows(value) or (value is None and name in FILLED):
@@ -262,6 +282,10 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _arch_as_text(arch: tuple[tuple[int, int], ...]) -> str:
+    return ",".join(f"{count}x{channels}" for count, channels in arch)
+
+
 def _parse_arch(text: str) -> tuple[tuple[int, int], ...]:
     blocks = text.replace(" ", "").split(",")
     if not all(re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", block) for block in blocks):
@@ -313,6 +337,8 @@ def _check_images(config: Config) -> None:
         raise TrainingError(
             f"--channels is for --dataset folder, and {config.dataset} has its own: leave it out"
         )
+    if config.whiten and config.init is not None:
+        raise TrainingError("--whiten and --init both set the first convolution: leave one out")
     # Before any picture is decoded. A run that is resumed has its weights already.
     if config.init is not None and config.resume is None and not os.path.isfile(config.init):
         raise TrainingError(f"--init: there is no file {config.init}")
@@ -333,6 +359,7 @@ def _check_recipe(config: Config) -> None:
             raise TrainingError(f"{option} must be in {bounds}, but it is {value}")
     if config.clip is not None and not 0 < config.clip < math.inf:
         raise TrainingError(f"--clip must be finite and more than 0, but it is {config.clip}")
+    assert config.batch_size is not None
     if config.accumulate > config.batch_size:
         raise TrainingError(
             f"--accumulate must be at most --batch-size, {config.batch_size}, but it is "

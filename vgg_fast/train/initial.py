@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import unfold
 
 from vgg_fast.features import weights
 from vgg_fast.train.config import TrainingError
+
+LEAST_VARIANCE = 5e-4  # added to each: directions in which images hardly differ stay small
 
 
 def load_convolutions(model: nn.Sequential, path: Path) -> None:
@@ -44,6 +47,27 @@ def load_convolutions(model: nn.Sequential, path: Path) -> None:
         for name, tensor in wanted.items():
             if name in found:
                 tensor.copy_(found[name])
+
+
+@torch.no_grad()
+def whiten(model: nn.Sequential, images: Tensor) -> None:
+    """Put filters into the first convolution of ``model`` that whiten the patches of ``images``.
+
+    They are the eigenvectors of the patches' covariance, each divided by the root of its
+    eigenvalue: first those of the largest, each followed by its negative, because a ReLU is to
+    pass both signs. Filters beyond them stay as they are. Jordan 2024 (arXiv:2404.00498).
+
+    Args:
+        model: a :class:`vgg_fast.models.VGG`.
+        images: as the network takes them, (N, channels, height, width).
+    """
+    first = next(layer for layer in features_of(model) if isinstance(layer, nn.Conv2d))
+    patches = unfold(images, 3).transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(patches.T.double().cov())
+    filters = (vectors / (values + LEAST_VARIANCE).sqrt()).T.flip(0)
+    both = torch.stack([filters, -filters], 1).view(-1, *first.weight.shape[1:])
+    count = min(len(both), len(first.weight))
+    first.weight[:count] = both[:count].to(first.weight)
 
 
 def features_of(model: nn.Sequential) -> Iterator[nn.Module]:

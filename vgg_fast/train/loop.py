@@ -21,7 +21,7 @@ from vgg_fast.train.augmentation import Augmentation, views
 from vgg_fast.train.batches import Batches
 from vgg_fast.train.config import TrainingError, as_plain_values, check_memory, make_model
 from vgg_fast.train.data import Dataset
-from vgg_fast.train.initial import freeze, load_convolutions, trainable
+from vgg_fast.train.initial import freeze, load_convolutions, whiten
 from vgg_fast.train.inputs import Input
 from vgg_fast.train.options import Config
 from vgg_fast.train.progress import Progressing
@@ -30,6 +30,7 @@ from vgg_fast.train.sums import Sums
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
+WHITENED = 1000  # training images whose patches --whiten takes
 SAMPLES = 36  # test images whose predictions are shown
 
 
@@ -46,7 +47,8 @@ class Training:
     """
 
     def __init__(self, config: Config, data: Dataset):
-        assert config.lr and config.epochs and config.image_size and config.warm_up is not None
+        assert config.lr and config.epochs and config.image_size and config.batch_size
+        assert config.schedule and config.warm_up is not None
         batch_size = min(config.batch_size, len(data.train.labels))
         ranks.require_equal_parts(batch_size)
         check_memory(
@@ -69,6 +71,8 @@ class Training:
         self.model = make_model(config, len(data.classes), data.channels)
         if config.init is not None and config.resume is None:  # else the state has its weights
             load_convolutions(self.model, config.init)
+        if config.whiten and config.resume is None:
+            whiten(self.model, self.input.prepared(data.train.images[:WHITENED]).to(self.device))
         if config.freeze_features:
             freeze(self.model)
         if config.fsdp:
@@ -95,7 +99,7 @@ class Training:
             **shared,
         )
         self.test_batches = Batches(data.test, config.batch_size, config.image_size, **shared)
-        self.optimizer = recipe.make_optimizer(config, trainable(self.model))
+        self.optimizer = recipe.make_optimizer(config, self.model)
         self.rate = recipe.LearningRate(
             config.schedule, config.lr, config.warm_up, config.epochs * len(self.batches)
         )
@@ -224,7 +228,7 @@ class Training:
         """Forward and backward, of a ``share`` of the batch, whose mean counts each image once."""
         with self._autocast():
             logits = self.net(images)
-            loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing or 0.0)
         self.scaler.scale(loss * share).backward()
         self.epoch_sums.add(loss, logits, labels)
 

@@ -20,11 +20,11 @@ def introduction(training: Training, asked_for_auto: bool) -> Iterator[str]:
     parameters = sum(p.numel() for p in training.model.parameters())
     if asked_for_auto and training.device.type == "cpu":
         yield (
-            'No GPU here: the preset is "fast" (quarter of the channels, 32 x 32 images). The seed '
-            "network, --preset seed, takes hours on a CPU."
+            'No GPU here: the preset is "record" (32 to 128 channels, 28 x 28 images), which takes '
+            "minutes. The seed network, --preset seed, takes hours on a CPU."
         )
     elif config.preset == "seed" and training.device.type == "cpu" and config.steps is None:
-        yield 'The preset "seed" takes hours on a CPU; "fast" takes minutes.'
+        yield 'The preset "seed" takes hours on a CPU; "record" takes minutes.'
     size = config.image_size
     yield (
         f"{config.preset}, {'fused' if config.fused else 'plain'}: {parameters:,} parameters, "

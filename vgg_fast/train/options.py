@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+# True, False, or what the preset and the machine say.
+Whiten = Annotated[bool | None, tyro.conf.arg(metavar="| --no-whiten")]
+Flip = Annotated[bool | None, tyro.conf.arg(metavar="| --no-flip")]
+AlternateFlips = Annotated[bool | None, tyro.conf.arg(metavar="| --no-alternate-flips")]
+Amp = Annotated[bool | None, tyro.conf.arg(metavar="| --no-amp")]
+
+
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with --amp=True for --amp, and so on.
+
+    tyro makes flags of what is either true or false, but not of what may also be None.
+    """
+    values = {}
+    for name in ("--whiten", "--flip", "--alternate-flips", "--amp"):
+        values[name], values[name.replace("--", "--no-", 1)] = f"{name}=True", f"{name}=False"
+    return [values.get(argument, argument) for argument in arguments]
 
 
 @dataclass
@@ -16,8 +34,8 @@ class Network:
     fused: bool = False
     """One kernel for each convolution with its ReLU and pooling, instead of torch's own layers."""
 
-    preset: Literal["auto", "seed", "small", "fast"] = "auto"
-    """auto: "seed" on a GPU, "fast" on CPU, where the seed network would take hours."""
+    preset: Literal["auto", "seed", "small", "fast", "record"] = "auto"
+    """auto: "seed" on a GPU, "record" on CPU, where the seed network would take hours."""
 
     arch: str | None = None
     """Convolutions x channels of each block, before --width multiplies them: 1x64,1x128,2x256."""
@@ -31,11 +49,15 @@ class Network:
     classifier_width: int | None = None
     """Outputs of the two hidden linear layers."""
 
-    dropout: float = 0.5
+    dropout: float | None = None
     """Probability of dropping a value after each hidden linear layer."""
 
     batch_norm: bool = False
     """A batch norm between each convolution and its ReLU."""
+
+    whiten: Whiten = None
+    """Let the first convolution begin with filters that whiten the training images: their 3 x 3
+    patches come out of it uncorrelated, and of equal variance."""
 
     init: Path | None = None
     """Start from the convolutions in this file: a state_dict of torchvision's VGG of the same
@@ -60,20 +82,20 @@ class Learning:
     target: float | None = None
     """Stop after the first epoch with this test accuracy, such as 0.92."""
 
-    batch_size: int = 128
+    batch_size: int | None = None
     """Images in one optimizer step, over all processes."""
 
     accumulate: int = 1
     """Passes into which a step's batch is cut, one after the other: less memory. With --batch-norm,
     each has the statistics of its own images."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or AdamW."""
+    optimizer: Literal["sgd", "adamw", "muon"] | None = None
+    """SGD with momentum; AdamW; or Muon, which learns in the fewest epochs."""
 
     lr: float | None = None
     """The schedule's highest learning rate; by default the preset's for the optimizer."""
 
-    schedule: Literal["one-cycle", "cosine", "triangle", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine", "triangle", "constant"] | None = None
     """How the learning rate falls behind the warm-up: along a cosine to almost nothing (one-cycle),
     along a cosine to zero, straight to zero (triangle), or not at all."""
 
@@ -81,12 +103,12 @@ class Learning:
     """Share of the steps in which the learning rate rises; 0.25 with one-cycle, else 0.05."""
 
     momentum: float = 0.9
-    """SGD's momentum, in Nesterov's form; AdamW's first beta."""
+    """SGD's and Muon's momentum, in Nesterov's form; AdamW's first beta."""
 
     weight_decay: float | None = None
-    """The optimizer's weight decay; 5e-4 with sgd, 0.01 with adamw."""
+    """The optimizer's weight decay; 5e-4 with sgd, 0.01 with adamw, 0.1 with muon."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     """The share of every label that is spread over all classes, in training; the training loss is
     then that of such labels."""
 
@@ -139,18 +161,18 @@ class Images:
     augment: bool = False
     """Flip and shift the training images at random: --flip --crop 2."""
 
-    flip: bool = False
+    flip: Flip = None
     """Flip each training image or not, at random."""
 
-    alternate_flips: bool = False
+    alternate_flips: AlternateFlips = None
     """With --flip: every image in the first epoch at random, and the other way round in every
     second epoch."""
 
-    crop: int = 0
+    crop: int | None = None
     """Shift each training image by up to so many of its pixels either way, at random, before it is
     resized."""
 
-    crop_border: Literal["zeros", "reflect"] = "zeros"
+    crop_border: Literal["zeros", "reflect"] | None = None
     """What a shifted image shows of what lay outside: black, or its own border reflected."""
 
     erase: float = 0.0
@@ -176,7 +198,7 @@ class Machine:
     backend: Literal["auto", "cpp", "triton", "reference"] = "auto"
     """Which kernels run the fused layers."""
 
-    amp: Annotated[bool | None, tyro.conf.arg(metavar="| --no-amp")] = None
+    amp: Amp = None
     """Automatic mixed precision; by default only on a GPU."""
 
     amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
@@ -229,6 +251,6 @@ class Config(Files, Machine, Images, Learning, Network):
     """Train a VGG network on Fashion-MNIST, or on pictures of your own.
 
     Presets: "seed" is the seed network at 224 x 224; "small" has a quarter of its channels; "fast"
-    has a quarter of its channels, 32 x 32 images and a classifier of 512. Options that follow the
-    preset replace its parts.
+    has a quarter of its channels, 32 x 32 images and a classifier of 512; "record" is the network
+    and the recipe that docs/record.md is about. What is None by default is left to the preset.
     """

@@ -44,7 +44,7 @@ from vgg_fast.train.files import save_json
 from vgg_fast.train.folder import METRICS, PICTURES, output_folder
 from vgg_fast.train.interruption import Interrupted, Signals
 from vgg_fast.train.loop import Training, do_nothing
-from vgg_fast.train.options import Config
+from vgg_fast.train.options import Config, with_values
 from vgg_fast.train.output import OutputLost, say
 from vgg_fast.train.progress import Progressing
 from vgg_fast.train.resume import folder_of, options_given, resumed
@@ -105,6 +105,7 @@ def _on_ranks(config: Config, step: int = 0) -> Config:
     """
     ranks.require_same({**as_plain_values(config), "step": step}, MAY_DIFFER)
     local.take_device(config.device)
+    assert config.batch_size is not None
     ranks.require_equal_parts(config.batch_size)
     if config.seeds > 1 and ranks.size() > 1:
         raise TrainingError(
@@ -326,9 +327,7 @@ def _finish(training: Training, folder: Path, progress: Progressing) -> dict[str
 def main(arguments: list[str] | None = None) -> int:
     """The command ``python -m vgg_fast.train``; returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    # tyro makes flags of what is either true or false, but not of what may also be None.
-    flags = {"--amp": "--amp=True", "--no-amp": "--amp=False"}
-    given = [flags.get(argument, argument) for argument in given]
+    given = with_values(given)
     output.prepare()
     try:
         ranks.find_place()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,31 @@ from torch import Tensor, nn
 
 from vgg_fast.models import VGG
 from vgg_fast.train import checkpoint, sharding
+from vgg_fast.train.initial import trainable
+from vgg_fast.train.muon import Muon
 from vgg_fast.train.options import Config
 
 SECOND_BETA = 0.999  # AdamW's, over squares of gradients
+COUNT = "step"  # what an optimizer's state calls it
 
 # One-cycle: what the peak is divided by at the first step, and that again at the last.
 FIRST, LAST = 25.0, 1e4
 
 
-def make_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of a resolved ``config``."""
+def make_optimizer(config: Config, model: VGG) -> torch.optim.Optimizer:
+    """The optimizer of a resolved ``config``, for the parameters of ``model`` that learn."""
     assert config.lr is not None and config.weight_decay is not None
+    parameters = trainable(model)
+    if config.optimizer == "muon":
+        weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+        hidden = {id(weight) for weight in weights[1:-1]}
+        return Muon(
+            [parameter for parameter in parameters if id(parameter) in hidden],
+            [parameter for parameter in parameters if id(parameter) not in hidden],
+            config.lr,
+            config.momentum,
+            config.weight_decay,
+        )
     is_fused = not config.fsdp  # torch has no fused ones for parameters that are cut
     if config.optimizer == "adamw":  # Loshchilov and Hutter 2017 (arXiv:1711.05101)
         return torch.optim.AdamW(
@@ -70,27 +83,35 @@ def restore_optimizer(
     """
     parameters: list[nn.Parameter] = parameters_of(optimizer)
     found: Any = saved.get("state")
-    then, now = (_kept(config.optimizer, m) for m in (momentum_then, config.momentum))
-    counts = {"step": torch.zeros(())} if config.optimizer == "adamw" else {}
-    if then:
-        like = {i: {**dict.fromkeys(then, p), **counts} for i, p in enumerate(parameters)}
+    then, now = (_kept(optimizer, m) for m in (momentum_then, config.momentum))
+    if any(then):
+        like = {
+            i: {name: torch.zeros(()) if name == COUNT else parameter for name in names}
+            for i, (parameter, names) in enumerate(zip(parameters, then, strict=True))
+            if names
+        }
         checkpoint.require_alike(found, like, "optimizer.state", path)
     for i, parameter in enumerate(parameters):
-        for name in now:
+        for name in now[i]:
+            if name == COUNT:
+                optimizer.state[parameter][name] = found[i][name].to(parameter.device)
+                continue
             # In the parameter's layout, which --channels-last may have changed.
             value = torch.zeros_like(parameter, requires_grad=False)
-            if then:
+            if name in then[i]:
                 value.copy_(sharding.cut_like(found[i][name], parameter))
             optimizer.state[parameter][name] = value
-        for name in counts:
-            optimizer.state[parameter][name] = found[i][name].to(parameter.device)
 
 
-def _kept(optimizer: str, momentum: float) -> tuple[str, ...]:
-    """What an optimizer keeps of each parameter, in its shape."""
-    if optimizer == "adamw":
-        return ("exp_avg", "exp_avg_sq")
-    return ("momentum_buffer",) if momentum else ()
+def _kept(optimizer: torch.optim.Optimizer, momentum: float) -> list[tuple[str, ...]]:
+    """What an optimizer with this ``momentum`` keeps of each parameter."""
+    kept: list[tuple[str, ...]] = []
+    for group in optimizer.param_groups:
+        names: tuple[str, ...] = ("momentum_buffer",) if momentum else ()
+        if isinstance(optimizer, torch.optim.AdamW) or group.get("moved_by") == "adam":
+            names = ("exp_avg", "exp_avg_sq", COUNT)
+        kept += [names] * len(group["params"])
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ ON_RESUME: dict[str, str | None] = {
     "classifier_width": NETWORK,
     "dropout": APPLIED,
     "batch_norm": NETWORK,
+    "whiten": DRAWN,
     "init": DRAWN,
     "freeze_features": OPTIMIZER,
     "epochs": SCHEDULE,

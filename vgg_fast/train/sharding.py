@@ -47,7 +47,7 @@ def require_possible(config: Config) -> None:
     """Refuse ``--fsdp`` where there is nothing to cut the network over, or no way to run it then.
 
     Raises:
-        TrainingError: one process alone, torch.compile, or averaged weights.
+        TrainingError: one process alone, torch.compile, averaged weights, or Muon.
     """
     if config.compile:
         raise TrainingError(
@@ -58,6 +58,11 @@ def require_possible(config: Config) -> None:
         raise TrainingError(
             "--fsdp doesn't go with --ema, whose average each process would have to hold whole: "
             "leave one of them out"
+        )
+    if config.optimizer == "muon":
+        raise TrainingError(
+            "--fsdp doesn't go with --optimizer muon, which moves each weight as a whole: take "
+            "adamw or sgd"
         )
     if ranks.size() == 1:
         raise TrainingError(
