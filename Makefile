@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train style super-resolution test fuzz sanitize kernels arm arm-torch bench smoke counts gpu info lint format install clean
+.PHONY: help train style super-resolution test record fuzz sanitize kernels arm arm-torch bench smoke counts gpu info lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -143,6 +143,11 @@ smoke: $(INSTALLED) $(BENCH_TOOLS)  ## run one quick pass through the benchmarks
 	$(RUN) -m benchmarks.features --quick --threads 1
 	$(RUN) -m benchmarks.plan --quick --threads 1
 	$(RUN) -m benchmarks.busy --quick --threads 1
+	$(RUN) -m benchmarks.speedrun --quick --only 92.0 --runs build/speedrun
+
+record: $(INSTALLED) $(BENCH_TOOLS)  ## install, and train Fashion-MNIST to 92, 93 and 94 % from many seeds (hours)
+	$(RUN) -m benchmarks.speedrun $(ARGS)
+	$(RUN) -m benchmarks.report
 
 # For kernels that changed on purpose: make test compares with what this writes.
 counts: $(INSTALLED)  ## renew the instruction counts of the CPU kernels, with valgrind

@@ -36,6 +36,11 @@ system's ``load_before``, work, shape, rounds, ``usable_cores``, ``fair`` (the r
 share), and ``peers`` by name: version, error, and ``quiet``, ``busy`` and ``ratio`` (median, q1,
 q3); or problem: why there are none.
 
+The record of benchmarks.speedrun: the environment, device, ``options``, the ``category`` (percent),
+its ``command``, the resolved ``config``, the ``parameters``, ``runs`` with each seed's
+test_accuracy, test_loss, steps and training_seconds; and mean, deviation, least and largest of
+``test_accuracy`` and ``training_seconds``.
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
@@ -64,6 +69,7 @@ MODELS = "models-"  # and of benchmarks.models'
 FEATURES = "features-"  # and of benchmarks.features'
 PLAN = "plan-"  # and of benchmarks.plan's
 BUSY = "busy-"  # and of benchmarks.busy's
+SPEEDRUN = "speedrun-"  # and of benchmarks.speedrun's
 Record = dict[str, Any]
 
 
@@ -119,7 +125,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
     for path in _finished(results, ""):
-        if path.name.startswith((DECISIONS, MODELS, FEATURES, PLAN, BUSY)):
+        if path.name.startswith((DECISIONS, MODELS, FEATURES, PLAN, BUSY, SPEEDRUN)):
             continue
         with _read(path, "benchmarks.run") as record:
             if "groups" in record:
@@ -189,6 +195,21 @@ def newest_plans(results: Path) -> list[Record]:
                 machine = (record["cpu"], record["threads"], record["instruction_set"])
                 _keep_newest(found, (*machine, record["dtype"]), record)
     return _newest_first(found)
+
+
+def newest_speedruns(results: Path) -> list[Record]:
+    """The newest record of each category of benchmarks.speedrun on each machine: highest first.
+
+    Raises:
+        SystemExit: a file isn't a record; the message names it.
+    """
+    found: dict[Any, Record] = {}
+    for path in _finished(results, SPEEDRUN):
+        with _read(path, "benchmarks.speedrun") as record:
+            if not record["options"]["quick"]:
+                place = (record["cpu"], record["threads"], record["device"])
+                _keep_newest(found, (record["category"], *place), record)
+    return sorted(_newest_first(found), key=lambda record: -float(record["category"]))
 
 
 def is_whole(options: Record) -> bool:

@@ -25,7 +25,9 @@ from benchmarks.record import (
     newest_features,
     newest_models,
     newest_plans,
+    newest_speedruns,
 )
+from benchmarks.speedrun import tables as of_speedruns
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,6 +67,10 @@ def documents(root: Path) -> dict[Path, str]:
             "features": of_features.readme(features),
             "results": tables.readme(cpus, gpus),
             "decisions": tables.decisions(newest_decisions(results)),
+            "speedrun": of_speedruns.readme(newest_speedruns(results)),
+        },
+        root / "docs" / "record.md": {
+            "speedrun": of_speedruns.measured(newest_speedruns(results)),
         },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),

@@ -283,7 +283,7 @@ def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
     assert "| eager channels_last with AMP | ≤ 0.5 | 0.60 (not reached) |" in readme
     assert f"| {variant.name}, batch 32 | not measured yet | 2.50 ms, 2.00 × |" in readme
     assert "- apex: isn't installed (2 of 2 rows)" in readme
-    others = 4  # CPUs, the two ways of models, and perceptual losses
+    others = 5  # CPUs, the two ways of models, perceptual losses, and the record
     assert readme.count("not measured yet") == 4 + 2 * len(figures.VARIANTS) - 1 + others
 
 
@@ -443,6 +443,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
         ("models-bad", "benchmarks.models"),
         ("features-bad", "benchmarks.features"),
         ("plan-bad", "benchmarks.plan"),
+        ("speedrun-bad", "benchmarks.speedrun"),
     ],
 )
 def test_a_file_that_is_no_record_is_named(root, name, program, content) -> None:

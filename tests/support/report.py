@@ -11,8 +11,10 @@ README = (
     "# Title\n<!-- report:models -->\n<!-- /report:models -->\n"
     "<!-- report:features -->\n<!-- /report:features -->\n"
     "<!-- report:results -->\nold\n<!-- /report:results -->\n"
-    "<!-- report:decisions -->\n<!-- /report:decisions -->\nafter\n"
+    "<!-- report:decisions -->\n<!-- /report:decisions -->\n"
+    "<!-- report:speedrun -->\n<!-- /report:speedrun -->\nafter\n"
 )
+SPEEDRUNS = "<!-- report:speedrun -->\n<!-- /report:speedrun -->\n"
 NOTEBOOK = (
     "<!-- report:floor -->\n<!-- /report:floor -->\n"
     "<!-- report:plan -->\n<!-- /report:plan -->\n"
@@ -28,6 +30,7 @@ def checkout(root: Path) -> Path:
     (root / "docs").mkdir()
     (root / "README.md").write_text(README, encoding="utf-8")
     (root / "docs" / "performance.md").write_text(NOTEBOOK, encoding="utf-8")
+    (root / "docs" / "record.md").write_text(SPEEDRUNS, encoding="utf-8")
     return root
 
 

@@ -1,0 +1,68 @@
+"""What the records of benchmarks.speedrun say, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.record import Record, machine
+from benchmarks.tables import NOT_YET, head, table_row
+
+COLUMNS = ("mean of all runs", "runs", "seconds of training", "steps", "parameters")
+
+
+def readme(records: list[Record]) -> Iterator[str]:
+    """Each category's newest record, in one table."""
+    yield from _table(records)
+
+
+def measured(records: list[Record]) -> Iterator[str]:
+    """For docs/record.md: the table, and every seed of each category."""
+    yield from _table(records)
+    for record in records:
+        accuracy, seconds = record["test_accuracy"], record["training_seconds"]
+        yield ""
+        yield f"### {record['category']} %"
+        yield ""
+        yield f"`{record['command']}`"
+        yield ""
+        yield f"On {_where(record)}."
+        yield ""
+        yield (
+            f"Test accuracy {_percent(accuracy['mean'], 3)} on average, standard deviation "
+            f"{_percent(accuracy['deviation'], 3)}, from {_percent(accuracy['least'])} to "
+            f"{_percent(accuracy['largest'])}; {seconds['mean']:.1f} s of training on average, "
+            f"from {seconds['least']:.1f} to {seconds['largest']:.1f}."
+        )
+        yield ""
+        yield from head("test accuracy", "seconds of training")
+        for run in record["runs"]:
+            cells = (_percent(run["test_accuracy"]), f"{run['training_seconds']:.1f}")
+            yield table_row(f"seed {run['seed']}", *cells)
+
+
+def _table(records: list[Record]) -> Iterator[str]:
+    if not records:
+        yield f"{NOT_YET}."
+        return
+    yield from head(*COLUMNS)
+    for record in records:
+        accuracy, seconds = record["test_accuracy"], record["training_seconds"]
+        yield table_row(
+            f"{record['category']} %",
+            f"**{_percent(accuracy['mean'])}**",
+            str(len(record["runs"])),
+            f"**{seconds['mean']:.1f}**",
+            f"{record['runs'][0]['steps']:,}",
+            f"{record['parameters']:,}",
+        )
+    yield ""
+    yield f"On {'; '.join(dict.fromkeys(map(_where, records)))}. On an H100 or H200: {NOT_YET}."
+
+
+def _where(record: Record) -> str:
+    device = "" if record["device"] == "cpu" else f"{record['device']}, "
+    return device + machine(record)
+
+
+def _percent(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} %"
