@@ -113,7 +113,7 @@ def record_of(category: Category, options: Options, found: Record) -> Record:
         "options": {"quick": options.quick},
         "category": category.name,
         "command": shlex.join(category.command(len(found["runs"]))),
-        "config": found["config"],
+        "config": {**found["config"], "output_dir": None},  # of this machine alone
         "parameters": parameters_of(from_plain_values(found["config"])),
         "runs": [{name: run[name] for name in kept} for run in found["runs"]],
         "test_accuracy": found["test_accuracy"],
