@@ -34,8 +34,8 @@ class Category:
 CATEGORIES = {
     category.name: category
     for category in (
-        Category("94.0", 20),
-        Category("93.0", 20, ("--epochs", "4")),
-        Category("92.0", 20, ("--epochs", "2")),
+        Category("94.0", 20, ("--arch", "1x32,2x64,2x128", "--epochs", "12")),
+        Category("93.0", 20, ("--epochs", "5")),
+        Category("92.0", 20, ("--epochs", "3")),
     )
 }
