@@ -124,7 +124,8 @@ def record_of(category: Category, options: Options, found: Record) -> Record:
 def show(record: Record) -> str:
     """The line that ends a category."""
     accuracy, seconds = record["test_accuracy"], record["training_seconds"]
-    reached = "reached" if accuracy["mean"] >= float(record["category"]) / 100 else "missed"
+    target = CATEGORIES[record["category"]].target
+    reached = "reached" if accuracy["mean"] >= target else "missed"
     return (
         f"{record['category']} % is {reached}: {100 * accuracy['mean']:.3f} % is the mean of "
         f"{len(record['runs'])} runs, in {seconds['mean']:.1f} s each"

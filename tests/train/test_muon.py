@@ -31,14 +31,23 @@ def test_orthogonalized_keeps_singular_vectors_and_levels_values(
 ) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * scale
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    between = left.T @ orthogonalized(matrix) @ right.T
+    (found,) = orthogonalized([matrix])
+    between = left.T @ found @ right.T
     level = between.diagonal()[values > values[0] / 100]
     assert (level > 0.65).all() and (level < 1.25).all()
     assert (between - between.diagonal().diag()).abs().max() < 1e-3
 
 
 def test_a_gradient_of_zeros_moves_nothing() -> None:
-    assert orthogonalized(torch.zeros(3, 5)).abs().max() == 0
+    (found,) = orthogonalized([torch.zeros(3, 5)])
+    assert found.abs().max() == 0
+
+
+def test_matrices_with_a_side_in_common_dont_mix() -> None:
+    matrices = [torch.randn(shape) for shape in ((6, 9), (20, 6), (4, 4), (6, 6))]
+    for matrix, found in zip(matrices, orthogonalized(matrices), strict=True):
+        (alone,) = orthogonalized([matrix])
+        torch.testing.assert_close(found, alone)
 
 
 @pytest.mark.parametrize("shape", [(24, 60), (60, 24)])

@@ -60,24 +60,33 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    move = self._move_by_adam if group["moved_by"] == "adam" else self._move
-                    move(parameter, parameter.grad, group)
+            moving = [(p, p.grad) for p in group["params"] if p.grad is not None]
+            if group["moved_by"] == "muon":
+                self._move(moving, group)
+            else:
+                for parameter, gradient in moving:
+                    self._move_by_adam(parameter, gradient, group)
         return loss
 
-    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if group["momentum"]:
-            state = self.state[weight]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(weight)
-            momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-            gradient = torch.lerp(gradient, momentum, group["momentum"])
-        direction = orthogonalized(gradient.flatten(1))
-        rows, columns = direction.shape
-        step = group["lr"] * math.sqrt(max(1.0, rows / columns))
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(direction.view(weight.shape), alpha=-step)
+    def _move(self, moving: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        ahead = [self._ahead(weight, gradient, group["momentum"]) for weight, gradient in moving]
+        directions = orthogonalized([gradient.flatten(1) for gradient in ahead])
+        for (weight, _), direction in zip(moving, directions, strict=True):
+            rows, columns = direction.shape
+            step = group["lr"] * math.sqrt(max(1.0, rows / columns))
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(direction.view(weight.shape), alpha=-step)
+
+    def _ahead(self, weight: Tensor, gradient: Tensor, momentum: float) -> Tensor:
+        """The gradient with the momentum in it, in Nesterov's form."""
+        if not momentum:
+            return gradient
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return torch.lerp(
+            gradient, state["momentum_buffer"].lerp_(gradient, 1 - momentum), momentum
+        )
 
     def _move_by_adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -93,31 +102,39 @@ class Muon(torch.optim.Optimizer):
         parameter.addcdiv_(mean, root, value=-group["lr"] * ADAM_SHARE / first)
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """A matrix with the singular vectors of ``matrix`` and singular values from 0.7 to 1.2.
+def orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
+    """Matrices with the singular vectors of ``matrices``, and singular values from 0.7 to 1.2.
 
     By the iteration of Newton and Schulz, x <- (a + b g + c g²) x with g = x xᵀ, which takes
     products alone. All its factors are polynomials of the first g, and so they are multiplied among
     themselves, with as many rows and columns as the shorter side of the matrix has, and only their
-    product with the matrix. Singular values below a hundredth of the largest may come out smaller.
+    product with the matrix; matrices whose shorter sides agree share each product. Singular values
+    below a hundredth of the largest may come out smaller.
 
     Args:
-        matrix: (rows, columns).
+        matrices: each (rows, columns).
     """
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
-    x = x / x.norm().clamp(min=LEAST_NORM)
-    gram = x @ x.T
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    wide = [x / x.norm().clamp(min=LEAST_NORM) for x in wide]
+    for side in {len(x) for x in wide}:
+        alike = [i for i, x in enumerate(wide) if len(x) == side]
+        factors = _factors(torch.stack([wide[i] @ wide[i].T for i in alike]))
+        for i, factor in zip(alike, factors, strict=True):
+            wide[i] = factor @ wide[i]
+    return [x if x.shape == m.shape else x.T for x, m in zip(wide, matrices, strict=True)]
+
+
+def _factors(gram: Tensor) -> Tensor:
+    """What a matrix is multiplied by, from the product with its transpose, (N, side, side)."""
     factors = factor = _quintic(gram)
     for _ in range(ITERATIONS - 1):
         gram = factor @ gram @ factor
         factor = _quintic(gram)
         factors = factor @ factors
-    x = factors @ x
-    return x.T if is_tall else x
+    return factors
 
 
 def _quintic(gram: Tensor) -> Tensor:
     a, b, c = QUINTIC
-    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.addmm(one, gram, gram, beta=a, alpha=c).add_(gram, alpha=b)
+    one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c).add_(one, alpha=a)

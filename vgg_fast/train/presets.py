@@ -79,7 +79,7 @@ RECIPES = {
     "fast": Recipe({"sgd": 0.06, "adamw": 1e-3, "muon": 0.02}, epochs=8),
     "record": Recipe(
         {"sgd": 0.03, "adamw": 1e-3, "muon": 0.02},
-        epochs=8,
+        epochs=7,
         batch_size=256,
         dropout=0.0,
         optimizer="muon",
