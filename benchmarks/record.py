@@ -52,7 +52,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,78 +144,72 @@ def newest_decisions(results: Path) -> Record | None:
     """The newest record of benchmarks.decisions; None if there is none.
 
     Raises:
-        SystemExit: a file isn't a record; the message names it.
+        SystemExit: a file isn't a record; the message names it. So do all that follow.
     """
-    found: dict[None, Record] = {}
-    for path in _finished(results, DECISIONS):
-        with _read(path, "benchmarks.decisions") as record:
-            _keep_newest(found, None, record)
-    return found.get(None)
+    found = _newest(results, DECISIONS, "benchmarks.decisions", lambda _: "any")
+    return found.get("any")
 
 
 def newest_models(results: Path) -> dict[str | None, Record]:
-    """The newest whole record of benchmarks.models for each backend; None stands for ``fuse()``.
+    """The newest whole record of benchmarks.models for each backend; None stands for ``fuse()``."""
 
-    Raises:
-        SystemExit: a file isn't a record; the message names it.
-    """
-    found: dict[str | None, Record] = {}
-    for path in _finished(results, MODELS):
-        with _read(path, "benchmarks.models") as record:
-            if is_whole(record["options"]):
-                _keep_newest(found, record["options"]["backend"], record)
-    return found
+    def place(record: Record) -> tuple[str | None] | None:
+        return (record["options"]["backend"],) if is_whole(record["options"]) else None
+
+    found = _newest(results, MODELS, "benchmarks.models", place)
+    return {backend: record for (backend,), record in found.items()}
 
 
 def newest_features(results: Path) -> list[Record]:
-    """The newest whole record of benchmarks.features on each machine, newest first.
+    """The newest whole record of benchmarks.features on each machine, newest first."""
 
-    Raises:
-        SystemExit: a file isn't a record; the message names it.
-    """
-    found: dict[Any, Record] = {}
-    for path in _finished(results, FEATURES):
-        with _read(path, "benchmarks.features") as record:
-            options = record["options"]
-            if not (options["quick"] or options["only"]) and options["memory"]:
-                _keep_newest(found, (record["cpu"], record["threads"]), record)
-    return _newest_first(found)
+    def place(record: Record) -> tuple[Any, ...] | None:
+        options = record["options"]
+        whole = not (options["quick"] or options["only"]) and options["memory"]
+        return (record["cpu"], record["threads"]) if whole else None
+
+    return _newest_first(_newest(results, FEATURES, "benchmarks.features", place))
 
 
 def newest_plans(results: Path) -> list[Record]:
-    """The newest record of benchmarks.plan for each machine and dtype, newest first.
+    """The newest record of benchmarks.plan for each machine and dtype, newest first."""
 
-    Raises:
-        SystemExit: a file isn't a record; the message names it.
-    """
-    found: dict[Any, Record] = {}
-    for path in _finished(results, PLAN):
-        with _read(path, "benchmarks.plan") as record:
-            if not (record["options"]["quick"] or record["interrupted"]):
-                machine = (record["cpu"], record["threads"], record["instruction_set"])
-                _keep_newest(found, (*machine, record["dtype"]), record)
-    return _newest_first(found)
+    def place(record: Record) -> tuple[Any, ...] | None:
+        if record["options"]["quick"] or record["interrupted"]:
+            return None
+        return (record["cpu"], record["threads"], record["instruction_set"], record["dtype"])
+
+    return _newest_first(_newest(results, PLAN, "benchmarks.plan", place))
 
 
 def newest_speedruns(results: Path) -> list[Record]:
-    """The newest record of each category of benchmarks.speedrun on each machine: highest first.
+    """The newest record of each category of benchmarks.speedrun on each machine: highest first."""
 
-    Raises:
-        SystemExit: a file isn't a record; the message names it.
-    """
-    found: dict[Any, Record] = {}
-    for path in _finished(results, SPEEDRUN):
-        with _read(path, "benchmarks.speedrun") as record:
-            if not record["options"]["quick"]:
-                place = (record["cpu"], record["threads"], record["device"])
-                _keep_newest(found, (record["category"], *place), record)
-    return sorted(_newest_first(found), key=lambda record: -float(record["category"]))
+    def place(record: Record) -> tuple[Any, ...] | None:
+        if record["options"]["quick"]:
+            return None
+        return (record["category"], record["cpu"], record["threads"], record["device"])
+
+    found = _newest_first(_newest(results, SPEEDRUN, "benchmarks.speedrun", place))
+    return sorted(found, key=lambda record: -float(record["category"]))
 
 
 def is_whole(options: Record) -> bool:
     """Whether a run of benchmarks.models with these options measures all that there is."""
     one_kind = options["inference"] != options["training"]
     return options["size"] == "full" and options["rounds"] > 0 and not (options["only"] or one_kind)
+
+
+def _newest(
+    results: Path, begin: str, program: str, place: Callable[[Record], Any]
+) -> dict[Any, Record]:
+    """The newest record at each place, from files whose names begin so; None leaves one out."""
+    found: dict[Any, Record] = {}
+    for path in _finished(results, begin):
+        with _read(path, program) as record:
+            if (where := place(record)) is not None:
+                _keep_newest(found, where, record)
+    return found
 
 
 def _finished(results: Path, begin: str) -> list[Path]:
