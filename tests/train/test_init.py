@@ -262,6 +262,26 @@ class TestWhitening:
         initial.whiten(model, torch.ones(3, 1, 12, 12))
         assert model[0][0].weight.isfinite().all()
 
+    def test_images_smaller_than_a_patch_change_nothing(self) -> None:
+        model = VGG(((1, 8),), image_size=2, classifier_width=8)
+        before = model[0][0].weight.clone()
+        initial.whiten(model, torch.rand(5, 1, 2, 2))
+        assert torch.equal(model[0][0].weight, before)
+
+    def test_large_images_count_by_their_pixels(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[torch.Size] = []
+        monkeypatch.setattr(
+            "vgg_fast.train.loop.whiten", lambda model, images: seen.append(images.shape)
+        )
+        for size in ("28", "112"):
+            code, _, err = run("--whiten", "--image-size", size, "--steps", "1")
+            assert code == 0, err
+        small, large = seen
+        assert large[2:] == (112, 112) and large[0] * 112**2 <= 1000 * 28**2
+        assert large[0] <= small[0]
+
     def test_a_run_begins_so_and_is_resumed(self, run: Run) -> None:
         common = ["--whiten", "--lr", "1e-9", "--weight-decay", "0"]
         assert run(*common, "--steps", "1", "--output-dir", "run")[0] == 0

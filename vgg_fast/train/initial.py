@@ -55,12 +55,15 @@ def whiten(model: nn.Sequential, images: Tensor) -> None:
 
     They are the eigenvectors of the patches' covariance, each divided by the root of its
     eigenvalue: first those of the largest, each followed by its negative, because a ReLU is to
-    pass both signs. Filters beyond them stay as they are. Jordan 2024 (arXiv:2404.00498).
+    pass both signs. Filters beyond them stay as they are, and so do all where the images are
+    smaller than a patch. Jordan 2024 (arXiv:2404.00498).
 
     Args:
         model: a :class:`vgg_fast.models.VGG`.
         images: as the network takes them, (N, channels, height, width).
     """
+    if min(images.shape[2:]) < 3:
+        return
     first = next(layer for layer in features_of(model) if isinstance(layer, nn.Conv2d))
     patches = unfold(images, 3).transpose(1, 2).flatten(0, 1)
     values, vectors = torch.linalg.eigh(patches.T.double().cov())

@@ -30,7 +30,7 @@ from vgg_fast.train.sums import Sums
 
 # Between these, nothing waits for the device: a GPU's queue stays full.
 STEPS_BETWEEN_UPDATES = 10
-WHITENED = 1000  # training images whose patches --whiten takes
+WHITENED = 1000 * 28 * 28  # pixels of the training images whose patches --whiten takes
 SAMPLES = 36  # test images whose predictions are shown
 
 
@@ -72,7 +72,8 @@ class Training:
         if config.init is not None and config.resume is None:  # else the state has its weights
             load_convolutions(self.model, config.init)
         if config.whiten and config.resume is None:
-            whiten(self.model, self.input.prepared(data.train.images[:WHITENED]).to(self.device))
+            count = max(1, WHITENED // config.image_size**2)
+            whiten(self.model, self.input.prepared(data.train.images[:count]).to(self.device))
         if config.freeze_features:
             freeze(self.model)
         if config.fsdp:
