@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.record import Record, machine
+from benchmarks.speedrun.categories import CATEGORIES
 from benchmarks.tables import NOT_YET, head, table_row
 
 COLUMNS = ("mean of all runs", "runs", "seconds of training", "steps", "parameters")
@@ -55,6 +56,10 @@ def _table(records: list[Record]) -> Iterator[str]:
             f"{record['runs'][0]['steps']:,}",
             f"{record['parameters']:,}",
         )
+    reached = {record["category"] for record in records}
+    for name in CATEGORIES:
+        if name not in reached:
+            yield table_row(f"{name} %", NOT_YET, *[""] * (len(COLUMNS) - 1))
     yield ""
     yield f"On {'; '.join(dict.fromkeys(map(_where, records)))}. On an H100 or H200: {NOT_YET}."
 

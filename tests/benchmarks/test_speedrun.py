@@ -62,6 +62,7 @@ def test_tables_have_the_highest_accuracy_first(record_file: Path, tmp_path: Pat
     ]
     text = "\n".join(tables.measured(found))
     assert text.index("94.0 %") < text.index("92.0 %") and record["command"] in text
+    assert "| 93.0 % | not measured yet |" in text
     assert text.count("| seed 1 |") == 2 and "2026-01-01" not in text
 
 
