@@ -41,6 +41,10 @@ its ``command``, the resolved ``config``, the ``parameters``, ``runs`` with each
 test_accuracy, test_loss, steps and training_seconds; and mean, deviation, least and largest of
 ``test_accuracy`` and ``training_seconds``.
 
+The record of benchmarks.seed_network: the environment, ``gpus``, and of one run of the training
+program its resolved ``config``, ``parameters``, ``history`` (a row for each epoch) and ``result``,
+and ``losses`` [{step, loss, accuracy}] on the training images between them.
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
@@ -70,6 +74,9 @@ FEATURES = "features-"  # and of benchmarks.features'
 PLAN = "plan-"  # and of benchmarks.plan's
 BUSY = "busy-"  # and of benchmarks.busy's
 SPEEDRUN = "speedrun-"  # and of benchmarks.speedrun's
+SEED_NETWORK = "seed-network-"  # and of benchmarks.seed_network's
+# All whose records benchmarks.run and benchmarks.gpu didn't write.
+APART = (DECISIONS, MODELS, FEATURES, PLAN, BUSY, SPEEDRUN, SEED_NETWORK)
 Record = dict[str, Any]
 
 
@@ -125,7 +132,7 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
     cpus: dict[Any, Record] = {}
     gpus: dict[Any, Record] = {}
     for path in _finished(results, ""):
-        if path.name.startswith((DECISIONS, MODELS, FEATURES, PLAN, BUSY, SPEEDRUN)):
+        if path.name.startswith(APART):
             continue
         with _read(path, "benchmarks.run") as record:
             if "groups" in record:
@@ -192,6 +199,15 @@ def newest_speedruns(results: Path) -> list[Record]:
 
     found = _newest_first(_newest(results, SPEEDRUN, "benchmarks.speedrun", place))
     return sorted(found, key=lambda record: -float(record["category"]))
+
+
+def newest_seed_networks(results: Path) -> list[Record]:
+    """The newest record of benchmarks.seed_network on each machine, newest first."""
+
+    def place(record: Record) -> tuple[Any, ...]:
+        return (record["cpu"], record["threads"], record["config"]["device"])
+
+    return _newest_first(_newest(results, SEED_NETWORK, "benchmarks.seed_network", place))
 
 
 def is_whole(options: Record) -> bool:

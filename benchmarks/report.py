@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import page, pictures, tables
+from benchmarks import page, pictures, seed_network, tables
 from benchmarks.features import tables as of_features
 from benchmarks.plan import tables as of_plans
 from benchmarks.record import (
@@ -25,6 +25,7 @@ from benchmarks.record import (
     newest_features,
     newest_models,
     newest_plans,
+    newest_seed_networks,
     newest_speedruns,
 )
 from benchmarks.speedrun import tables as of_speedruns
@@ -71,6 +72,7 @@ def documents(root: Path) -> dict[Path, str]:
         },
         root / "docs" / "record.md": {
             "speedrun": of_speedruns.measured(newest_speedruns(results)),
+            "seed-network": seed_network.measured(newest_seed_networks(results)),
         },
         root / "docs" / "performance.md": {
             "floor": tables.floors(cpus),
@@ -97,6 +99,7 @@ def draw(
     gpus: list[Record],
     models: dict[str | None, Record],
     features: list[Record],
+    seed_networks: list[Record],
     folder: Path,
 ) -> list[Path]:
     """What the documents show of the newest CPU's records, of every GPU's, and of the models'."""
@@ -108,6 +111,8 @@ def draw(
         figures |= pictures.of_models(record)
     for record in features[:1]:
         figures |= pictures.of_features(record)
+    for record in seed_networks[:1]:
+        figures |= pictures.of_a_training(record)
     return pictures.save(figures, folder)
 
 
@@ -128,7 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         path.write_text(text, encoding="utf-8")
         print(path)
     images = options.root / "docs" / "images"
-    print(*draw(cpus, gpus, models, features, images), sep="\n")
+    trained = newest_seed_networks(results)
+    print(*draw(cpus, gpus, models, features, trained, images), sep="\n")
 
 
 if __name__ == "__main__":

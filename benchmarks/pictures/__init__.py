@@ -11,7 +11,7 @@ from benchmarks.growth import AXES
 from benchmarks.pictures import bars, curves, dots, style
 from benchmarks.record import Record
 
-__all__ = ["of_a_cpu", "of_a_gpu", "of_features", "of_models", "save"]
+__all__ = ["of_a_cpu", "of_a_gpu", "of_a_training", "of_features", "of_models", "save"]
 
 # What README.md and docs/performance.md show of a CPU's record.
 IN_DOCUMENTS = ("speedup-network", "speedup-layers", "roofline")
@@ -43,6 +43,10 @@ def of_models(record: Record) -> dict[str, Figure]:
 def of_features(record: Record) -> dict[str, Figure]:
     figure = curves.peak_memory(record)
     return {} if figure is None else {"memory-features": figure}
+
+
+def of_a_training(record: Record) -> dict[str, Figure]:
+    return {"seed-network": curves.training(record)}
 
 
 def save(figures: dict[str, Figure], folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from benchmarks import peak
 from benchmarks.features.record import GIGABYTE, measured_points
@@ -148,6 +148,28 @@ def peak_memory(record: Record) -> Figure | None:
     grid(axes)
     plain(axes)
     axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return figure
+
+
+def training(record: Record) -> Figure:
+    """Loss and accuracy of a training: on its own batches by step, on the test images by epoch."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = list(figure.subplots(1, 2))
+    steps = [point["step"] for point in record["losses"]]
+    tested = [row["step"] for row in record["history"]]
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        values = [point[name] for point in record["losses"]]
+        axes.plot(steps, values, color=color("channels_last"), lw=1.2, label="training batches")
+        values = [row[f"test_{name}"] for row in record["history"]]
+        axes.plot(tested, values, color=color("vgg_fast"), marker="o", lw=1.4, label="test images")
+        axes.set_xlim(left=0)
+        axes.set_xlabel("step")
+        axes.set_title(name, fontsize=9)
+        grid(axes)
+        plain(axes)
+    panels[0].set_ylim(bottom=0)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    legend(figure, panels)
     return figure
 
 

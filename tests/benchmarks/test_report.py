@@ -444,6 +444,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(root) -> None:
         ("features-bad", "benchmarks.features"),
         ("plan-bad", "benchmarks.plan"),
         ("speedrun-bad", "benchmarks.speedrun"),
+        ("seed-network-bad", "benchmarks.seed_network"),
     ],
 )
 def test_a_file_that_is_no_record_is_named(root, name, program, content) -> None:

@@ -14,7 +14,10 @@ README = (
     "<!-- report:decisions -->\n<!-- /report:decisions -->\n"
     "<!-- report:speedrun -->\n<!-- /report:speedrun -->\nafter\n"
 )
-SPEEDRUNS = "<!-- report:speedrun -->\n<!-- /report:speedrun -->\n"
+TRAININGS = (
+    "<!-- report:speedrun -->\n<!-- /report:speedrun -->\n"
+    "<!-- report:seed-network -->\n<!-- /report:seed-network -->\n"
+)
 NOTEBOOK = (
     "<!-- report:floor -->\n<!-- /report:floor -->\n"
     "<!-- report:plan -->\n<!-- /report:plan -->\n"
@@ -30,7 +33,7 @@ def checkout(root: Path) -> Path:
     (root / "docs").mkdir()
     (root / "README.md").write_text(README, encoding="utf-8")
     (root / "docs" / "performance.md").write_text(NOTEBOOK, encoding="utf-8")
-    (root / "docs" / "record.md").write_text(SPEEDRUNS, encoding="utf-8")
+    (root / "docs" / "record.md").write_text(TRAININGS, encoding="utf-8")
     return root
 
 
