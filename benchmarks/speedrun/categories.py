@@ -34,6 +34,7 @@ class Category:
 CATEGORIES = {
     category.name: category
     for category in (
+        Category("94.5", 4, ("--arch", "2x32,2x64,3x128", "--epochs", "20")),
         Category("94.0", 20, ("--arch", "1x32,2x64,2x128", "--epochs", "12")),
         Category("93.0", 20, ("--epochs", "5")),
         Category("92.0", 20, ("--epochs", "3")),
