@@ -19,7 +19,7 @@ from typing import Any
 import tyro
 
 from benchmarks.record import RESULTS, SEED_NETWORK, Record, environment, file_name, machine, write
-from benchmarks.tables import NOT_YET, head, table_row
+from benchmarks.tables import NOT_YET, head, percent, table_row
 from vgg_fast.train.folder import METRICS
 from vgg_fast.train.tracking import TENSORBOARD
 
@@ -120,7 +120,7 @@ def measured(records: list[Record]) -> Iterator[str]:
     result, config = record["result"], record["config"]
     precision = config["amp_dtype"] if config["amp"] else "float32"
     yield (
-        f"**{_percent(result['test_accuracy'])}** of the 10,000 test images after "
+        f"**{percent(result['test_accuracy'])}** of the 10,000 test images after "
         f"{len(record['history'])} epochs, {record['parameters']:,} parameters, in "
         f"{result['training_seconds'] / 60:.0f} minutes of training in {precision}, on "
         f"{machine(record)}."
@@ -135,16 +135,12 @@ def measured(records: list[Record]) -> Iterator[str]:
         yield table_row(
             f"epoch {row['epoch']}",
             f"{row['train_loss']:.3f}",
-            _percent(row["train_accuracy"]),
+            percent(row["train_accuracy"]),
             f"{row['test_loss']:.3f}",
-            f"**{_percent(row['test_accuracy'])}**",
+            f"**{percent(row['test_accuracy'])}**",
             f"{row['seconds'] / 60:.1f}",
             f"{row['images_per_second']:.1f}",
         )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
 
 
 def main(arguments: list[str] | None = None) -> Path:

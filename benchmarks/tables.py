@@ -85,6 +85,10 @@ def _ratio_table(record: Record) -> Iterator[str]:
             yield table_row(f"{row['title']}: peak memory", *cells)
 
 
+def percent(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
 def ratio_cell(found: dict[str, float] | None) -> str:
     if found is None:
         return "–"

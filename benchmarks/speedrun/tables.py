@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.record import Record, machine
 from benchmarks.speedrun.categories import CATEGORIES
-from benchmarks.tables import NOT_YET, head, table_row
+from benchmarks.tables import NOT_YET, head, percent, table_row
 
 COLUMNS = ("mean of all runs", "runs", "seconds of training", "steps", "parameters")
 
@@ -29,15 +29,15 @@ def measured(records: list[Record]) -> Iterator[str]:
         yield f"On {_where(record)}."
         yield ""
         yield (
-            f"Test accuracy {_percent(accuracy['mean'], 3)} on average, standard deviation "
-            f"{_percent(accuracy['deviation'], 3)}, from {_percent(accuracy['least'])} to "
-            f"{_percent(accuracy['largest'])}; {seconds['mean']:.1f} s of training on average, "
+            f"Test accuracy {percent(accuracy['mean'], 3)} on average, standard deviation "
+            f"{percent(accuracy['deviation'], 3)}, from {percent(accuracy['least'])} to "
+            f"{percent(accuracy['largest'])}; {seconds['mean']:.1f} s of training on average, "
             f"from {seconds['least']:.1f} to {seconds['largest']:.1f}."
         )
         yield ""
         yield from head("test accuracy", "seconds of training")
         for run in record["runs"]:
-            cells = (_percent(run["test_accuracy"]), f"{run['training_seconds']:.1f}")
+            cells = (percent(run["test_accuracy"]), f"{run['training_seconds']:.1f}")
             yield table_row(f"seed {run['seed']}", *cells)
 
 
@@ -50,7 +50,7 @@ def _table(records: list[Record]) -> Iterator[str]:
         accuracy, seconds = record["test_accuracy"], record["training_seconds"]
         yield table_row(
             f"{record['category']} %",
-            f"**{_percent(accuracy['mean'])}**",
+            f"**{percent(accuracy['mean'])}**",
             str(len(record["runs"])),
             f"**{seconds['mean']:.1f}**",
             f"{record['runs'][0]['steps']:,}",
@@ -67,7 +67,3 @@ def _table(records: list[Record]) -> Iterator[str]:
 def _where(record: Record) -> str:
     device = "" if record["device"] == "cpu" else f"{record['device']}, "
     return device + machine(record)
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f} %"
