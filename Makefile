@@ -101,7 +101,7 @@ sanitize: $(INSTALLED)  ## run the CPU kernels' tests under the address and unde
 # What lies below csrc/cpu/isa/kernels.h, and a program that compares it with fp64, without torch.
 # On this machine it is compiled at -O1, which takes half the time.
 CHECKS := build/kernel_checks
-CHECKED := $(wildcard csrc/cpu/isa/*.cpp) csrc/cpu/plan/plan.cpp csrc/cpu/plan/tiling.cpp \
+CHECKED := $(wildcard csrc/cpu/isa/*.cpp) $(addprefix csrc/cpu/plan/, cost.cpp plan.cpp tiling.cpp) \
   $(wildcard tests/support/kernel_checks/*.cpp)
 CHECK_FLAGS := -std=c++20 -fvisibility=hidden -Wall -Wextra -Werror -Icsrc -MMD -MP
 ARM_CXX ?= aarch64-linux-gnu-g++

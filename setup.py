@@ -141,7 +141,13 @@ def bindings(architectures: str) -> Extension:
     flags = [*CXX_FLAGS, INCLUDE, *macros, *system(pybind11.get_include())]
     return Extension(
         "vgg_fast._bindings",
-        sources("bindings.cpp", "cpu/isa/features.cpp", "cpu/plan/plan.cpp", "cpu/plan/tiling.cpp"),
+        sources(
+            "bindings.cpp",
+            "cpu/isa/features.cpp",
+            "cpu/plan/cost.cpp",
+            "cpu/plan/plan.cpp",
+            "cpu/plan/tiling.cpp",
+        ),
         depends=HEADERS,
         language="c++",
         extra_compile_args={"cxx": flags},

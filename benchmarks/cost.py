@@ -18,7 +18,7 @@ from benchmarks.shapes import PRECISIONS, Precision
 from benchmarks.work import Work
 
 # Operations of a transform, as multiply-adds for each of the 36 values of a tile and channel; the
-# numbers by which csrc/cpu/plan/plan.cpp chooses.
+# numbers by which csrc/cpu/plan/cost.cpp chooses.
 INPUT_TRANSFORM, OUTPUT_TRANSFORM = 10, 14
 
 
