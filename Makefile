@@ -143,6 +143,7 @@ smoke: $(INSTALLED) $(BENCH_TOOLS)  ## run one quick pass through the benchmarks
 	$(RUN) -m benchmarks.features --quick --threads 1
 	$(RUN) -m benchmarks.plan --quick --threads 1
 	$(RUN) -m benchmarks.busy --quick --threads 1
+	$(RUN) -m benchmarks.import_time --quick
 	$(RUN) -m benchmarks.speedrun --quick --only 92.0 --runs build/speedrun
 
 record: $(INSTALLED) $(BENCH_TOOLS)  ## install, and train Fashion-MNIST to 92, 93, 94 and 94.5 % from many seeds (hours)

@@ -45,6 +45,9 @@ The record of benchmarks.seed_network: the environment, ``gpus``, and of one run
 program its resolved ``config``, ``parameters``, ``history`` (a row for each epoch) and ``result``,
 and ``losses`` [{step, loss, accuracy}] on the training images between them.
 
+The record of benchmarks.import_time: the environment, ``options``, and ``import``: the ``budget``,
+rounds, the seconds of ``torch`` and ``vgg_fast`` (median, q1, q3), and of the ``heaviest`` modules.
+
 A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
 with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
 """
@@ -75,8 +78,9 @@ PLAN = "plan-"  # and of benchmarks.plan's
 BUSY = "busy-"  # and of benchmarks.busy's
 SPEEDRUN = "speedrun-"  # and of benchmarks.speedrun's
 SEED_NETWORK = "seed-network-"  # and of benchmarks.seed_network's
+IMPORT = "import-"  # and of benchmarks.import_time's
 # All whose records benchmarks.run and benchmarks.gpu didn't write.
-APART = (DECISIONS, MODELS, FEATURES, PLAN, BUSY, SPEEDRUN, SEED_NETWORK)
+APART = (DECISIONS, MODELS, FEATURES, PLAN, BUSY, SPEEDRUN, SEED_NETWORK, IMPORT)
 Record = dict[str, Any]
 
 
@@ -208,6 +212,15 @@ def newest_seed_networks(results: Path) -> list[Record]:
         return (record["cpu"], record["threads"], record["config"]["device"])
 
     return _newest_first(_newest(results, SEED_NETWORK, "benchmarks.seed_network", place))
+
+
+def newest_import(results: Path) -> Record | None:
+    """The newest record of benchmarks.import_time; None if there is none."""
+
+    def place(record: Record) -> str | None:
+        return None if record["options"]["quick"] else "any"
+
+    return _newest(results, IMPORT, "benchmarks.import_time", place).get("any")
 
 
 def is_whole(options: Record) -> bool:
