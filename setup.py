@@ -2,11 +2,15 @@
 
     vgg_fast._C         schemas and CPU kernels, on PyTorch's stable ABI: always
     vgg_fast._C_cuda    CUDA kernels, on the stable ABI: where setup_cuda.py finds them wanted
-    vgg_fast._bindings  pybind11, introspection only, without torch: always
+    vgg_fast._bindings  introspection only, without torch, on Python's stable ABI: always
+
+None of them belongs to one version of Python or torch. Beside a folder vgg_fast_cuda, which
+packaging/wheel_cuda.sh makes, only the CUDA kernels are built, as vgg_fast_cuda._C_cuda.
 
 Environment:
     VGG_FAST_CUDA=0|1     never build _C_cuda, or always
     TORCH_CUDA_ARCH_LIST  the GPUs to build it for (default: this machine's)
+    VGG_FAST_PYBIND11=1   make _bindings with pybind11, for this Python alone
     VGG_FAST_WERROR=1     a compiler's warning is an error (developers' builds)
     MAX_JOBS              compilers that run at once
 """
@@ -22,6 +26,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build backend leaves this folder out
@@ -32,17 +37,22 @@ TOOLKIT = setup_cuda.find_toolkit()
 if TOOLKIT is not None:
     os.environ["CUDA_HOME"] = str(TOOLKIT)
 
+USES_PYBIND11 = os.environ.get("VGG_FAST_PYBIND11") == "1"
+
 try:
-    import pybind11
+    if USES_PYBIND11:
+        import pybind11
     import torch
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 except ImportError as error:
     raise SystemExit(
         f"vgg_fast: {error.name} is missing, and the build needs it. Install what the build needs "
-        f"(pip install 'torch>={OLDEST_TORCH}' 'setuptools>=77' ninja pybind11)"
+        f"(pip install 'torch>={OLDEST_TORCH}' 'setuptools>=77' ninja{' pybind11' * USES_PYBIND11})"
         ", or drop --no-build-isolation"
     ) from error
 
+PACKAGE = "vgg_fast_cuda" if (ROOT / "vgg_fast_cuda").is_dir() else "vgg_fast"
+OLDEST_PYTHON = (3, 10)  # whose stable ABI _bindings uses
 TORCH_TARGET = "0x{:02x}{:02x}{:012x}".format(*map(int, OLDEST_TORCH.split(".")), 0)
 WERROR = os.environ.get("VGG_FAST_WERROR") == "1"
 # For `make sanitize`: the process that loads such a library must preload libasan.
@@ -74,6 +84,7 @@ def sources(*patterns: str) -> list[str]:
 
 
 INCLUDE = f"-I{ROOT / 'csrc'}"  # files include each other by their path below csrc
+OLDEST_GLIBC = ["-include", str(ROOT / "csrc" / "oldest_glibc.h")] * (sys.platform == "linux")
 HEADERS = sources("**/*.h", "**/*.inl", "**/*.cuh")
 
 
@@ -96,7 +107,7 @@ def operators_cpu() -> Extension:
         depends=HEADERS,
         language="c++",
         py_limited_api=True,
-        extra_compile_args={"cxx": [*CXX_FLAGS, *stable]},
+        extra_compile_args={"cxx": [*CXX_FLAGS, *OLDEST_GLIBC, *stable]},
         extra_link_args=SANITIZERS,
         library_dirs=library_paths(),
         libraries=["c10", "torch", "torch_cpu"],
@@ -107,13 +118,15 @@ def operators_cuda(architectures: str) -> Extension:
     stable = [INCLUDE, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA"]
     generated = setup_cuda.write_instances(ROOT / "build" / "instances")
     instances = [str(path.relative_to(ROOT)) for path in generated]
+    version = ".".join(map(str, setup_cuda.compiler_version(TOOLKIT)))
+    stable += macros(CUDA=version, CUDA_ARCHITECTURES=architectures)
     stable += ["-DVGG_FAST_HOPPER"] * ("9.0a" in architectures)
     includes = system(*include_paths(), str(TOOLKIT / "include"))
     # Linked statically, the CUDA runtime needn't be of the minor version that torch brings.
     static = next(TOOLKIT.glob("**/libcudart_static.a"), None)
     runtime = [str(static), "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
     return Extension(
-        "vgg_fast._C_cuda",
+        f"{PACKAGE}._C_cuda",
         [*sources("cuda/**/*.cu", "cuda/**/*.cpp"), *instances],
         depends=HEADERS,
         language="c++",
@@ -128,21 +141,20 @@ def operators_cuda(architectures: str) -> Extension:
     )
 
 
-def bindings(architectures: str) -> Extension:
-    facts = {
-        "COMPILER": compiler(),
-        "FLAGS": " ".join(CXX_FLAGS),
-        "TORCH": torch.__version__,
-        "TORCH_TARGET": OLDEST_TORCH,
-        "CUDA": ".".join(map(str, setup_cuda.compiler_version(TOOLKIT))) if architectures else "",
-        "CUDA_ARCHITECTURES": architectures,
-    }
-    macros = [f'-DVGG_FAST_BUILD_{name}="{value}"' for name, value in facts.items()]
-    flags = [*CXX_FLAGS, INCLUDE, *macros, *system(pybind11.get_include())]
+def bindings() -> Extension:
+    facts = macros(
+        COMPILER=compiler(),
+        FLAGS=" ".join(CXX_FLAGS),
+        TORCH=torch.__version__,
+        TORCH_TARGET=OLDEST_TORCH,
+    )
+    flags = [*CXX_FLAGS, *OLDEST_GLIBC, INCLUDE, *facts]
+    flags += system(pybind11.get_include()) if USES_PYBIND11 else []
     return Extension(
         "vgg_fast._bindings",
         sources(
-            "bindings.cpp",
+            "bindings/introspection.cpp",
+            "bindings/pybind11.cpp" if USES_PYBIND11 else "bindings/limited_api.cpp",
             "cpu/isa/features.cpp",
             "cpu/plan/cost.cpp",
             "cpu/plan/plan.cpp",
@@ -150,9 +162,15 @@ def bindings(architectures: str) -> Extension:
         ),
         depends=HEADERS,
         language="c++",
+        py_limited_api=not USES_PYBIND11,
         extra_compile_args={"cxx": flags},
         extra_link_args=SANITIZERS,
     )
+
+
+def macros(**facts: str) -> list[str]:
+    """What a library tells of its build."""
+    return [f'-DVGG_FAST_BUILD_{name}="{value}"' for name, value in facts.items()]
 
 
 def compiler() -> str:
@@ -206,6 +224,21 @@ class Build(BuildExtension):
         finally:
             self.build_temp = shared
 
+    def copy_extensions_to_source(self) -> None:
+        # Python prefers a file of its own version to one of the stable ABI, however old it is.
+        for stale in (ROOT / "vgg_fast").glob("_bindings*.so"):
+            stale.unlink()
+        super().copy_extensions_to_source()
+
+
+class Wheel(bdist_wheel):
+    """A wheel of files on the stable ABIs fits every Python from the oldest on."""
+
+    def finalize_options(self) -> None:
+        if not USES_PYBIND11:
+            self.py_limited_api = "cp{}{}".format(*OLDEST_PYTHON)
+        super().finalize_options()
+
 
 def extensions() -> list[Extension]:
     if platform.system() == "Windows":
@@ -217,14 +250,12 @@ def extensions() -> list[Extension]:
         raise SystemExit(f"vgg_fast: {error}") from error
     built = "built" if decision.build else "not built"
     print(f"vgg_fast: CUDA kernels are {built} ({decision.reason})", file=sys.stderr)
+    found = [] if PACKAGE == "vgg_fast_cuda" else [operators_cpu(), bindings()]
     if decision.build:
         os.environ["TORCH_CUDA_ARCH_LIST"] = decision.architectures
-        return [
-            operators_cpu(),
-            operators_cuda(decision.architectures),
-            bindings(decision.architectures),
-        ]
-    return [operators_cpu(), bindings("")]
+        found.append(operators_cuda(decision.architectures))
+    return found
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
+if __name__ == "__main__":  # as a build backend runs it, too
+    setup(ext_modules=extensions(), cmdclass={"build_ext": Build, "bdist_wheel": Wheel})

@@ -1,12 +1,15 @@
 """Loads the compiled operator libraries, or says in one message why it can't.
 
-``_C`` (schemas and CPU kernels) must be there; ``_C_cuda`` (CUDA C++ kernels) may be: without it,
-or when it doesn't load, GPUs are served by Triton, and :func:`cuda_library_problem` says why.
+``_C`` (schemas and CPU kernels) must be there; ``_C_cuda`` (CUDA C++ kernels) may be, in this
+package or in one of its own, ``vgg_fast_cuda``: without it, or when it doesn't load, GPUs are
+served by Triton, and :func:`cuda_library_problem` says why.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import platform
 import re
 import sys
@@ -17,6 +20,7 @@ import torch
 PACKAGE = Path(__file__).parent
 LIBRARY = PACKAGE / "_C.abi3.so"
 CUDA_LIBRARY = PACKAGE / "_C_cuda.abi3.so"
+CUDA_PACKAGE = "vgg_fast_cuda"  # distributions of it are named vgg_fast_cuda12, vgg_fast_cuda13
 OLDEST_TORCH = (2, 11)
 
 # What _C must define; each has a backward too.
@@ -63,25 +67,67 @@ def cuda_library_problem() -> str:
     return _cuda_problem
 
 
+def cuda_library() -> Path | None:
+    """The CUDA C++ kernels: this package's own, or those of vgg_fast_cuda; None without either."""
+    if CUDA_LIBRARY.is_file():
+        return CUDA_LIBRARY
+    installed = importlib.util.find_spec(CUDA_PACKAGE)  # doesn't import it
+    folders = installed.submodule_search_locations if installed is not None else None
+    files = [Path(folder) / CUDA_LIBRARY.name for folder in folders or ()]
+    return next((file for file in files if file.is_file()), None)
+
+
+def cuda_facts() -> dict[str, str]:
+    """CUDA's version and the GPUs that the CUDA C++ kernels were built for; {} without them."""
+    library = None if _cuda_problem else cuda_library()
+    if library is None:
+        return {}
+    functions = ctypes.CDLL(str(library))
+    facts = {}
+    for name in ("cuda_version", "cuda_architectures"):
+        function = getattr(functions, f"vgg_fast_{name}")
+        function.restype = ctypes.c_char_p
+        facts[name.replace("_", " ")] = function().decode()
+    return facts
+
+
 def has_sm90_kernels() -> bool:
     """Whether the CUDA C++ kernels are there, and built with Hopper's own instructions."""
-    if _cuda_problem:
-        return False
-    from vgg_fast import _bindings
-
-    return "9.0a" in _bindings.build_facts()["cuda_architectures"]
+    return "9.0a" in cuda_facts().get("cuda architectures", "")
 
 
 def _load_cuda() -> str:
-    if not CUDA_LIBRARY.is_file():
-        return f"{CUDA_LIBRARY.name} isn't built; VGG_FAST_CUDA=1 {_command()} builds it"
+    library = cuda_library()
+    if library is None:
+        return (
+            f"{CUDA_LIBRARY.name} isn't built, and {CUDA_PACKAGE} isn't installed; "
+            f"VGG_FAST_CUDA=1 {_command()} builds it"
+        )
+    if library != CUDA_LIBRARY and (problem := _other_version(library)):
+        return problem
     try:
-        torch.ops.load_library(CUDA_LIBRARY)
+        torch.ops.load_library(library)
     except (OSError, RuntimeError) as error:
         # Whatever happens here, CPU tensors have their kernels, and CUDA tensors have Triton's.
         reason = str(error).splitlines()[0]
-        return f"{CUDA_LIBRARY.name} is built, but doesn't load: {reason}"
+        return f"{library.name} is built, but doesn't load: {reason}"
     return ""
+
+
+def _other_version(library: Path) -> str:
+    """What is wrong if ``library`` belongs to another version, whose schemas may differ."""
+    told = re.search(r'^__version__ = "(.+)"', (library.parent / "__init__.py").read_text(), re.M)
+    theirs = told[1] if told else "unknown"
+    try:
+        ours = importlib.metadata.version("vgg_fast")
+    except importlib.metadata.PackageNotFoundError:
+        return ""  # a source tree that isn't installed
+    if theirs == ours:
+        return ""
+    return (
+        f"{CUDA_PACKAGE} {theirs} ({library.parent}) isn't used, because this is vgg_fast {ours}, "
+        "and both must be of one version"
+    )
 
 
 def _check_torch() -> None:

@@ -63,7 +63,8 @@ def _version(package: str) -> str | None:
 def _built() -> dict[str, Any]:
     facts: dict[str, Any] = {"_C": _extension.LIBRARY.name}
     problem = _extension.cuda_library_problem()
-    facts["_C_cuda"] = problem or _extension.CUDA_LIBRARY.name
+    facts["_C_cuda"] = problem or str(_extension.cuda_library())
+    facts |= _extension.cuda_facts()
     try:
         from vgg_fast import _bindings
     except ImportError as error:

@@ -87,7 +87,7 @@ def test_the_program_runs_on_a_gpu(program, saved, network: str) -> None:
     if _extension.cuda_library_problem():
         pytest.skip(_extension.cuda_library_problem())
     folder, expected = saved("cuda")
-    libraries = (_extension.LIBRARY, _extension.CUDA_LIBRARY)
+    libraries = (_extension.LIBRARY, _extension.cuda_library())
     found = output_of(program, folder / network, folder / "images.pt", "cuda", *libraries)
     torch.testing.assert_close(logits_in(found), expected, rtol=1e-3, atol=1e-3)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+import vgg_fast
 from vgg_fast import _extension
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +110,58 @@ def test_a_broken_cuda_library_leaves_cpu_tensors_their_kernels(copied):
     value, problem = run(copied, code).stdout.splitlines()
     assert value == "1.0"
     assert problem.startswith("_C_cuda.abi3.so is built, but doesn't load:")
+
+
+CUDA_STUB = """
+extern "C" const char* vgg_fast_cuda_version() { return "13.0"; }
+extern "C" const char* vgg_fast_cuda_architectures() { return "8.0;9.0a"; }
+"""
+ASK_FOR_CUDA = (
+    "from vgg_fast import _extension as e; import vgg_fast\n"
+    "print(e.cuda_library_problem() or e.cuda_library()); print(e.cuda_facts())\n"
+    "print(e.has_sm90_kernels())"
+)
+
+
+@pytest.fixture
+def cuda_package(copied: Path) -> Callable[..., Path]:
+    """Puts a vgg_fast_cuda beside the copy, with a library that defines no kernel."""
+
+    def make(version: str) -> Path:
+        (copied / "_C_cuda.abi3.so").unlink(missing_ok=True)
+        package = copied.parent / "vgg_fast_cuda"
+        package.mkdir()
+        (package / "__init__.py").write_text(f'__version__ = "{version}"\nraise AssertionError\n')
+        source, library = package / "stub.cpp", package / "_C_cuda.abi3.so"
+        source.write_text(CUDA_STUB)
+        compiler = os.environ.get("CXX", "c++")
+        subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+        return library
+
+    return make
+
+
+def test_the_cuda_kernels_may_be_a_package_of_their_own(copied, cuda_package):
+    library = cuda_package(vgg_fast.__version__)
+    found, facts, hopper = run(copied, ASK_FOR_CUDA).stdout.splitlines()
+    assert found == str(library)
+    assert ast.literal_eval(facts) == {"cuda version": "13.0", "cuda architectures": "8.0;9.0a"}
+    assert hopper == "True"
+
+
+def test_cuda_kernels_of_another_version_are_not_loaded(copied, cuda_package):
+    cuda_package("99.0.0")
+    problem, facts, hopper = run(copied, ASK_FOR_CUDA).stdout.splitlines()
+    assert problem.startswith("vgg_fast_cuda 99.0.0 (")
+    assert f"isn't used, because this is vgg_fast {vgg_fast.__version__}" in problem
+    assert (facts, hopper) == ("{}", "False")
+
+
+def test_without_cuda_kernels_the_message_says_how_to_get_them(copied):
+    (copied / "_C_cuda.abi3.so").unlink(missing_ok=True)
+    problem, facts, _ = run(copied, ASK_FOR_CUDA).stdout.splitlines()
+    assert "isn't built, and vgg_fast_cuda isn't installed; VGG_FAST_CUDA=1" in problem
+    assert facts == "{}"
 
 
 def test_loading_twice_does_nothing(monkeypatch):

@@ -21,6 +21,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 import setup_cuda
 import vgg_fast
 from tests.support.cuda_toolkit import build_once, cuobjdump, toolkit
+from vgg_fast import _extension
 
 CSRC = Path(__file__).parents[2] / "csrc"
 FOLDERS = {path.name: path for path in (CSRC / "cuda").glob("*/*.cu")}
@@ -253,7 +254,7 @@ def test_the_library_links_and_loads_without_a_gpu(object_of, tmp_path):
     assert_loads_without_gpu(library)
 
 
-BUILT = next(Path(vgg_fast.__file__).parent.glob("_C_cuda.*so"), None)
+BUILT = _extension.cuda_library()
 
 
 @pytest.mark.skipif(BUILT is None, reason="built without CUDA: VGG_FAST_CUDA=1 builds _C_cuda")

@@ -18,7 +18,8 @@ platforms=$(for glibc in 17 24 25 26 27 28 31 34; do echo "--platform manylinux_
   "torch==$version" "nvidia-cuda-runtime>=13,<14" "nvidia-cuda-cupti>=13,<14"
 
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
-flags="-std=c++20 -fvisibility=hidden -Wall -Wextra -Werror -O3 -g0 -fPIC -I$root/csrc
+flags="-std=c++20 -fvisibility=hidden -Wall -Wextra -Werror -O3 -g0 -fPIC
+  -include $root/csrc/oldest_glibc.h -I$root/csrc
   -isystem $torch/include -isystem $torch/include/torch/csrc/api/include -isystem $include
   -DTORCH_TARGET_VERSION=0x020b000000000000 -DTORCH_EXTENSION_NAME=_C"
 cd "$root"
