@@ -65,10 +65,10 @@ train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashi
 	$(RUN) -m vgg_fast.train --fused $(ARGS)
 
 style: $(INSTALLED)  ## install, and paint one picture in the style of another
-	$(RUN) examples/style_transfer.py $(ARGS)
+	$(RUN) examples/python/style_transfer.py $(ARGS)
 
 super-resolution: $(INSTALLED)  ## install, and train a network that doubles a picture's size
-	$(RUN) examples/super_resolution.py $(ARGS)
+	$(RUN) examples/python/super_resolution.py $(ARGS)
 
 # Whether Triton interprets its kernels is settled for a whole process, so these tests have a
 # process of their own. Left out where ARGS asks for a part of the suite.

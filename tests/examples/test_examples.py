@@ -1,4 +1,4 @@
-"""examples/*.py: they run from start to end, their losses fall, and what they say of weights."""
+"""Style transfer and super-resolution: they run, their losses fall, what they say of weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vgg_fast.train import program
 from vgg_fast.train.options import Config
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "examples" / "python"
 # Nobody listens at that port: every host is unreachable, and no weights are kept here.
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
 
@@ -272,19 +272,3 @@ def test_a_picture_that_does_not_exist_is_named(
 ) -> None:
     assert style_transfer.main([option, "nowhere.jpg"]) == 1
     assert "there is no picture nowhere.jpg" in capsys.readouterr().err
-
-
-def test_the_commands_in_the_readme_exist() -> None:
-    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    options = {
-        "examples/style_transfer.py": style_transfer.Options,
-        "examples/super_resolution.py": super_resolution.Options,
-    }
-    commands = [words for words in lines if words[:1] == ["python"]]
-    assert {words[1] for words in commands} == {*options}
-    for words in commands:
-        tyro.cli(options[words[1]], args=words[2:])
-    known = {name.replace("_", "-") for kind in options.values() for name in kind.__annotations__}
-    assert set(re.findall(r"`--([a-z-]+)", text)) - {"help"} <= known

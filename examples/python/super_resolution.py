@@ -1,6 +1,6 @@
 """Super-resolution: a small network that doubles a picture's width and height.
 
-    python examples/super_resolution.py --steps 2000 --perceptual 0.1
+    python examples/python/super_resolution.py --steps 2000 --perceptual 0.1
 
 Plain 3×3 convolutions at the low resolution, as in ESPCN (Shi et al. 2016, arXiv:1609.05158), fused
 with their LeakyReLUs by ``vgg_fast.fuse``; trained on crops of pictures that scikit-image ships,
@@ -75,7 +75,7 @@ class Options:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda or cuda:N."""
 
-    out: Path = Path(__file__).parent / "out" / "super-resolution"
+    out: Path = Path(__file__).parents[1] / "out" / "super-resolution"
     """The folder of the results."""
 
     seed: int = 0

@@ -1,6 +1,6 @@
 """Style transfer: one picture's forms in another one's texture.
 
-    python examples/style_transfer.py --content me.jpg --style the_scream.jpg
+    python examples/python/style_transfer.py --content me.jpg --style the_scream.jpg
 
 Gatys, Ecker and Bethge 2016 (arXiv:1508.06576): the picture is what is optimised, until features of
 VGG-19 are near those of the content, and their Gram matrices near those of the style. Writes
@@ -72,7 +72,7 @@ class Options:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda or cuda:N."""
 
-    out: Path = Path(__file__).parent / "out" / "style"
+    out: Path = Path(__file__).parents[1] / "out" / "style"
     """The folder of the results."""
 
     seed: int = 0

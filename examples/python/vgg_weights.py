@@ -27,7 +27,7 @@ from vgg_fast.train import checkpoint
 from vgg_fast.train.config import TrainingError
 
 # The seed network has VGG-11's convolutions in full width; at 32² an epoch takes minutes on a CPU.
-RUN = Path(__file__).resolve().parents[1] / "runs" / "seed-fused"
+RUN = Path(__file__).resolve().parents[2] / "runs" / "seed-fused"
 TRAINING = (
     "python -m vgg_fast.train --fused --preset seed --image-size 32 --classifier-width 512 "
     f"--epochs 1 --output-dir {RUN}"
