@@ -122,8 +122,9 @@ def operators_cuda(architectures: str) -> Extension:
     stable += macros(CUDA=version, CUDA_ARCHITECTURES=architectures)
     stable += ["-DVGG_FAST_HOPPER"] * ("9.0a" in architectures)
     includes = system(*include_paths(), str(TOOLKIT / "include"))
-    # Linked statically, the CUDA runtime needn't be of the minor version that torch brings.
-    static = next(TOOLKIT.glob("**/libcudart_static.a"), None)
+    # Linked statically, the CUDA runtime needn't be of the minor version that torch brings. A wheel
+    # takes torch's: the static one needs the glibc of the machine that builds.
+    static = next(TOOLKIT.glob("**/libcudart_static.a"), None) if PACKAGE == "vgg_fast" else None
     runtime = [str(static), "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
     return Extension(
         f"{PACKAGE}._C_cuda",
@@ -132,7 +133,7 @@ def operators_cuda(architectures: str) -> Extension:
         language="c++",
         py_limited_api=True,
         extra_compile_args={
-            "cxx": [*CXX_FLAGS, *stable, *includes],
+            "cxx": [*CXX_FLAGS, *OLDEST_GLIBC, *stable, *includes],
             "nvcc": [*NVCC_FLAGS, *stable, *includes],
         },
         library_dirs=[*library_paths(), str(TOOLKIT / "lib64")],

@@ -30,6 +30,6 @@ cd "$source"
 rm -rf dist repaired
 VGG_FAST_CUDA=1 "$python" -m build --wheel --no-isolation --outdir dist .
 "$python" -m auditwheel repair --plat "manylinux_2_28_$(uname -m)" --only-plat --strip \
-  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir repaired dist/*.whl
+  --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude 'libcudart.so.*' --wheel-dir repaired dist/*.whl
 cp repaired/*.whl "$folder"
 ls -l "$folder"
