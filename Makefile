@@ -59,7 +59,7 @@ help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1  \2/p' $(MAKEFILE_LIST) | awk '{printf "%s %-16s", $$1, $$2; $$1 = $$2 = ""; print}'
 
 # Threads that sleep while they wait take a little longer alone, and far less time where something else
-# keeps a core busy (docs/performance.md, "Waiting by spinning").
+# keeps a core busy (docs/performance/threads.md, "Waiting by spinning").
 train: export OMP_WAIT_POLICY ?= passive
 train: $(INSTALLED)  ## install, find the data, and train the fused VGG on Fashion-MNIST
 	$(RUN) -m vgg_fast.train --fused $(ARGS)
@@ -137,7 +137,7 @@ $(CHECKS)/arm/%.o: %.cpp
 
 -include $(wildcard $(CHECKED:%.cpp=$(CHECKS)/native/%.d) $(CHECKED:%.cpp=$(CHECKS)/arm/%.d))
 
-bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the README's table (12 minutes)
+bench: $(INSTALLED) $(BENCH_TOOLS)  ## install, measure against the peers, and renew the docs' tables (12 minutes)
 	$(RUN) -m benchmarks.run $(ARGS)
 	$(RUN) -m benchmarks.report
 

@@ -2,7 +2,7 @@
 
 The least time of each layer of the seed network, from its operations and the bytes that it must
 move once, and what Winograd's F(4×4, 3×3) promises by its arithmetic. The report puts the table
-into docs/performance.md, with the limits that the same run measured.
+into docs/performance/floor.md, with the limits that the same run measured.
 """
 
 from __future__ import annotations

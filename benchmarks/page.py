@@ -1,4 +1,7 @@
-"""One page of HTML with everything that the records say; it needs no other file."""
+"""One page of HTML with everything that the records say; it needs no other file.
+
+``python -m benchmarks.report --page FILE`` writes it, and the documentation site has it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,17 @@ from benchmarks.features.tables import growth as features_growth
 from benchmarks.features.tables import problems as features_problems
 from benchmarks.models import record as of_models
 from benchmarks.pictures import style
-from benchmarks.record import COLUMNS, Record, cells, limits, machine, timed
+from benchmarks.record import (
+    COLUMNS,
+    Record,
+    cells,
+    limits,
+    machine,
+    newest,
+    newest_features,
+    newest_models,
+    timed,
+)
 
 CAPTIONS = {
     "speedup-network": (
@@ -40,6 +53,16 @@ CAPTIONS = {
         "Left and low is better. Hollow marks compute in bf16.",
     ),
 }
+
+
+def of(results: Path) -> str:
+    """The page of the newest records in a folder.
+
+    Raises:
+        SystemExit: a file isn't a record; the message names it.
+    """
+    cpus, gpus = newest(results)
+    return html(cpus, gpus, tables.shown(newest_models(results)), newest_features(results))
 
 
 def html(

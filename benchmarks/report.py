@@ -1,8 +1,9 @@
-"""The tables, pictures and page of README.md and docs/: python -m benchmarks.report
+"""The tables and pictures of README.md and docs/: python -m benchmarks.report
 
 They come from benchmarks/results/*.json and nowhere else: of each machine the newest record, and no
 record of a --quick run. The tables replace what stands between the markers
-``<!-- report:NAME -->`` and ``<!-- /report:NAME -->``; docs/report.html has everything on one page.
+``<!-- report:NAME -->`` and ``<!-- /report:NAME -->``. With --page FILE everything goes onto one
+page of HTML, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tyro
 
 from benchmarks import page, pictures, seed_network, tables
 from benchmarks.features import tables as of_features
+from benchmarks.gpu import tables as of_gpus
 from benchmarks.plan import tables as of_plans
 from benchmarks.record import (
     Record,
@@ -35,12 +37,14 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Options:
-    """Make the tables, pictures and page of the README and docs from the records."""
+    """Make the tables and pictures of the README and docs from the records."""
 
     root: Path = ROOT
     """The checkout: README.md, docs/ and benchmarks/results/ are in it."""
     check: bool = False
-    """Change nothing; exit with 1 if a table isn't what the records say."""
+    """Change no document; exit with 1 if a table isn't what the records say."""
+    page: Path | None = None
+    """Write everything to this file as well, as one page of HTML that needs no other file."""
 
 
 def replaced(text: str, name: str, lines: Iterator[str], path: Path) -> str:
@@ -62,25 +66,29 @@ def documents(root: Path) -> dict[Path, str]:
     results = root / "benchmarks" / "results"
     cpus, gpus = newest(results)
     models, features = newest_models(results), newest_features(results)
+    pages = root / "docs" / "performance"
     parts = {
         root / "README.md": {
-            "models": tables.gains(models),
-            "features": of_features.readme(features),
-            "results": tables.readme(cpus, gpus),
-            "decisions": tables.decisions(newest_decisions(results)),
             "speedrun": of_speedruns.readme(newest_speedruns(results)),
         },
         root / "docs" / "record.md": {
             "speedrun": of_speedruns.measured(newest_speedruns(results)),
             "seed-network": seed_network.measured(newest_seed_networks(results)),
         },
-        root / "docs" / "performance.md": {
-            "floor": tables.floors(cpus),
-            "plan": of_plans.measured(newest_plans(results)),
-            "models": tables.every_model(models),
-            "features": of_features.measured(features),
-            "measured": tables.measured(cpus),
+        pages / "floor.md": {"floor": tables.floors(cpus)},
+        pages / "plan.md": {"plan": of_plans.measured(newest_plans(results))},
+        pages / "numbers.md": {"decisions": tables.decisions(newest_decisions(results))},
+        pages / "networks.md": {"networks": tables.networks(cpus)},
+        pages / "models.md": {
+            "models": tables.gains(models),
+            "every-model": tables.every_model(models),
         },
+        pages / "features.md": {
+            "features": of_features.relative(features),
+            "every-way": of_features.measured(features),
+        },
+        pages / "gpu.md": {"gpus": of_gpus.measured(gpus)},
+        pages / "measured.md": {"measured": tables.measured(cpus)},
     }
     found = {}
     for path, blocks in parts.items():
@@ -116,25 +124,32 @@ def draw(
     return pictures.save(figures, folder)
 
 
+def write_page(file: Path, results: Path) -> None:
+    try:
+        file.write_text(page.of(results), encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"benchmarks.report: {file} can't be written ({error.strerror})")
+    print(file)
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.report", args=arguments)
     found = documents(options.root)
+    results = options.root / "benchmarks" / "results"
     if options.check:
         stale = [str(p) for p, text in found.items() if p.read_text(encoding="utf-8") != text]
         if stale:
             sys.exit(f"{', '.join(stale)}: not what the records say; run benchmarks.report")
-        return
-    results = options.root / "benchmarks" / "results"
-    (cpus, gpus), models = newest(results), newest_models(results)
-    features = newest_features(results)
-    shown = tables.shown(models)
-    found[options.root / "docs" / "report.html"] = page.html(cpus, gpus, shown, features)
-    for path, text in found.items():
-        path.write_text(text, encoding="utf-8")
-        print(path)
-    images = options.root / "docs" / "images"
-    trained = newest_seed_networks(results)
-    print(*draw(cpus, gpus, models, features, trained, images), sep="\n")
+    else:
+        for path, text in found.items():
+            path.write_text(text, encoding="utf-8")
+            print(path)
+        (cpus, gpus), models = newest(results), newest_models(results)
+        features, trained = newest_features(results), newest_seed_networks(results)
+        images = options.root / "docs" / "images"
+        print(*draw(cpus, gpus, models, features, trained, images), sep="\n")
+    if options.page:
+        write_page(options.page, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Markdown tables of the records, for README.md and docs/performance.md."""
+"""Markdown tables of the records of CPUs, for docs/performance/."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from benchmarks import floor, pictures
-from benchmarks.gpu import figures
 from benchmarks.models import record as of_models
 from benchmarks.peers import DEFAULT_PEERS
 from benchmarks.record import COLUMNS, Record, cells, is_layer, limits, machine, ratio, timed
 
 NOT_YET = "not measured yet"
+IMAGES = "../images"  # from a page of docs/performance/
 OTHERS = tuple(name for name in DEFAULT_PEERS if name != "vgg_fast")
 WHAT_GROWS = {
     "batch": "batch",
@@ -22,27 +22,26 @@ WHAT_GROWS = {
 }
 
 
-def readme(cpus: list[Record], gpus: list[Record]) -> Iterator[str]:
-    """The README's results."""
-    if cpus:
-        record = cpus[0]
-        yield '<img src="docs/images/speedup-network.svg" alt="Time relative to vgg_fast for whole '
-        yield 'networks; the numbers are in the table.">'
-        yield ""
-        yield f"Time relative to vgg_fast on {machine(record)}:"
-        yield ""
-        yield from _ratio_table(record)
-        yield ""
-        yield (
-            "Medians, and between the quartiles of all rounds; above 1, vgg_fast is faster. Where "
-            "a row's name doesn't say bf16, vgg_fast computes in fp32, whatever the column."
-        )
-        yield from _threads(record)
-        yield from _problems(record)
-    else:
+def networks(cpus: list[Record]) -> Iterator[str]:
+    """Whole networks on the newest record's machine, and what holds for all of its layers."""
+    if not cpus:
         yield f"On CPUs: {NOT_YET}."
+        return
+    record = cpus[0]
+    yield f'<img src="{IMAGES}/speedup-network.svg" alt="Time relative to vgg_fast for whole '
+    yield 'networks; the numbers are in the table.">'
     yield ""
-    yield from _gpu(gpus)
+    yield f"Time relative to vgg_fast on {machine(record)}:"
+    yield ""
+    yield from _ratio_table(record)
+    yield ""
+    yield (
+        "Medians, and between the quartiles of all rounds; above 1, vgg_fast is faster. Where "
+        "a row's name doesn't say bf16, vgg_fast computes in fp32, whatever the column."
+    )
+    yield ""
+    yield from _threads(record)
+    yield from _problems(record)
 
 
 def mean_ratio(rows: list[Record], peer: str) -> float | None:
@@ -138,88 +137,6 @@ def _problems(record: Record) -> Iterator[str]:
         )
 
 
-def _gpu(gpus: list[Record]) -> Iterator[str]:
-    if not gpus:
-        yield f"On NVIDIA GPUs: {NOT_YET}."
-        yield ""
-        yield from _targets({})
-    for record in gpus:
-        for name in pictures.of_a_gpu(record):
-            yield f'<img src="docs/images/{name}.svg" alt="Time relative to vgg_fast on '
-            yield f'{record["device"]}; the numbers are in the table.">'
-            yield ""
-        yield (
-            f"On {record['device']}, {record['dtype'].removeprefix('torch.')}, torch "
-            f"{record['torch']}, {record['date'][:10]}:"
-        )
-        yield ""
-        yield from _targets(record)
-        yield ""
-        yield "Milliseconds of vgg_fast, and the peers' time relative to vgg_fast:"
-        yield ""
-        yield from _groups(record)
-
-
-def _targets(record: Record) -> Iterator[str]:
-    """What the GPU kernels are to reach, and further measurements, found or not."""
-    yield (
-        "What the GPU kernels are built to reach on an NVIDIA H200, in bfloat16, channels_last, "
-        "256 images, and what `make gpu` found; each is a ratio of two things in one run:"
-    )
-    yield ""
-    yield from head("against", "to reach", "found", words=2)
-    for figure in figures.FIGURES:
-        line = figure.line(record)
-        bound = f"{figure.at_least:g} ×" if figure.at_least else f"≤ {figure.at_most:g}"
-        found = NOT_YET if line["found"] is None else f"{line['found']:.2f}"
-        missed = " (not reached)" if line["reached"] is False else ""
-        yield table_row(figure.name, figure.against, bound, found + missed)
-    yield ""
-    yield (
-        "For information, the seed network at 224² and VGG-16: milliseconds of vgg_fast, and the "
-        "time of eager channels_last relative to vgg_fast:"
-    )
-    yield ""
-    yield from head("forward", "training step")
-    for variant in figures.VARIANTS:
-        cells = (_information(record, variant.group(train)) for train in (False, True))
-        yield table_row(f"{variant.name}, batch {variant.batch}", *cells)
-
-
-def _information(record: Record, group: str) -> str:
-    peers = record.get("groups", {}).get(group, {}).get("peers", {})
-    if "vgg_fast" not in peers or "eager channels_last" not in peers:
-        return NOT_YET
-    times = peers["eager channels_last"]["relative_time"]
-    return f"{peers['vgg_fast']['median_ms']:.2f} ms, {times:.2f} ×"
-
-
-def _groups(record: Record) -> Iterator[str]:
-    peers = list(dict.fromkeys(p for g in record["groups"].values() for p in g["peers"]))
-    others = [peer for peer in peers if peer != "vgg_fast"]
-    yield from head("vgg_fast, ms", *others)
-    for name, group in record["groups"].items():
-        ours = group["peers"].get("vgg_fast")
-        cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
-        for peer in others:
-            theirs = group["peers"].get(peer)
-            cells.append(f"{theirs['relative_time']:.2f}" if theirs else "–")
-        yield table_row(name, *cells)
-    yield ""
-    yield from _missing(record)
-
-
-def _missing(record: Record) -> Iterator[str]:
-    """The peers of a GPU's record that were not timed, once for each reason."""
-    told = [
-        f"{peer}: {problem}"
-        for group in record["groups"].values()
-        for peer, problem in group.get("problems", {}).items()
-    ]
-    for text, count in Counter(told).items():
-        yield f"- {text} ({count} of {len(record['groups'])} rows)"
-
-
 def decisions(record: Record | None) -> Iterator[str]:
     """How often rounding decides otherwise than fp64."""
     if record is None:
@@ -246,9 +163,9 @@ def shown(models: dict[str | None, Record]) -> list[Record]:
 
 
 def gains(models: dict[str | None, Record]) -> Iterator[str]:
-    """The README's: what models of other people gain, in a picture and a line."""
+    """What models of other people gain, in a picture and a line for each way."""
     if None in models:
-        yield from _gains_picture(models[None], "docs/images")
+        yield from _gains_picture(models[None])
         yield ""
     for backend, what in MODELS.items():
         yield f"- {what}: {_gains(models.get(backend))}"
@@ -269,25 +186,28 @@ def _gains(record: Record | None) -> str:
     return f"{equal}{told}. On {machine(record)}."
 
 
-def _gains_picture(record: Record, folder: str) -> Iterator[str]:
+def _gains_picture(record: Record) -> Iterator[str]:
     for name in pictures.of_models(record):
-        yield f'<img src="{folder}/{name}.svg" alt="Time relative to vgg_fast for models of other '
-        yield 'people; the numbers are in docs/performance.md.">'
+        yield f'<img src="{IMAGES}/{name}.svg" alt="Time relative to vgg_fast for models of other '
+        yield 'people; the numbers are in the tables below.">'
 
 
 def every_model(models: dict[str | None, Record]) -> Iterator[str]:
     """A row for each model, and why some are missing."""
     for backend, what in MODELS.items():
-        yield f"{what}: {_gains(models.get(backend))}"
-        yield ""
-        if backend in models:
-            yield from _gains_table(models[backend])
+        if backend not in models:
+            yield f"{what}: {NOT_YET}."
             yield ""
+            continue
+        yield f"{what}, on {machine(models[backend])}:"
+        yield ""
+        yield from _gains_table(models[backend])
+        yield ""
 
 
 def _gains_table(record: Record) -> Iterator[str]:
-    if record["options"]["backend"] is not None:  # the other picture is in the README
-        yield from _gains_picture(record, "images")
+    if record["options"]["backend"] is not None:  # gains() shows the other picture
+        yield from _gains_picture(record)
         yield ""
     yield from head("version", *of_models.COLUMNS, words=2)
     for row in record["rows"]:
@@ -319,8 +239,9 @@ def measured(cpus: list[Record]) -> Iterator[str]:
         yield f"On {machine(record)}:"
         yield ""
         if record is cpus[0] and any(map(is_layer, record["rows"])):
-            yield '<img src="images/speedup-layers.svg" alt="The same for each layer.">'
-            yield '<img src="images/roofline.svg" alt="The layers under the machine\'s peaks.">'
+            yield f'<img src="{IMAGES}/speedup-layers.svg" alt="Time relative to vgg_fast for '
+            yield 'each layer; the numbers are in the table.">'
+            yield f'<img src="{IMAGES}/roofline.svg" alt="The layers under the machine\'s peaks.">'
             yield ""
         yield from head(*COLUMNS, words=2)
         for row in record["rows"]:

@@ -1,4 +1,4 @@
-"""Markdown of the records of benchmarks.features, for README.md and docs/performance.md."""
+"""Markdown of the records of benchmarks.features, for docs/performance/features.md."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from benchmarks import pictures
 from benchmarks.features.record import COLUMNS, cells, has_numbers, measured_points
 from benchmarks.features.work import WAYS
 from benchmarks.record import Record, machine
-from benchmarks.tables import NOT_YET, head, memory_cells, ratio_cell, table_row
+from benchmarks.tables import IMAGES, NOT_YET, head, memory_cells, ratio_cell, table_row
 
 OURS = "vgg_fast"
 OTHERS = tuple(name for name in WAYS if name != OURS)
 
 
-def readme(records: list[Record]) -> Iterator[str]:
-    """The README's: time and memory relative to ours on the newest record's machine."""
+def relative(records: list[Record]) -> Iterator[str]:
+    """Time and memory relative to ours on the newest record's machine."""
     if not records:
         yield f"Time and memory: {NOT_YET}."
         return
     record = records[0]
-    yield from _picture(record, "docs/images")
-    yield from growth(record)
-    yield ""
+    yield from _picture(record)
     yield f"Time, and peak memory, relative to `vgg_fast.features` on {machine(record)}:"
     yield ""
     ways = [
@@ -40,7 +38,6 @@ def readme(records: list[Record]) -> Iterator[str]:
         "Forward pass, and backward pass to the image; medians, and between the quartiles of all "
         "rounds. Above 1, vgg_fast is faster, or takes less."
     )
-    yield from problems(record)
 
 
 def growth(record: Record) -> Iterator[str]:
@@ -105,10 +102,10 @@ def _points(record: Record) -> Iterator[str]:
     yield ""
 
 
-def _picture(record: Record, folder: str) -> Iterator[str]:
+def _picture(record: Record) -> Iterator[str]:
     for name in pictures.of_features(record):
-        yield f'<img src="{folder}/{name}.svg" alt="Peak memory against the size of the image; the '
-        yield 'numbers are in docs/performance.md.">'
+        yield f'<img src="{IMAGES}/{name}.svg" alt="Peak memory against the size of the image; the '
+        yield 'numbers are in the last table of this page.">'
         yield ""
 
 

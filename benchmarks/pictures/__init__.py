@@ -13,7 +13,7 @@ from benchmarks.record import Record
 
 __all__ = ["of_a_cpu", "of_a_gpu", "of_a_training", "of_features", "of_models", "save"]
 
-# What README.md and docs/performance.md show of a CPU's record.
+# What docs/performance/ shows of a CPU's record.
 IN_DOCUMENTS = ("speedup-network", "speedup-layers", "roofline")
 
 

@@ -53,7 +53,7 @@ def _shape(row: Row) -> Shape:
 
 
 def measured(records: list[Record]) -> Iterator[str]:
-    """For docs/performance.md: each machine's shares, and its worst shapes."""
+    """For docs/performance/plan.md: each machine's shares, and its worst shapes."""
     if not records:
         yield f"The plan's choices: {NOT_YET}."
     for i, record in enumerate(records):

@@ -271,7 +271,7 @@ def is_faster_by_torch(input: Tensor, weight: Tensor, padding: str) -> bool:
 
     So few terms make little else than writing, which torch does from the registers, and in NCHW
     too. A gradient makes up for that, but for the weight's alone in NCHW. For tensors that the
-    operators serve; measured in docs/performance.md.
+    operators serve; measured in docs/performance/models.md.
     """
     channels = input.size(-3)
     if channels > 3 or channels != weight.size(1) or input.device.type != "cpu":

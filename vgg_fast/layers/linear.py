@@ -24,7 +24,7 @@ class Linear(nn.Linear):
     16-bit copy of W, and of its gradient, which takes longer than the product in float32: up to 64
     rows are multiplied in float32, and only the result has autocast's dtype. Where autocast keeps
     its copy from call to call, as for inference, or where a program is exported, it casts as ever.
-    docs/performance.md has the measurements.
+    docs/performance/layers.md has the measurements.
 
     Scripted and traced programs choose by the rows that they are given. One that is exported or
     compiled for any number of rows can't, and multiplies as from 8 rows on: with fewer its results

@@ -5,9 +5,9 @@ time, within the seconds that ``VGG_FAST_AUTOTUNE`` grants a process (20; 0 tune
 a run predictable). Winners stay on disk, so the next process finds them.
 
 Triton's own autotuner tunes one kernel, whose arguments are there; here a tile decides which kernel
-runs, and how large its workspace is (docs/performance.md). The timer, ``do_bench``, is Triton's.
-Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose result isn't
-the table's.
+runs, and how large its workspace is (docs/performance/gpu.md). The timer, ``do_bench``, is
+Triton's. Tuning runs on tensors of its own, never on the caller's, and no tile is taken whose
+result isn't the table's.
 """
 
 from __future__ import annotations
