@@ -19,7 +19,7 @@ from typing import Any
 import tyro
 
 from benchmarks.record import RESULTS, SEED_NETWORK, Record, environment, file_name, machine, write
-from benchmarks.tables import NOT_YET, head, percent, table_row
+from benchmarks.tables import NOT_YET, head, percent, picture, table_row
 from vgg_fast.train.folder import METRICS
 from vgg_fast.train.tracking import TENSORBOARD
 
@@ -126,8 +126,8 @@ def measured(records: list[Record]) -> Iterator[str]:
         f"{machine(record)}."
     )
     yield ""
-    yield '<img src="images/seed-network.svg" alt="Loss and accuracy by step; the numbers of each'
-    yield 'epoch are in the table.">'
+    words = "Loss and accuracy by step; the numbers of each epoch are in the table."
+    yield picture("seed-network", words, folder="images")
     yield ""
     columns = ("training loss", "training accuracy", "test loss", "test accuracy", "minutes")
     yield from head(*columns, "images/s")

@@ -12,7 +12,6 @@ from benchmarks.peers import DEFAULT_PEERS
 from benchmarks.record import COLUMNS, Record, cells, is_layer, limits, machine, ratio, timed
 
 NOT_YET = "not measured yet"
-IMAGES = "../images"  # from a page of docs/performance/
 OTHERS = tuple(name for name in DEFAULT_PEERS if name != "vgg_fast")
 WHAT_GROWS = {
     "batch": "batch",
@@ -28,8 +27,10 @@ def networks(cpus: list[Record]) -> Iterator[str]:
         yield f"On CPUs: {NOT_YET}."
         return
     record = cpus[0]
-    yield f'<img src="{IMAGES}/speedup-network.svg" alt="Time relative to vgg_fast for whole '
-    yield 'networks; the numbers are in the table.">'
+    yield picture(
+        "speedup-network",
+        "Time relative to vgg_fast for whole networks; the numbers are in the table.",
+    )
     yield ""
     yield f"Time relative to vgg_fast on {machine(record)}:"
     yield ""
@@ -42,6 +43,11 @@ def networks(cpus: list[Record]) -> Iterator[str]:
     yield ""
     yield from _threads(record)
     yield from _problems(record)
+
+
+def picture(name: str, words: str, folder: str = "../images") -> str:
+    """A picture on a page of docs/performance/; ``words`` are for those who don't see it."""
+    return f"![{words}]({folder}/{name}.svg)"
 
 
 def mean_ratio(rows: list[Record], peer: str) -> float | None:
@@ -188,8 +194,10 @@ def _gains(record: Record | None) -> str:
 
 def _gains_picture(record: Record) -> Iterator[str]:
     for name in pictures.of_models(record):
-        yield f'<img src="{IMAGES}/{name}.svg" alt="Time relative to vgg_fast for models of other '
-        yield 'people; the numbers are in the tables below.">'
+        yield picture(
+            name,
+            "Time relative to vgg_fast for models of other people; the numbers are in the tables.",
+        )
 
 
 def every_model(models: dict[str | None, Record]) -> Iterator[str]:
@@ -235,13 +243,18 @@ def measured(cpus: list[Record]) -> Iterator[str]:
     """Every row of every machine, and how cost grows on it."""
     if not cpus:
         yield f"Every layer and network: {NOT_YET}."
-    for record in cpus:
+    for number, record in enumerate(cpus):
+        if number:
+            yield ""  # a line right below a table would be its next row
         yield f"On {machine(record)}:"
         yield ""
-        if record is cpus[0] and any(map(is_layer, record["rows"])):
-            yield f'<img src="{IMAGES}/speedup-layers.svg" alt="Time relative to vgg_fast for '
-            yield 'each layer; the numbers are in the table.">'
-            yield f'<img src="{IMAGES}/roofline.svg" alt="The layers under the machine\'s peaks.">'
+        if not number and any(map(is_layer, record["rows"])):
+            yield picture(
+                "speedup-layers",
+                "Time relative to vgg_fast for each layer; the numbers are in the table.",
+            )
+            yield ""
+            yield picture("roofline", "The layers under the machine's peaks.")
             yield ""
         yield from head(*COLUMNS, words=2)
         for row in record["rows"]:

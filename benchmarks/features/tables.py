@@ -8,7 +8,7 @@ from benchmarks import pictures
 from benchmarks.features.record import COLUMNS, cells, has_numbers, measured_points
 from benchmarks.features.work import WAYS
 from benchmarks.record import Record, machine
-from benchmarks.tables import IMAGES, NOT_YET, head, memory_cells, ratio_cell, table_row
+from benchmarks.tables import NOT_YET, head, memory_cells, picture, ratio_cell, table_row
 
 OURS = "vgg_fast"
 OTHERS = tuple(name for name in WAYS if name != OURS)
@@ -104,8 +104,10 @@ def _points(record: Record) -> Iterator[str]:
 
 def _picture(record: Record) -> Iterator[str]:
     for name in pictures.of_features(record):
-        yield f'<img src="{IMAGES}/{name}.svg" alt="Peak memory against the size of the image; the '
-        yield 'numbers are in the last table of this page.">'
+        yield picture(
+            name,
+            "Peak memory against the size of the image; the numbers are in the last table.",
+        )
         yield ""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from benchmarks import pictures
 from benchmarks.gpu import figures
 from benchmarks.record import Record
-from benchmarks.tables import IMAGES, NOT_YET, head, table_row
+from benchmarks.tables import NOT_YET, head, picture, table_row
 
 
 def measured(gpus: list[Record]) -> Iterator[str]:
@@ -21,8 +21,8 @@ def measured(gpus: list[Record]) -> Iterator[str]:
         if number:
             yield ""
         for name in pictures.of_a_gpu(record):
-            yield f'<img src="{IMAGES}/{name}.svg" alt="Time relative to vgg_fast on '
-            yield f'{record["device"]}; the numbers are in the table.">'
+            words = f"Time relative to vgg_fast on {record['device']}"
+            yield picture(name, f"{words}; the numbers are in the table.")
             yield ""
         yield (
             f"On {record['device']}, {record['dtype'].removeprefix('torch.')}, torch "

@@ -16,7 +16,7 @@ from benchmarks.features.record import MEGAPIXEL, megapixels_per_gb
 from benchmarks.features.work import CURVE, Candidate, works
 from benchmarks.record import environment
 from tests.support.numerics import relative_error
-from tests.support.report import made, put
+from tests.support.report import made, page_of, put
 
 QUICK = works(quick=True)
 pytestmark = pytest.mark.filterwarnings("ignore")  # other packages' use of what is deprecated
@@ -309,22 +309,25 @@ def whole(tmp_path: Path, **more) -> dict:
 
 def test_a_record_is_told(root, tmp_path, parts) -> None:
     put(root, "features-a.json", whole(tmp_path))
-    readme, notebook = made(root)
-    assert "relative to `vgg_fast.features` on 2 threads of Invented CPU" in readme
-    assert "| LPIPS of pairs at 256², batch 4 | **2.00** (1.80–2.20) |\n" in readme
-    assert "| LPIPS of pairs at 256², batch 4: peak memory | 5.00 |\n" in readme
-    assert "for each pixel of the image: vgg_fast **38**, eager **1452** (VGG-16 to" in readme
-    assert "- Megapixels for each GB of memory: vgg_fast **5.00**, eager **1.00** (" in readme
-    reason = "bf16 autocast: not measured on this processor, which has no matrix tiles (AMX)"
-    assert reason in readme and reason in notebook
-    assert "| vgg_fast | 1.2 | 500 | 1.00 | 0.90–1.10 | 2e-09 | 3e-08 | 12 MiB |\n" in notebook
-    assert "| | 512² | 1024² | 2048² | 4096² |\n" in notebook
-    assert "| vgg_fast | 50 | 200 | 800 | 3200 |\n| eager | 250 | 1000 | – | – |\n" in notebook
-    assert "- eager at 2048²: needs more than 16 GiB" in notebook
-    assert "On CPUs: not measured yet." in readme  # it is no record of benchmarks.run
+    pages = made(root)
+    assert "On CPUs: not measured yet." in pages["networks"]  # it is no record of benchmarks.run
+    told = pages["features"]
+    assert "relative to `vgg_fast.features` on 2 threads of Invented CPU" in told
+    assert "| LPIPS of pairs at 256², batch 4 | **2.00** (1.80–2.20) |\n" in told
+    assert "| LPIPS of pairs at 256², batch 4: peak memory | 5.00 |\n" in told
+    assert "| vgg_fast | 1.2 | 500 | 1.00 | 0.90–1.10 | 2e-09 | 3e-08 | 12 MiB |\n" in told
+    assert "| | 512² | 1024² | 2048² | 4096² |\n" in told
+    assert "| vgg_fast | 50 | 200 | 800 | 3200 |\n| eager | 250 | 1000 | – | – |\n" in told
+    assert "- eager at 2048²: needs more than 16 GiB" in told
+    for once in (
+        "for each pixel of the image: vgg_fast **38**, eager **1452** (VGG-16 to",
+        "- Megapixels for each GB of memory: vgg_fast **5.00**, eager **1.00** (",
+        "bf16 autocast: not measured on this processor, which has no matrix tiles (AMX)",
+    ):
+        assert told.count(once) == 1
     images = [path.name for path in (root / "docs" / "images").iterdir()]
-    assert images == ["memory-features.svg"] and "docs/images/memory-features.svg" in readme
-    page = (root / "docs" / "report.html").read_text(encoding="utf-8")
+    assert images == ["memory-features.svg"] and "../images/memory-features.svg" in told
+    page = page_of(root)
     assert "Perceptual losses: 2 threads of Invented CPU" in page and page.count("<svg") == 1
     assert "eager 1452" in page and "no matrix tiles" in page and "0.90–1.10" in page
 
@@ -339,15 +342,16 @@ def test_the_newest_whole_record_of_a_machine_is_told(root, tmp_path, parts) -> 
     for name, part in {"e": {"quick": True}, "f": {"only": "l"}, "g": {"memory": False}}.items():
         options = {**found["options"], **part}
         put(root, f"features-{name}.json", {**found, "options": options, "date": "2026-04-01"})
-    readme, notebook = made(root)
-    assert "2026-02-01" in readme and "Another CPU" not in readme
-    assert notebook.index("2026-02-01") < notebook.index("Another CPU")
-    assert not any(date in notebook for date in ("2025-01-01", "2026-03-01", "2026-04-01"))
+    told = made(root)["features"]
+    relative, every_way = told.split("<!-- /report:features -->")
+    assert "2026-02-01" in relative and "Another CPU" not in relative
+    assert every_way.index("2026-02-01") < every_way.index("Another CPU")
+    assert not any(date in told for date in ("2025-01-01", "2026-03-01", "2026-04-01"))
 
 
 def test_without_a_record_nothing_is_claimed(root) -> None:
-    readme, notebook = made(root)
-    assert "Time and memory: not measured yet." in readme
-    assert "Perceptual losses: not measured yet." in notebook
-    page = (root / "docs" / "report.html").read_text(encoding="utf-8")
+    told = made(root)["features"]
+    assert "Time and memory: not measured yet." in told
+    assert "Perceptual losses: not measured yet." in told
+    page = page_of(root)
     assert "<code>python -m benchmarks.features</code> measures them" in page

@@ -136,23 +136,23 @@ def test_how_often_the_plan_is_near() -> None:
 
 
 def test_the_notebook_has_a_table_of_the_newest_record(root) -> None:
-    assert "The plan's choices: not measured yet." in made(root)[1]
+    assert "The plan's choices: not measured yet." in made(root)["plan"]
     put(root, "plan-a.json", record(ROWS))
     later = {"date": "2026-03-01T00:00:00+00:00"}
     put(root, "plan-b.json", record(ROWS[:1], date="2025-01-01T00:00:00+00:00"))
     put(root, "plan-c.json", record(ROWS[:1], options={"quick": True}, **later))
     put(root, "plan-d.json", record(ROWS[:1], interrupted=True, **later))
     put(root, "plan-e.json", record(ROWS[3:6], dtype="bfloat16", **later))
-    readme, notebook = made(root)
-    assert "In float32, 3 of the grid's 600 shapes, on 2 threads of Invented CPU (avx2)" in notebook
-    assert "| forward | 3 | 66.7 % | 21.9 % |\n" in notebook
-    assert "| all | 9 | 66.7 % |" in notebook
+    pages = made(root)
+    plan = pages["plan"]
+    assert "In float32, 3 of the grid's 600 shapes, on 2 threads of Invented CPU (avx2)" in plan
+    assert "| forward | 3 | 66.7 % | 21.9 % |\n" in plan
+    assert "| all | 9 | 66.7 % |" in plan
     assert (
-        "- forward, 64→128 at 14², batch 2: winograd4 takes 2.00 times as long as direct\n"
-        in notebook
+        "- forward, 64→128 at 14², batch 2: winograd4 takes 2.00 times as long as direct\n" in plan
     )
-    assert notebook.index("In bfloat16") < notebook.index("In float32")
-    assert "On CPUs: not measured yet." in readme  # it is no record of benchmarks.run
+    assert plan.index("In bfloat16") < plan.index("In float32")
+    assert "On CPUs: not measured yet." in pages["networks"]  # it is no record of benchmarks.run
     assert len(newest_plans(root / "benchmarks" / "results")) == 2
 
 

@@ -5,35 +5,36 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import page, report
 
-README = (
-    "# Title\n<!-- report:models -->\n<!-- /report:models -->\n"
-    "<!-- report:features -->\n<!-- /report:features -->\n"
-    "<!-- report:results -->\nold\n<!-- /report:results -->\n"
-    "<!-- report:decisions -->\n<!-- /report:decisions -->\n"
-    "<!-- report:speedrun -->\n<!-- /report:speedrun -->\nafter\n"
-)
-TRAININGS = (
-    "<!-- report:speedrun -->\n<!-- /report:speedrun -->\n"
-    "<!-- report:seed-network -->\n<!-- /report:seed-network -->\n"
-)
-NOTEBOOK = (
-    "<!-- report:floor -->\n<!-- /report:floor -->\n"
-    "<!-- report:plan -->\n<!-- /report:plan -->\n"
-    "<!-- report:models -->\n<!-- /report:models -->\n"
-    "<!-- report:features -->\n<!-- /report:features -->\n"
-    "<!-- report:measured -->\n<!-- /report:measured -->\n"
-)
+
+def markers(*names: str) -> str:
+    """Blocks that the report replaces."""
+    return "".join(f"<!-- report:{name} -->\nold\n<!-- /report:{name} -->\n" for name in names)
+
+
+README = f"# Title\n{markers('summary', 'speedrun')}after\n"
+TRAININGS = markers("speedrun", "seed-network")
+PAGES = {  # of docs/performance/, without those that have no table
+    "floor": markers("floor"),
+    "plan": markers("plan"),
+    "numbers": markers("decisions"),
+    "networks": markers("networks"),
+    "models": markers("models", "every-model"),
+    "features": markers("features", "every-way"),
+    "gpu": markers("gpus"),
+    "measured": markers("measured"),
+}
 
 
 def checkout(root: Path) -> Path:
     """Documents with markers, and no record yet."""
     (root / "benchmarks" / "results").mkdir(parents=True)
-    (root / "docs").mkdir()
+    (root / "docs" / "performance").mkdir(parents=True)
     (root / "README.md").write_text(README, encoding="utf-8")
-    (root / "docs" / "performance.md").write_text(NOTEBOOK, encoding="utf-8")
     (root / "docs" / "record.md").write_text(TRAININGS, encoding="utf-8")
+    for name, text in PAGES.items():
+        (root / "docs" / "performance" / f"{name}.md").write_text(text, encoding="utf-8")
     return root
 
 
@@ -43,8 +44,13 @@ def put(root: Path, name: str, content: dict) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def made(root: Path) -> tuple[str, str]:
-    """README and notebook, as the records want them."""
+def made(root: Path) -> dict[str, str]:
+    """The pages of docs/performance/ by name, as the records want them."""
     report.main(["--root", str(root)])
-    readme, notebook = root / "README.md", root / "docs" / "performance.md"
-    return readme.read_text(encoding="utf-8"), notebook.read_text(encoding="utf-8")
+    folder = root / "docs" / "performance"
+    return {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
+
+
+def page_of(root: Path) -> str:
+    """Everything on one page of HTML."""
+    return page.of(root / "benchmarks" / "results")
