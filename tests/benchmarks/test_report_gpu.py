@@ -64,9 +64,12 @@ def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
 
 
 def test_each_gpu_has_its_part_newest_first(root) -> None:
+    ours = {"median_ms": 0.5, "relative_time": 1.0}
+    group = {"peers": {"vgg_fast": ours}, "problems": {"apex": "isn't installed"}}
     for month, name in ((1, "Older"), (2, "Newer")):
         found = {"date": f"2026-0{month}-01T00:00:00", "device": f"{name} GPU"}
-        put(root, f"{name}.json", {**found, "dtype": "torch.float16", "torch": "2", "groups": {}})
+        found |= {"dtype": "torch.float16", "torch": "2", "groups": {"layer": group}}
+        put(root, f"{name}.json", found)
     newer, older = made(root)["gpu"].split("\n\nOn Older GPU, float16")
     assert "\nOn Newer GPU, float16" in newer
     assert "to reach | found |" in newer and "to reach | found |" in older
