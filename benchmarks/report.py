@@ -16,9 +16,10 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import page, pictures, seed_network, tables
+from benchmarks import page, pictures, seed_network, summary, tables
 from benchmarks.features import tables as of_features
 from benchmarks.gpu import tables as of_gpus
+from benchmarks.pictures import summary as bars_of_summary
 from benchmarks.plan import tables as of_plans
 from benchmarks.record import (
     Record,
@@ -69,6 +70,7 @@ def documents(root: Path) -> dict[Path, str]:
     pages = root / "docs" / "performance"
     parts = {
         root / "README.md": {
+            "summary": summary.readme(cpus, gpus, models, features),
             "speedrun": of_speedruns.readme(newest_speedruns(results)),
         },
         root / "docs" / "record.md": {
@@ -148,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
         features, trained = newest_features(results), newest_seed_networks(results)
         images = options.root / "docs" / "images"
         print(*draw(cpus, gpus, models, features, trained, images), sep="\n")
+        print(*bars_of_summary.save(summary.found(cpus, features), images), sep="\n")
     if options.page:
         write_page(options.page, results)
 
