@@ -62,7 +62,7 @@ def svg(measured: list[Found]) -> str | None:
     drawn = list(groups(measured))
     if not drawn:
         return None
-    longest = max(1.0, *(ratio for group in drawn for ratio in group.ratios.values()))
+    longest = max([1.0, *(ratio for group in drawn for ratio in group.ratios.values())])
     scale = (WIDTH - LEFT - RIGHT) / longest
     body, y = [], float(TOP)
     for group in drawn:

@@ -156,6 +156,12 @@ def test_bars_are_as_long_as_their_ratios_and_lie_within_the_picture() -> None:
     assert all(0 < float(t.get("y")) < height for t in ET.fromstring(picture).iter(f"{SVG}text"))
 
 
+def test_ours_is_drawn_without_peers() -> None:
+    alone = network("vgg16-forward-b1", vgg_fast=way(0.04, 1.0))
+    lengths = rectangles(bars.svg(summary.found([record([alone])], [])))
+    assert lengths == {"vgg_fast": [bars.WIDTH - bars.LEFT - bars.RIGHT]}
+
+
 def test_the_picture_follows_the_readers_colours_and_names_no_font_file() -> None:
     picture = bars.svg(summary.found([record([TRAINING])], []))
     assert "prefers-color-scheme: dark" in picture and "url(" not in picture
