@@ -123,7 +123,8 @@ def draw(
         figures |= pictures.of_features(record)
     for record in seed_networks[:1]:
         figures |= pictures.of_a_training(record)
-    return pictures.save(figures, folder)
+    found = summary.found(cpus, features)
+    return pictures.save(figures, folder) + bars_of_summary.save(found, folder)
 
 
 def write_page(file: Path, results: Path) -> None:
@@ -150,7 +151,6 @@ def main(arguments: list[str] | None = None) -> None:
         features, trained = newest_features(results), newest_seed_networks(results)
         images = options.root / "docs" / "images"
         print(*draw(cpus, gpus, models, features, trained, images), sep="\n")
-        print(*bars_of_summary.save(summary.found(cpus, features), images), sep="\n")
     if options.page:
         write_page(options.page, results)
 
