@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import page, pictures, seed_network, summary, tables
+from benchmarks import import_time, page, pictures, seed_network, summary, tables
 from benchmarks.features import tables as of_features
 from benchmarks.gpu import tables as of_gpus
 from benchmarks.pictures import summary as bars_of_summary
@@ -26,6 +26,7 @@ from benchmarks.record import (
     newest,
     newest_decisions,
     newest_features,
+    newest_import,
     newest_models,
     newest_plans,
     newest_seed_networks,
@@ -76,6 +77,9 @@ def documents(root: Path) -> dict[Path, str]:
         root / "docs" / "record.md": {
             "speedrun": of_speedruns.measured(newest_speedruns(results)),
             "seed-network": seed_network.measured(newest_seed_networks(results)),
+        },
+        root / "docs" / "tutorial" / "install.md": {
+            "import": import_time.told(newest_import(results)),
         },
         pages / "floor.md": {"floor": tables.floors(cpus)},
         pages / "plan.md": {"plan": of_plans.measured(newest_plans(results))},

@@ -11,9 +11,11 @@ import pytest
 from benchmarks import pictures, report
 from seed_layers import SEED_LAYERS
 from tests.support.records import MODELS, models_record, peer, record
-from tests.support.report import PAGES, README, TRAININGS, made, put
+from tests.support.report import INSTALL, PAGES, README, TRAININGS, made, put
 
-OLD = {"README.md": README, "record.md": TRAININGS} | {f"{n}.md": t for n, t in PAGES.items()}
+OLD = {"README.md": README, "record.md": TRAININGS, "install.md": INSTALL} | {
+    f"{n}.md": t for n, t in PAGES.items()
+}
 
 
 def documents(root: Path) -> dict[str, str]:
@@ -51,7 +53,7 @@ def test_the_newest_record_of_a_machine_counts_and_trials_do_not(root) -> None:
 def test_the_documents_pictures_are_drawn_and_the_same_again(root) -> None:
     put(root, "a.json", record())
     made(root)
-    names = [f"{name}.svg" for name in pictures.IN_DOCUMENTS]
+    names = [f"{name}.svg" for name in (*pictures.IN_DOCUMENTS, "summary")]
     images = root / "docs" / "images"
     before = {name: (images / name).read_bytes() for name in names}
     assert all(b"<svg" in content for content in before.values())

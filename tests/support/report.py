@@ -15,6 +15,7 @@ def markers(*names: str) -> str:
 
 README = f"# Title\n{markers('summary', 'speedrun')}after\n"
 TRAININGS = markers("speedrun", "seed-network")
+INSTALL = markers("import")
 PAGES = {  # of docs/performance/, without those that have no table
     "floor": markers("floor"),
     "plan": markers("plan"),
@@ -33,6 +34,8 @@ def checkout(root: Path) -> Path:
     (root / "docs" / "performance").mkdir(parents=True)
     (root / "README.md").write_text(README, encoding="utf-8")
     (root / "docs" / "record.md").write_text(TRAININGS, encoding="utf-8")
+    (root / "docs" / "tutorial").mkdir()
+    (root / "docs" / "tutorial" / "install.md").write_text(INSTALL, encoding="utf-8")
     for name, text in PAGES.items():
         (root / "docs" / "performance" / f"{name}.md").write_text(text, encoding="utf-8")
     return root
