@@ -11,7 +11,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help train style super-resolution test record fuzz sanitize kernels arm arm-torch bench smoke counts gpu info \
-  wheel try-wheel wheel-cuda wheel-arm lint format install clean
+  wheel try-wheel wheel-cuda wheel-arm docs linkcheck lint format install clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,6 +26,7 @@ ifeq ($(strip $(VENV)),)
   BENCH_TOOLS :=
   DEV_TOOLS :=
   WHEEL_TOOLS :=
+  DOCS_TOOLS :=
 else
   INTERPRETER := $(abspath $(VENV)/bin/python)
   RUN := $(INTERPRETER)
@@ -34,6 +35,7 @@ else
   BENCH_TOOLS := $(VENV)/.bench
   DEV_TOOLS := $(VENV)/.dev
   WHEEL_TOOLS := $(VENV)/.wheel
+  DOCS_TOOLS := $(VENV)/.docs
 endif
 
 define GPU_CHECK
@@ -190,6 +192,13 @@ format: $(INSTALLED) $(DEV_TOOLS)  ## fix lint and format
 	$(RUN) -m ruff format .
 	$(TOOLS)clang-format -i $(C_SOURCES) $(EXAMPLES)
 
+SPHINX := -m sphinx --doctree-dir build/docs/doctrees
+docs: $(INSTALLED) $(DOCS_TOOLS)  ## install, and build the documentation site into build/docs/html; a warning fails
+	OMP_NUM_THREADS=1 $(RUN) $(SPHINX) --builder html --fail-on-warning --keep-going docs build/docs/html $(ARGS)
+
+linkcheck: $(INSTALLED) $(DOCS_TOOLS)  ## install, and follow the documentation's links to other sites
+	OMP_NUM_THREADS=1 $(RUN) $(SPHINX) --builder linkcheck docs build/docs/linkcheck $(ARGS)
+
 install: $(INSTALLED)  ## only create the environment and build the libraries
 
 clean:  ## remove the environment and everything that was built
@@ -230,4 +239,8 @@ $(VENV)/.wheel: pyproject.toml | $(VENV)/.created
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 	$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[docs]"
 	@touch $@
