@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 ALGORITHMS = tuple(_bindings.cpu_algorithms())
+"""The names that :func:`set` takes for an algorithm; "auto" leaves the choice to the kernels."""
 
 _MEBIBYTE = 1 << 20
 _MOST_MEBIBYTES = 10**9  # as in the environment variables
@@ -156,6 +157,15 @@ def use(
 ) -> Iterator[None]:
     """Override the kernels' choice inside a ``with`` block. What isn't named stays as it is.
 
+    Args:
+        algorithm: as in :func:`set`.
+        workspace: as in :func:`set`.
+        weight_cache: as in :func:`set`.
+
+    Raises:
+        ValueError: as :func:`set`.
+        TypeError: as :func:`set`.
+
     >>> with vgg_fast.cpu.use("direct"):
     ...     y = model(x)
     """
@@ -174,6 +184,9 @@ def frozen(*modules: torch.nn.Module) -> Iterator[None]:
     Otherwise whatever writes to a weight is noticed, because its contents are compared at every
     call. Here they aren't: each weight is kept transformed from its first call on, and what writes
     to it has no effect until the block ends. Weights beyond ``weight_cache`` aren't kept.
+
+    Args:
+        *modules: whose weights on the CPU are meant; on a GPU nothing is kept.
 
     >>> with vgg_fast.cpu.frozen(model), torch.inference_mode():
     ...     y = model(x)

@@ -36,7 +36,8 @@ def conv3x3(
     ``scale = gamma / sqrt(var + eps)``, ``bias = beta + (bias - mean) * scale``.
 
     Args:
-        input: (N, C, H, W) or (C, H, W).
+        input: (N, C, H, W) or (C, H, W), of float32, bfloat16, float16 or float64. A batch may be
+            empty.
         weight: (K, C, 3, 3), of input's dtype.
         bias: (K), or None; of input's dtype, or of scale's where there is one.
         scale: (K), or None; float32, or float64 for an input of float64.
@@ -45,10 +46,11 @@ def conv3x3(
             nothing, for an output of (H - 2) × (W - 2).
 
     Returns:
-        (N, K, H, W) or (K, H, W).
+        (N, K, H, W) or (K, H, W), of input's dtype, in channels_last.
 
     Raises:
-        RuntimeError: a shape, dtype or device doesn't fit; the message says which.
+        RuntimeError: a shape, dtype or device doesn't fit, or the input is nested; the message says
+            which.
     """
     _check_not_nested("conv3x3", input)
     batch = input.unsqueeze(0) if input.dim() == 3 else input
@@ -80,7 +82,11 @@ def conv3x3_relu(
         negative_slope: what a negative value is multiplied by; finite, and not negative itself.
         padding: "zeros", "valid", "reflect", "replicate" or "circular".
 
-    Returns and errors as :func:`conv3x3`.
+    Returns:
+        (N, K, H, W) or (K, H, W), of input's dtype, in channels_last.
+
+    Raises:
+        RuntimeError: as :func:`conv3x3`; or ``negative_slope`` isn't finite, or is negative.
     """
     _check_not_nested("conv3x3_relu", input)
     batch = input.unsqueeze(0) if input.dim() == 3 else input
@@ -106,12 +112,23 @@ def conv3x3_relu_pool(
     Equivalent to: ``F.max_pool2d(conv3x3_relu(input, weight, bias, ...), 2)`` with the same
     arguments.
 
-    Args and errors as :func:`conv3x3_relu`; H and W must be at least 2, and 4 where ``padding`` is
-    "valid".
+    An odd last row or column of the map is dropped.
+
+    Args:
+        input: as in :func:`conv3x3`; H and W must be at least 2, and 4 where ``padding`` is
+            "valid".
+        weight: (K, C, 3, 3).
+        bias: (K), or None.
+        scale: (K), or None.
+        negative_slope: as in :func:`conv3x3_relu`.
+        padding: "zeros", "valid", "reflect", "replicate" or "circular".
 
     Returns:
-        (N, K, H // 2, W // 2) or (K, H // 2, W // 2); of H - 2 and W - 2 where ``padding`` is
-        "valid".
+        (N, K, H // 2, W // 2) or (K, H // 2, W // 2), of input's dtype, in channels_last; of H - 2
+        and W - 2 where ``padding`` is "valid".
+
+    Raises:
+        RuntimeError: as :func:`conv3x3_relu`; or the map is too small to pool.
     """
     _check_not_nested("conv3x3_relu_pool", input)
     batch = input.unsqueeze(0) if input.dim() == 3 else input
@@ -137,11 +154,21 @@ def conv3x3_relu_and_pool(
     Equivalent to: ``conv3x3_relu(input, ...), conv3x3_relu_pool(input, ...)`` with the same
     arguments. For features that are taken in front of a pooling, as perceptual losses do.
 
-    Args and errors as :func:`conv3x3_relu_pool`.
+    Args:
+        input: as in :func:`conv3x3_relu_pool`, and so the other arguments.
+        weight: (K, C, 3, 3).
+        bias: (K), or None.
+        scale: (K), or None.
+        negative_slope: as in :func:`conv3x3_relu`.
+        padding: "zeros", "valid", "reflect", "replicate" or "circular".
 
     Returns:
         The map, (N, K, H, W) or (K, H, W), and the pooled one, (N, K, H // 2, W // 2) or
-        (K, H // 2, W // 2); H - 2 and W - 2 instead of H and W where ``padding`` is "valid".
+        (K, H // 2, W // 2); H - 2 and W - 2 instead of H and W where ``padding`` is "valid". Both
+        of input's dtype, in channels_last.
+
+    Raises:
+        RuntimeError: as :func:`conv3x3_relu_pool`.
     """
     _check_not_nested("conv3x3_relu_and_pool", input)
     batch = input.unsqueeze(0) if input.dim() == 3 else input
@@ -159,13 +186,14 @@ def max_pool2x2(input: Tensor) -> Tensor:
     Equivalent to: ``F.max_pool2d(input, 2)``
 
     Args:
-        input: (N, C, H, W) or (C, H, W), with H and W at least 2.
+        input: (N, C, H, W) or (C, H, W), of float32, bfloat16, float16 or float64, with H and W at
+            least 2.
 
     Returns:
-        (N, C, H // 2, W // 2) or (C, H // 2, W // 2).
+        (N, C, H // 2, W // 2) or (C, H // 2, W // 2), of input's dtype, in channels_last.
 
     Raises:
-        RuntimeError: the input's shape or dtype doesn't fit; the message says how.
+        RuntimeError: the input's shape or dtype doesn't fit, or it is nested; the message says how.
     """
     _check_not_nested("max_pool2x2", input)
     if input.dim() == 3:

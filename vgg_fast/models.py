@@ -38,13 +38,14 @@ __all__ = [
 
 ConvArch = Sequence[tuple[int, int]]
 
-# (convolutions, channels) of each block: configurations A, B, D and E of the paper's table 1.
 CONV_ARCHS: dict[str, tuple[tuple[int, int], ...]] = {
     "vgg11": ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512)),
     "vgg13": ((2, 64), (2, 128), (2, 256), (2, 512), (2, 512)),
     "vgg16": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
     "vgg19": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
 }
+"""(convolutions, channels) of each block: configurations A, B, D and E of the paper's table 1."""
+
 SEED_ARCH = CONV_ARCHS["vgg11"]
 """The seed network is ``VGG(SEED_ARCH)``: one channel of 224 × 224 pixels, ten classes."""
 
@@ -60,6 +61,9 @@ def vgg_block(
     dtype: torch.dtype | None = None,
 ) -> nn.Sequential:
     """One VGG block: ``num_convs`` times 3×3 convolution and ReLU, then 2×2 max pooling.
+
+    Equivalent to: ``nn.Sequential`` of ``nn.Conv2d(..., num_channels, 3, padding=1)`` and
+    ``nn.ReLU()`` for each convolution, and ``nn.MaxPool2d(2)``.
 
     Args:
         num_convs: convolutions, at least 1.
@@ -209,7 +213,19 @@ class VGG(nn.Sequential):
 
 
 def seed_vgg(**options: Any) -> VGG:
-    """The seed network: :class:`VGG` of configuration A. Options as :class:`VGG`."""
+    """The seed network: VGG-11 for images of one channel.
+
+    Equivalent to: ``VGG(SEED_ARCH, **options)``
+
+    Args:
+        **options: as :class:`VGG`.
+
+    Shape:
+        (N, 1, 224, 224) to (N, 10), unless the options say otherwise.
+
+    Raises:
+        ValueError: as :class:`VGG`.
+    """
     return VGG(SEED_ARCH, **options)
 
 
@@ -234,6 +250,9 @@ class ImageNetVGG(nn.Module):
 
     Shape:
         (N, 3, H, W) to (N, num_classes); H and W at least 32.
+
+    Raises:
+        ValueError: ``conv_arch`` isn't made of pairs of whole numbers.
     """
 
     def __init__(
@@ -307,49 +326,79 @@ def initialize_weights(model: nn.Module) -> None:
 
 
 def vgg11(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-11, configuration A of the paper, as ``torchvision.models.vgg11``.
+    """VGG-11, configuration A of the paper.
+
+    Equivalent to: ``torchvision.models.vgg11(weights=weights, progress=progress)``
 
     Args:
         weights: trained weights, a member or name of torchvision's ``VGG11_Weights``, such as
             "DEFAULT"; they need torchvision, which downloads them. None: initial values.
         progress: whether a download shows a bar.
         **options: as :class:`ImageNetVGG`.
+
+    Shape:
+        (N, 3, H, W) to (N, num_classes), of the parameters' dtype; H and W at least 32.
+
+    Raises:
+        ImportError: ``weights`` are asked for, and torchvision isn't installed.
+        KeyError: torchvision has no weights of that name.
     """
     return _image_net_vgg("vgg11", weights, progress, options)
 
 
 def vgg13(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-13, configuration B of the paper. Arguments as :func:`vgg11`."""
+    """VGG-13, configuration B of the paper, as ``torchvision.models.vgg13``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg13", weights, progress, options)
 
 
 def vgg16(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-16, configuration D of the paper. Arguments as :func:`vgg11`."""
+    """VGG-16, configuration D of the paper, as ``torchvision.models.vgg16``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg16", weights, progress, options)
 
 
 def vgg19(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-19, configuration E of the paper. Arguments as :func:`vgg11`."""
+    """VGG-19, configuration E of the paper, as ``torchvision.models.vgg19``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg19", weights, progress, options)
 
 
 def vgg11_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-11 with batch normalisation. Arguments as :func:`vgg11`."""
+    """VGG-11 with batch normalisation, as ``torchvision.models.vgg11_bn``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg11_bn", weights, progress, options)
 
 
 def vgg13_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-13 with batch normalisation. Arguments as :func:`vgg11`."""
+    """VGG-13 with batch normalisation, as ``torchvision.models.vgg13_bn``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg13_bn", weights, progress, options)
 
 
 def vgg16_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-16 with batch normalisation. Arguments as :func:`vgg11`."""
+    """VGG-16 with batch normalisation, as ``torchvision.models.vgg16_bn``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg16_bn", weights, progress, options)
 
 
 def vgg19_bn(*, weights: Any = None, progress: bool = True, **options: Any) -> ImageNetVGG:
-    """VGG-19 with batch normalisation. Arguments as :func:`vgg11`."""
+    """VGG-19 with batch normalisation, as ``torchvision.models.vgg19_bn``.
+
+    Arguments, shape and errors as :func:`vgg11`.
+    """
     return _image_net_vgg("vgg19_bn", weights, progress, options)
 
 

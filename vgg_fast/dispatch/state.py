@@ -7,6 +7,7 @@ the same kernels as the forward pass did.
 from __future__ import annotations
 
 NAMES = ("auto", "cpp", "triton", "reference")
+"""What a backend may be called."""
 
 _backend = "auto"
 

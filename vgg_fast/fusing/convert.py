@@ -111,7 +111,13 @@ def unfuse(
     parametrised since, and :class:`~vgg_fast.layers.Conv3x3ReLU` and its like, which a network was
     written with.
 
-    Arguments, sharing of Parameters and errors as :func:`fuse`.
+    Args:
+        model: any module; it stays as it is unless ``inplace``.
+        inplace: change ``model`` itself; else a copy of its modules that shares their tensors.
+        return_report: return ``(model, FusionReport)``.
+
+    Raises:
+        TypeError: ``model`` is not an ``nn.Module``, or was already made into TorchScript.
     """
     report = FusionReport()
     model = _prepare("unfuse", model, inplace)

@@ -88,6 +88,10 @@ def explain(model: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Explanati
         inputs: its arguments.
         kwargs: its keyword arguments.
 
+    Raises:
+        TypeError: the model was already made into TorchScript. What the model itself raises is
+            raised again.
+
     >>> print(vgg_fast.explain(torchvision.models.resnet18().eval(), torch.rand(1, 3, 224, 224)))
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps

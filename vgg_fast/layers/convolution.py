@@ -27,10 +27,11 @@ class Conv3x3(nn.Conv2d):
     Shape:
         (N, C, H, W) or (C, H, W) to (N, K, H, W) or (K, H, W), without padding two rows and two
         columns less; in the memory format that ``nn.Conv2d`` gives: channels_last if the input or
-        the weight is.
+        the weight is. Of float32, bfloat16, float16 and float64; torch computes other dtypes.
 
     Raises:
         ValueError: a number of channels is less than 1.
+        RuntimeError: the input is refused, by torch or by the operator; the message says why.
     """
 
     def __init__(
@@ -161,9 +162,11 @@ class Conv3x3ReLUPool(Conv3x3):
 
 
 class LazyConv3x3(nn.LazyConv2d):
-    """A :class:`Conv3x3` that takes ``in_channels`` from its first input.
+    """A :class:`Conv3x3` that takes ``in_channels`` from its first input, and becomes one then.
 
-    Arguments are those of ``nn.LazyConv2d``.
+    Equivalent to: ``nn.LazyConv2d(out_channels, 3, padding=1)``
+
+    Arguments are those of ``nn.LazyConv2d``; shape as :class:`Conv3x3`.
     """
 
     cls_to_become = Conv3x3
@@ -192,6 +195,9 @@ def why_not_conv3x3(conv: nn.Conv2d) -> str | None:
     """Why the arithmetic of ``conv`` is not this package's 3×3 convolution; None if it is.
 
     The words complete a sentence that begins with the layer's name.
+
+    >>> why_not_conv3x3(nn.Conv2d(3, 8, 3, stride=2, padding=1))
+    'has stride (2, 2), not (1, 1)'
     """
     if isinstance(conv.weight, UninitializedParameter):
         return "is lazy and not initialised yet; run one batch through the model first"

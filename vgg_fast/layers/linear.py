@@ -17,6 +17,8 @@ LEAST_WEIGHTS = 1 << 20
 class Linear(nn.Linear):
     """``nn.Linear``, by the fastest way for few rows on a CPU.
 
+    Equivalent to: ``nn.Linear(in_features, out_features)``
+
     With few rows the bytes of the weight decide. In float32, up to 64 rows and from 2²⁰ weights on,
     kernels of ours pass over them once, forward and backward (``vgg_fast::linear``). Elsewhere it
     is one of torch's ways: from 8 rows on y = x Wᵀ copies all of W into another order first, and
@@ -31,7 +33,8 @@ class Linear(nn.Linear):
     differ by rounding.
 
     Shape:
-        As in ``nn.Linear``.
+        (..., in_features) to (..., out_features), as in ``nn.Linear``; so are arguments, dtypes and
+        errors.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -25,13 +25,19 @@ _SERVED: dict[str, tuple[Any, ...]] = {
 class MaxPool2x2(nn.MaxPool2d):
     """``nn.MaxPool2d(2)``; for the backward pass it keeps a byte a window, not eight.
 
+    Equivalent to: ``nn.MaxPool2d(2)``
+
     With ``ceil_mode`` it computes by torch where the height or the width is odd. The settings count
     as they are when the layer is called: with others, it computes by torch. Arguments are those of
     ``nn.MaxPool2d``.
 
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H // 2, W // 2) or (C, H // 2, W // 2), in the memory
-        format of the input; H and W at least 2.
+        format of the input; H and W at least 2. Of float32, bfloat16, float16 and float64; torch
+        pools what has another dtype.
+
+    Raises:
+        RuntimeError: by torch, of what it can't pool.
     """
 
     def __init__(self, kernel_size: int | tuple[int, int] = 2, *args: Any, **options: Any) -> None:
@@ -71,6 +77,9 @@ def why_not_max_pool2x2(pool: nn.MaxPool2d) -> str | None:
     """Why the arithmetic of ``pool`` is not this package's 2×2 pooling; None if it is.
 
     The words complete a sentence that begins with the layer's name.
+
+    >>> why_not_max_pool2x2(nn.MaxPool2d(3))
+    'has kernel_size=3, not 2'
     """
     for name, served in _SERVED.items():
         value = getattr(pool, name)

@@ -98,6 +98,13 @@ class FusedSequential(GroupedForward):
     Equivalent to: ``nn.Sequential(*modules)``, also in its children, keys and printout. A child
     with a hook, a parametrization, a ``forward`` of its own, or of a type or with settings that the
     operators don't serve, is called as ``nn.Sequential`` does.
+
+    Args:
+        *modules: as in ``nn.Sequential``, or one ``OrderedDict`` of them.
+
+    Shape:
+        What the first child takes to what the last one returns, in the memory format that torch's
+        layers would have given it.
     """
 
     def _get_name(self) -> str:
