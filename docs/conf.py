@@ -65,7 +65,7 @@ html_extra_path = [str(EXTRA)]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"
-pygments_dark_style = "native"
+pygments_dark_style = "monokai"
 html_theme_options = {
     "source_repository": REPOSITORY,
     "source_branch": BRANCH,
@@ -135,6 +135,17 @@ def link_into_the_repository(app: Sphinx, doctree: nodes.document) -> None:
                 node.replace_self(nodes.reference("", "", *node.children, refuri=uri))
 
 
+def end_blocks_of_code(app: Sphinx, doctree: nodes.document) -> None:
+    """Without the empty line that a doctest of Python's ends with, so that a fence doesn't."""
+    for block in doctree.findall(nodes.literal_block):
+        text = block.astext().rstrip()
+        if len(block.children) == 1 and block.rawsource == block.astext():
+            block.rawsource = text  # Sphinx highlights what both have in common
+            block.children[0].parent = None
+            block.children[:] = [nodes.Text(text)]
+            block.children[0].parent = block
+
+
 def _outside(app: Sphinx, node: Any) -> str | None:
     """Where a link leads that doesn't lead to a page; None if it does."""
     page = Path(app.env.doc2path(node["refdoc"]))
@@ -164,4 +175,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", generate)
     # Before Sphinx collects the files that pages offer for download.
     app.connect("doctree-read", link_into_the_repository, priority=100)
+    app.connect("doctree-read", end_blocks_of_code)
     return {"parallel_read_safe": True}
