@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vgg_fast.dispatch import state
 
-# In the order of the README's table, which is compared with this one.
+# In the order of the table in docs/guide/environment.md, which is compared with this one.
 VARIABLES = {
     "VGG_FAST_BACKEND": "the backend: auto, cpp, triton or reference (PyTorch; cuDNN on a GPU)",
     "VGG_FAST_CPU": "the CPU instruction set: amx, avx512, avx2, neon or generic",
