@@ -7,6 +7,6 @@ python -m benchmarks.report  results/*.json into the tables and pictures of READ
 python -m benchmarks.counts  instructions of the CPU kernels against the committed counts (valgrind)
 python -m benchmarks.floor   what the machine's peak and bandwidth allow for each layer
 python -m benchmarks.amx_probe  whether fp32 gains from Intel's matrix tiles
-python -m benchmarks.models  models of other packages: does fuse() keep their numbers, what it gains
+python -m benchmarks.models  third-party models: does fuse() keep their numbers, what it gains
 python -m benchmarks.gpu     the same questions on an NVIDIA GPU
 """

@@ -23,6 +23,7 @@ MODELS = {
     None: "`fuse(model)`, relative to eager in its faster memory format",
     OURS: '`torch.compile(model, backend="vgg_fast")`, relative to `torch.compile(model)`',
 }
+MARKS = {None: "¹", OURS: "²"}  # of the footnotes that say so
 PEERS_ON_A_GPU = ("eager channels_last", COMPILE)
 
 
@@ -141,19 +142,23 @@ def milliseconds(seconds: float) -> str:
 
 def _of_models(models: dict[str | None, Record]) -> str:
     """fuse() stands against eager execution, the compiler's backend against the compiler."""
-    title = "Models of other packages, forward / forward and backward"
+    title = "Third-party models, forward / forward and backward"
     if not models:
         return table_row(title, NOT_YET, *["–"] * len(PEERS))
-    summaries = [record["summary"] for record in models.values()]
-    equal = ", ".join(f"{summary['equal']} of {summary['cases']}" for summary in summaries)
-    return table_row(title, f"{equal} equal", *(_means(models.get(backend)) for backend in MODELS))
+    summaries = {backend: models[backend]["summary"] for backend in MODELS if backend in models}
+    equal = ", ".join(
+        f"{summary['equal']} of {summary['cases']} {MARKS[backend]}"
+        for backend, summary in summaries.items()
+    )
+    means = (_means(summaries.get(backend), MARKS[backend]) for backend in MODELS)
+    return table_row(title, f"equal: {equal}", *means)
 
 
-def _means(record: Record | None) -> str:
-    if record is None:
+def _means(summary: Record | None, mark: str) -> str:
+    if summary is None:
         return NOT_YET
-    found = (record["summary"].get(kind, {}) for kind in KINDS)
-    return " / ".join(times(of_kind.get("geometric_mean")) for of_kind in found)
+    found = (summary.get(kind, {}) for kind in KINDS)
+    return " / ".join(times(of_kind.get("geometric_mean")) for of_kind in found) + f" {mark}"
 
 
 def _of_a_gpu(gpus: list[Record]) -> str:
@@ -177,7 +182,7 @@ def _explained(records: list[Record], models: dict[str | None, Record]) -> Itera
         if backend in models:
             summary = models[backend]["summary"]
             cases = " and ".join(str(summary[kind]["cases"]) for kind in KINDS if kind in summary)
-            yield f"Geometric means of {cases} models: {what}."
+            yield f"{MARKS[backend]} Geometric means of {cases} models: {what}."
     yield ""
     yield f"float32, {'; '.join(machines(records))}."
 

@@ -62,12 +62,12 @@ def table_row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def head(*columns: str, words: int = 1) -> Iterator[str]:
-    """A table's head: a first column without a name, then ``columns``.
+def head(*columns: str, words: int = 1, first: str = "") -> Iterator[str]:
+    """A table's head: the ``first`` column, mostly without a name, then ``columns``.
 
     The first ``words`` of all hold words, the others numbers.
     """
-    yield f"| | {' | '.join(columns)} |"
+    yield f"| {first}{' ' * bool(first)}| {' | '.join(columns)} |"
     yield f"|{'---|' * words}{'---:|' * (1 + len(columns) - words)}"
 
 
@@ -169,7 +169,7 @@ def shown(models: dict[str | None, Record]) -> list[Record]:
 
 
 def gains(models: dict[str | None, Record]) -> Iterator[str]:
-    """What models of other people gain, in a picture and a line for each way."""
+    """What third-party models gain, in a picture and a line for each way."""
     if None in models:
         yield from _gains_picture(models[None])
         yield ""
@@ -196,7 +196,7 @@ def _gains_picture(record: Record) -> Iterator[str]:
     for name in pictures.of_models(record):
         yield picture(
             name,
-            "Time relative to vgg_fast for models of other people; the numbers are in the tables.",
+            "Time relative to vgg_fast for third-party models; the numbers are in the tables.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Dots: what other people's models gain."""
+"""Dots: what third-party models gain."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.record import Record, machine
 from benchmarks.speedrun.categories import CATEGORIES
+from benchmarks.summary import machines
 from benchmarks.tables import NOT_YET, head, percent, table_row
 
 COLUMNS = ("mean of all runs", "runs", "seconds of training", "steps", "parameters")
@@ -45,7 +46,7 @@ def _table(records: list[Record]) -> Iterator[str]:
     if not records:
         yield f"{NOT_YET}."
         return
-    yield from head(*COLUMNS)
+    yield from head(*COLUMNS, first="target")
     for record in records:
         accuracy, seconds = record["test_accuracy"], record["training_seconds"]
         yield table_row(
@@ -61,9 +62,19 @@ def _table(records: list[Record]) -> Iterator[str]:
         if name not in reached:
             yield table_row(f"{name} %", NOT_YET, *[""] * (len(COLUMNS) - 1))
     yield ""
-    yield f"On {'; '.join(dict.fromkeys(map(_where, records)))}. On an H100 or H200: {NOT_YET}."
+    yield f"On {'; '.join(_places(records))}. On an H100 or H200: {NOT_YET}."
+
+
+def _places(records: list[Record]) -> Iterator[str]:
+    """Each device's machine and day once, with all commits."""
+    for device in dict.fromkeys(map(_device, records)):
+        of_device = (record for record in records if _device(record) == device)
+        yield from (device + place for place in machines(of_device))
 
 
 def _where(record: Record) -> str:
-    device = "" if record["device"] == "cpu" else f"{record['device']}, "
-    return device + machine(record)
+    return _device(record) + machine(record)
+
+
+def _device(record: Record) -> str:
+    return "" if record["device"] == "cpu" else f"{record['device']}, "

@@ -64,6 +64,14 @@ def test_tables_have_the_highest_accuracy_first(record_file: Path, tmp_path: Pat
     assert text.index("94.0 %") < text.index("92.0 %") and record["command"] in text
     assert "| 93.0 % | not measured yet |" in text
     assert text.count("| seed 1 |") == 2 and "2026-01-01" not in text
+    assert text.startswith("| target | mean of all runs |")
+
+
+def test_a_machine_is_named_once_with_all_commits(record_file: Path) -> None:
+    record = {**json.loads(record_file.read_text()), "date": "2026-01-01T00:00:00+00:00"}
+    commits = [{"hash": name, "dirty": False} for name in ("abc1234", "def5678")]
+    *_, footer = tables.readme([{**record, "commit": commit} for commit in commits])
+    assert footer.count("2026-01-01") == 1 and "commits abc1234, def5678. On an H100" in footer
 
 
 @pytest.mark.parametrize("name", CATEGORIES)
