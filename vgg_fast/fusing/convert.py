@@ -73,8 +73,12 @@ def fuse(
     padding 1 in any of torch's modes; 2x2 max pooling; ``nn.Sequential``, which then runs a
     convolution with what follows (batch norm in eval mode, ReLU or LeakyReLU, pooling) as one
     operator; and linear layers of 2^20 weights or more, with a bias, which are read faster for few
-    rows on a CPU. Left alone, and reported: other convolutions and poolings, and layers of a class
-    of their own (parametrised ones, too).
+    rows on a CPU. Left alone, and reported: other convolutions and poolings, and subclasses and
+    layers with a parametrization of ``torch.nn.utils.parametrize``.
+
+    The copy shares parameters and buffers with ``model``: to train or load one changes the other.
+    A conversion or move (``.half()``, ``.to(device)``) changes the parameters in both, but the
+    buffers only in one: do it before ``fuse()``, or call ``fuse(copy.deepcopy(model))``.
 
     Args:
         model: any module; it stays as it is unless ``inplace``.
