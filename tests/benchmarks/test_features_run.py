@@ -325,8 +325,9 @@ def test_a_record_is_told(root, tmp_path, parts) -> None:
         "bf16 autocast: not measured on this processor, which has no matrix tiles (AMX)",
     ):
         assert told.count(once) == 1
-    images = [path.name for path in (root / "docs" / "images").iterdir()]
-    assert images == ["memory-features.svg"] and "../images/memory-features.svg" in told
+    images = {path.name for path in (root / "docs" / "images").iterdir()}
+    assert images == {"memory-features.svg", "summary.svg"}
+    assert "../images/memory-features.svg" in told
     page = page_of(root)
     assert "Perceptual losses: 2 threads of Invented CPU" in page and page.count("<svg") == 1
     assert "eager 1452" in page and "no matrix tiles" in page and "0.90–1.10" in page
