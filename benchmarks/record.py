@@ -268,12 +268,22 @@ def _newest_first(kept: dict[Any, Record]) -> list[Record]:
 
 def machine(record: Record) -> str:
     """In words, with versions, date and commit."""
-    commit = record["commit"]
-    built = f", commit {commit['hash']}{' with changes' * commit['dirty']}" if commit else ""
+    commit = commit_name(record)
+    return where_measured(record) + f", commit {commit}" * bool(commit)
+
+
+def where_measured(record: Record) -> str:
+    """Where and when, in words."""
     return (
         f"{record['threads']} threads of {record['cpu']} ({record['instruction_set']}), "
-        f"torch {record['versions']['torch']}, {record['date'][:10]}{built}"
+        f"torch {record['versions']['torch']}, {record['date'][:10]}"
     )
+
+
+def commit_name(record: Record) -> str:
+    """The commit that was measured, and whether it was changed; empty outside git."""
+    commit = record["commit"]
+    return commit["hash"] + " with changes" * commit["dirty"] if commit else ""
 
 
 def limits(record: Record) -> str:

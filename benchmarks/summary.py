@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from benchmarks.gpu import figures
 from benchmarks.gpu.peers import COMPILE
 from benchmarks.models.record import KINDS
-from benchmarks.record import Record
+from benchmarks.record import Record, commit_name, where_measured
 from benchmarks.tables import NOT_YET, head, table_row
 
 OURS = "vgg_fast"
@@ -191,16 +191,12 @@ def machines(records: Iterable[Record], commits: bool = True) -> list[str]:
     """Where and when, each machine and day once, with the commits that were measured there."""
     places: dict[str, dict[str, None]] = {}
     for record in records:
-        place = (
-            f"{record['threads']} threads of {record['cpu']} ({record['instruction_set']}), "
-            f"torch {record['versions']['torch']}, {record['date'][:10]}"
-        )
-        of_place = places.setdefault(place, {})
-        if commit := record["commit"]:
-            of_place[commit["hash"] + " with changes" * commit["dirty"]] = None
+        of_place = places.setdefault(where_measured(record), {})
+        if commit := commit_name(record):
+            of_place[commit] = None
     if not commits:
         return list(places)
     return [
-        place + f", commit{'s' * (len(known) > 1)} {', '.join(known)}" * bool(known)
-        for place, known in places.items()
+        where + f", commit{'s' * (len(known) > 1)} {', '.join(known)}" * bool(known)
+        for where, known in places.items()
     ]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import import_time, record
+from tests.support.records import MACHINE
 
 # Innermost first, as Python prints it.
 PRINTED = """\
@@ -51,10 +52,7 @@ def test_a_real_process_imports_vgg_fast_after_torch(tmp_path) -> None:
 
 
 def test_the_newest_record_is_told(tmp_path) -> None:
-    facts = {
-        "date": "2026-01-02T03:04:05+00:00", "threads": 2, "cpu": "Invented", "commit": None,
-        "instruction_set": "avx2", "versions": {"torch": "2.99"}, "options": {"quick": False},
-    }  # fmt: skip
+    facts = {**MACHINE, "options": {"quick": False}}
     seconds = {"median": 0.06, "q1": 0.05, "q3": 0.07}
     found = {"budget": 0.3, "rounds": 15, "torch": {**seconds, "median": 1.5}, "vgg_fast": seconds}
     record.write({**facts, "import": found}, tmp_path / "import-invented-2026-01-02.json")

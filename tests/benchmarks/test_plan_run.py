@@ -11,6 +11,7 @@ from benchmarks.plan import __main__ as plan
 from benchmarks.plan import grid, measure, tables
 from benchmarks.plan.grid import Shape, shapes
 from benchmarks.record import newest_plans
+from tests.support.records import MACHINE
 from tests.support.report import made, put
 from vgg_fast import cpu
 
@@ -96,12 +97,7 @@ def row(which: str, ratio: float, size: int = 14) -> dict:
 
 def record(rows: list[dict], **more) -> dict:
     return {
-        "date": "2026-01-02T03:04:05+00:00",
-        "cpu": "Invented CPU",
-        "threads": 2,
-        "instruction_set": "avx2",
-        "versions": {"torch": "2.15.0"},
-        "commit": {"hash": "abc1234", "dirty": False},
+        **MACHINE,
         "options": {"quick": False, "minutes": 15.0},
         "dtype": "float32",
         "grid": 600,

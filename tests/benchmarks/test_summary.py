@@ -10,6 +10,7 @@ from benchmarks import report, summary
 from benchmarks.gpu import figures
 from benchmarks.pictures import summary as bars
 from benchmarks.pictures.style import COLORS
+from tests.support.records import MACHINE
 from tests.support.report import put
 
 README = (
@@ -28,12 +29,7 @@ def way(seconds: float, ratio: float, mebibytes: int | None = None) -> dict:
 def record(rows: list[dict], **more) -> dict:
     return {
         "schema": 3,
-        "date": "2026-01-02T03:04:05+00:00",
-        "cpu": "Invented CPU",
-        "threads": 2,
-        "instruction_set": "avx2",
-        "versions": {"torch": "2.15.0"},
-        "commit": {"hash": "abc1234", "dirty": False},
+        **MACHINE,
         "options": {"quick": False},
         "rows": rows,
         **more,

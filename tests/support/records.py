@@ -5,6 +5,15 @@ from __future__ import annotations
 from benchmarks.models import record as of_models
 from seed_layers import SEED_LAYERS
 
+MACHINE = {  # what benchmarks.record.environment() finds
+    "date": "2026-01-02T03:04:05+00:00",
+    "cpu": "Invented CPU",
+    "threads": 2,
+    "instruction_set": "avx2",
+    "versions": {"torch": "2.15.0"},
+    "commit": {"hash": "abc1234", "dirty": False},
+}
+
 
 def peer(seconds: float, ratio: float, **more) -> dict:
     return {
@@ -61,12 +70,10 @@ def record(date: str = "2026-01-02T03:04:05+00:00", cpu: str = "Invented CPU") -
             title = f"{layer.op} {layer.c}→{layer.k} at {layer.size}², batch 4: {kind}"
             rows.append(row(f"{layer.op}-{layer}-{kind}", title, kind, peers))
     return {
+        **MACHINE,
         "schema": 3,
         "date": date,
         "cpu": cpu,
-        "threads": 2,
-        "instruction_set": "avx2",
-        "versions": {"torch": "2.15.0"},
         "commit": {"hash": "abc1234", "dirty": True},
         "options": {"quick": False},
         "limits": {
