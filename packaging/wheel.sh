@@ -18,5 +18,7 @@ VGG_FAST_CUDA=0 "$python" -m build --outdir "$built" .
 "$python" -m auditwheel repair --plat "manylinux_2_28_$(uname -m)" --only-plat --strip \
   --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir "$built/repaired" "$built"/*.whl
 "$python" packaging/check.py "$built"/repaired/*.whl
+# No older version stays beside it: make try-wheel and make wheel-arm take the one that is there.
+rm -f "$folder"/vgg_fast-*-manylinux*_"$(uname -m)".whl "$folder"/vgg_fast-*.tar.gz
 cp "$built"/repaired/*.whl "$built"/*.tar.gz "$folder"
 ls -l "$folder"

@@ -26,4 +26,5 @@ sed -i 's/x86_64/aarch64/' "$unpacked"/vgg_fast-*.dist-info/WHEEL
 "$python" packaging/check.py "$built"/*.whl
 # auditwheel repairs no wheel of another architecture, but tells what one needs.
 "$python" -m auditwheel show "$built"/*.whl
+rm -f "$folder"/vgg_fast-*_aarch64.whl
 cp "$built"/*.whl "$folder"
