@@ -106,12 +106,12 @@ def _order_of_dgrad(name: str, args: tuple[Any, ...]) -> tuple[Row, ...]:
 
 def _order_on(tensor: torch.Tensor, layer: Layer) -> tuple[Row, ...]:
     index = tensor.device.index if tensor.device.type == "cuda" else None
-    return _order(layer, family(index))
+    return _order(layer, family(index), gpu(index))
 
 
 @functools.cache
-def _order(layer: Layer, family: str | None) -> tuple[Row, ...]:
-    return tuple(row for row in rows() if row.serves(family, layer)) if family else ()
+def _order(layer: Layer, family: str | None, gpu: str | None = None) -> tuple[Row, ...]:
+    return tuple(row for row in rows(gpu) if row.serves(family, layer)) if family else ()
 
 
 def for_layer(layer: Layer, family: str) -> Row | None:
@@ -129,8 +129,14 @@ def family(index: int | None) -> str | None:
     return policy.family_of(capability) if capability >= policy.OLDEST_CAPABILITY else None
 
 
-def rows() -> Iterator[Row]:
-    """The user's rows, then the shipped ones.
+@functools.cache
+def gpu(index: int | None) -> str | None:
+    """The name of a GPU of this machine, the current one if ``index`` is None."""
+    return torch.cuda.get_device_name(index) if torch.cuda.is_available() else None
+
+
+def rows(gpu: str | None = None) -> Iterator[Row]:
+    """The user's rows, then the shipped ones; of each, those first that ``gpu`` measured.
 
     Raises:
         ValueError: the file that ``VGG_FAST_CHOICES`` names can't be used.
@@ -138,13 +144,19 @@ def rows() -> Iterator[Row]:
     name = environment.choices_file()
     if name:
         try:
-            yield from read(Path(name))
+            yield from table.preferring(read(Path(name)), gpu)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"VGG_FAST_CHOICES={name!r} can't be used: {error}") from error
-    yield from read(SHIPPED)
+    yield from table.preferring(read(SHIPPED), gpu)
 
 
 @functools.cache
 def read(path: Path) -> tuple[Row, ...]:
     """The rows of a JSON file."""
     return table.read(path, Row)
+
+
+def forget() -> None:
+    """Read the tables again: ``VGG_FAST_CHOICES`` names another file, or it changed."""
+    read.cache_clear()
+    _order.cache_clear()

@@ -19,7 +19,7 @@ Range = tuple[int, int | None]
 """The least and the most, both included; None is no limit."""
 
 RANGES = ("c", "k", "side", "batch")
-SHARED = (*RANGES, "multiple")
+SHARED = (*RANGES, "multiple", "gpu")
 
 AnyRow = TypeVar("AnyRow", bound="Row")
 
@@ -40,6 +40,9 @@ class Row:
     batch: Range = (0, None)
     multiple: int = 1
     """C and K are multiples of this."""
+    gpu: str | None = None
+    """Where it was measured: there it comes before other rows, and elsewhere it serves in its
+    place. What is measured on an H200 stands beside what is measured on an H100."""
 
     def covers(self, n: int, c: int, h: int, w: int, k: int) -> bool:
         """Whether a layer of these sizes is within the row's ranges."""
@@ -77,6 +80,11 @@ class Row:
         ordered = sorted(fields(self), key=lambda field: field.name in SHARED)
         values = ((field, getattr(self, field.name)) for field in ordered)
         return {field.name: value for field, value in values if value != field.default}
+
+
+def preferring(rows: Iterable[AnyRow], gpu: str | None) -> list[AnyRow]:
+    """The rows that were measured on ``gpu``, then all others, each in the table's order."""
+    return sorted(rows, key=lambda row: gpu is None or row.gpu != gpu)
 
 
 def within(value: int, limits: Range) -> bool:

@@ -86,7 +86,8 @@ def row_for(call: Call, device: torch.device) -> Row:
     """The row that serves ``call``: of this machine's measurements, else of the shipped table."""
     family = launch.family(device)
     row = tiles.find(measured_here(device), family, call)
-    row = row or tiles.find(tiles.shipped(), family, call)
+    shipped = table.preferring(tiles.shipped(), launch.name(device))
+    row = row or tiles.find(shipped, family, call)
     assert row, f"the tile table has no row for {call}"  # its last rows fit everything
     return row
 
@@ -162,7 +163,8 @@ def tune(
     best = min(timings, key=lambda timing: timing.milliseconds)
     if best.milliseconds == float("inf"):
         return row_for(call, device), timings
-    return measured_row(call, family, best.tile, _origin(device, best)), timings
+    row = measured_row(call, family, best.tile, _origin(device, best), launch.name(device))
+    return row, timings
 
 
 def candidates(call: Call, family: str) -> list[Tile]:
@@ -203,14 +205,14 @@ def _possible(tile: Tile, call: Call) -> bool:
     return whole and call.aligned and call.c % 16 == 0 and call.k % 16 == 0 and tile.pixels >= 32
 
 
-def measured_row(call: Call, family: str, tile: Tile, origin: str) -> Row:
+def measured_row(call: Call, family: str, tile: Tile, origin: str, gpu: str | None = None) -> Row:
     """The row of the table for calls like this one, of batches within a factor of two."""
     low = 1 << (call.n.bit_length() - 1) if call.n else 0
     side = max(call.h, call.w)
     return Row(
         family, call.kernel, call.arithmetic, tile, origin,
         c=(call.c, call.c), k=(call.k, call.k), side=(side, side), batch=(low, max(1, 2 * low - 1)),
-        pool=call.pool if call.kernel in ("fprop", "direct", "direct_wgrad") else None,
+        pool=call.pool if call.kernel in ("fprop", "direct", "direct_wgrad") else None, gpu=gpu,
     )  # fmt: skip
 
 
