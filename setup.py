@@ -10,6 +10,7 @@ packaging/wheel_cuda.sh makes, only the CUDA kernels are built, as vgg_fast_cuda
 Environment:
     VGG_FAST_CUDA=0|1     never build _C_cuda, or always
     TORCH_CUDA_ARCH_LIST  the GPUs to build it for (default: this machine's)
+    VGG_FAST_ONLY_CUDA=1  build nothing but _C_cuda, beside a process with VGG_FAST_CUDA=0
     VGG_FAST_PYBIND11=1   make _bindings with pybind11, for this Python alone
     VGG_FAST_WERROR=1     a compiler's warning is an error (developers' builds)
     MAX_JOBS              compilers that run at once
@@ -227,8 +228,9 @@ class Build(BuildExtension):
 
     def copy_extensions_to_source(self) -> None:
         # Python prefers a file of its own version to one of the stable ABI, however old it is.
-        for stale in (ROOT / "vgg_fast").glob("_bindings*.so"):
-            stale.unlink()
+        if any(extension.name == "vgg_fast._bindings" for extension in self.extensions):
+            for stale in (ROOT / "vgg_fast").glob("_bindings*.so"):
+                stale.unlink()
         super().copy_extensions_to_source()
 
 
@@ -251,7 +253,8 @@ def extensions() -> list[Extension]:
         raise SystemExit(f"vgg_fast: {error}") from error
     built = "built" if decision.build else "not built"
     print(f"vgg_fast: CUDA kernels are {built} ({decision.reason})", file=sys.stderr)
-    found = [] if PACKAGE == "vgg_fast_cuda" else [operators_cpu(), bindings()]
+    only_cuda = PACKAGE == "vgg_fast_cuda" or os.environ.get("VGG_FAST_ONLY_CUDA") == "1"
+    found = [] if only_cuda else [operators_cpu(), bindings()]
     if decision.build:
         os.environ["TORCH_CUDA_ARCH_LIST"] = decision.architectures
         found.append(operators_cuda(decision.architectures))
