@@ -48,8 +48,9 @@ and ``losses`` [{step, loss, accuracy}] on the training images between them.
 The record of benchmarks.import_time: the environment, ``options``, and ``import``: the ``budget``,
 rounds, the seconds of ``torch`` and ``vgg_fast`` (median, q1, q3), and of the ``heaviest`` modules.
 
-A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, and ``groups`` by name, each
-with peers {name: median_ms, fastest_ms, slowest_ms, relative_time} and problems {name: why}.
+A GPU's record comes from benchmarks.gpu: date, device, torch, dtype, the ``plan`` (first or second)
+and ``groups`` by name, each with peers {name: median_ms, fastest_ms, slowest_ms, relative_time},
+problems {name: why} and errors {name: {tensor: relative L2}}. ``probe`` and ``backends`` are alike.
 """
 
 from __future__ import annotations
@@ -143,12 +144,22 @@ def newest(results: Path) -> tuple[list[Record], list[Record]]:
                 # A trial of the GPU's program on a CPU, or some of its steps.
                 if record.get("device_type") == "cpu" or "only" in record:
                     continue
-                _keep_newest(gpus, record["device"], record)
+                _keep_newest(gpus, (record["device"], record.get("plan", "first")), record)
             elif record["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {record['schema']}, and {SCHEMA} is read")
             elif not record["options"]["quick"]:
                 _keep_newest(cpus, (record["cpu"], record["threads"]), record)
-    return _newest_first(cpus), _newest_first(gpus)
+    return _newest_first(cpus), _newest_first(_of_both_plans(gpus))
+
+
+def _of_both_plans(gpus: dict[tuple[str, str], Record]) -> dict[str, Record]:
+    """One record of each GPU: what the second plan found fills up the first."""
+    whole: dict[str, Record] = {}
+    for device, plan in sorted(gpus, reverse=True):  # the second comes first
+        record, fill = gpus[device, plan], whole.get(device, {})
+        groups = {**record["groups"], **fill.get("groups", {})}
+        whole[device] = {**fill, **record, "groups": groups}
+    return whole
 
 
 def newest_decisions(results: Path) -> Record | None:

@@ -167,7 +167,9 @@ def _of_a_gpu(gpus: list[Record]) -> str:
         group = f"{figures.TRAINING}, batch {record.get('batch')}"
         peers = record["groups"].get(group, {}).get("peers", {})
         if OURS in peers:
-            ratios = [peers.get(peer, {}).get("relative_time") for peer in PEERS_ON_A_GPU]
+            name = figures.compiled_name(figures.TRAINING, record["batch"])
+            also = record["groups"].get(name, {}).get("peers", {})
+            ratios = [{**also, **peers}.get(p, {}).get("relative_time") for p in PEERS_ON_A_GPU]
             dtype = record["dtype"].removeprefix("torch.")
             title = f"Training step on {record['device']}: VGG-11, {dtype}, batch {record['batch']}"
             return table_row(title, f"**{peers[OURS]['median_ms']:.1f} ms**", *map(times, ratios))

@@ -1,5 +1,5 @@
-"""What an NVIDIA GPU can show: tests, tuning, the figures against their peers, a roofline.
+"""What an NVIDIA GPU can show: whether the kernels are right, how fast they are, and why.
 
-``python -m benchmarks.gpu`` runs it all, each step in a process of its own with seconds of its own:
-a kernel that fails, hangs or breaks the CUDA context loses its step, and no other.
+``python -m benchmarks.gpu`` runs it. Its own process (``run.py``, ``steps.py``) never touches the
+GPU; what does is in others (``pool.py``, ``worker.py``, ``jobs.py``), which may crash or hang.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,8 +33,8 @@ class Clock:
         return start.elapsed_time(end) / repeats
 
 
-def replayed(call: Call, device: torch.device) -> tuple[Call, Any]:
-    """``call`` as the replay of a CUDA graph, and what it computes."""
+def prepared(call: Call, device: torch.device) -> tuple[Call, Any]:
+    """``call`` as it is timed, on a GPU as the replay of a CUDA graph; and what it computes."""
     if device.type != "cuda":
         return call, call()
     stream = torch.cuda.Stream()
@@ -52,47 +52,33 @@ def replayed(call: Call, device: torch.device) -> tuple[Call, Any]:
 
 
 def interleaved(
-    calls: dict[str, Call], clock: Callable[[Call, int], float], rounds: int, milliseconds: float
-) -> dict[str, list[float]]:
-    """``rounds`` timings of each call in turn, each of about ``milliseconds``."""
-    repeats = {
-        name: max(1, min(1000, round(milliseconds / max(clock(call, 1), 1e-3))))
-        for name, call in calls.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    calls: Mapping[str, Call],
+    clock: Callable[[Call, int], float],
+    rounds: int,
+    milliseconds: float,
+) -> Iterator[tuple[str, float | None]]:
+    """``rounds`` timings of each call in turn, each of about ``milliseconds``.
+
+    Yields a call's name with None before its first run, and then with every timing.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        yield name, None
+        repeats[name] = max(1, min(1000, round(milliseconds / max(clock(call, 1), 1e-3))))
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(clock(call, repeats[name]))
-    return times
+            yield name, clock(call, repeats[name])
 
 
-def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Medians and spread in milliseconds, and each one's time relative to ``vgg_fast``."""
-    ours = statistics.median(times["vgg_fast"]) if "vgg_fast" in times else float("nan")
+def summary(times: Mapping[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+    """Medians and spread in milliseconds, and each one's time relative to ``base``'s, if known."""
+    medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         name: {
-            "median_ms": statistics.median(values),
+            "median_ms": medians[name],
             "fastest_ms": min(values),
             "slowest_ms": max(values),
-            "relative_time": statistics.median(values) / ours,
+            **({"relative_time": medians[name] / medians[base]} if base in medians else {}),
         }
         for name, values in times.items()
     }
-
-
-def disagreements(results: dict[str, Any]) -> dict[str, str]:
-    """Peers whose first result isn't vgg_fast's, to what 16 bits can differ by.
-
-    The gradient of a whole network's first weight differs by 0.3 between two that are right; zeros
-    would by 1, and other numbers by more.
-    """
-    found = {}
-    flat = {peer: r[0] if isinstance(r, (list, tuple)) else r for peer, r in results.items()}
-    for peer, tensor in flat.items():
-        if "vgg_fast" not in flat or peer == "vgg_fast" or tensor.shape != flat["vgg_fast"].shape:
-            continue
-        ours = flat["vgg_fast"].detach().double()
-        error = float((tensor.detach().double() - ours).norm() / ours.norm())
-        if not error < 0.5:
-            found[peer] = f"its result differs from vgg_fast's by {error:.1e} (relative L2)"
-    return found

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.gpu.peers import ALONE, COMPILE
+from benchmarks.gpu.candidates import ALONE
+from benchmarks.gpu.peers import COMPILE
 from seed_layers import SeedLayer
 
 NOT_YET = "not measured yet"
 BLOCK, FORWARD, TRAINING = "first block", "network forward", "network training step"
+LAYERS, PROBE = "groups", "probe"  # sections of a record: what is reported, and what came first
 
 
 class Figure(NamedTuple):
@@ -57,13 +59,26 @@ VARIANTS = (
 )
 
 
-def layer_name(layer: SeedLayer, batch: int, train: bool) -> str:
-    what = "forward and backward" if train else "forward"
-    return f"{layer.op} {layer} {what}, batch {batch}"
+def layer_name(layer: SeedLayer, batch: int, work: str) -> str:
+    """A layer's group among those that are reported; ``work`` is "forward", say."""
+    return f"{layer.op} {layer} {work}, batch {batch}"
 
 
-def frozen_name(layer: SeedLayer, batch: int) -> str:
-    return f"{layer_name(layer, batch, True)}, frozen"
+def work_name(layer: SeedLayer, batch: int, work: str) -> str:
+    """A layer's group in the probe; ``work`` is "fprop", say."""
+    return f"{work} {layer}, batch {batch}"
+
+
+def compiled_name(what: str, batch: int) -> str:
+    """The group that compares with torch.compile."""
+    return f"{what}, with compile, batch {batch}"
+
+
+def is_failure(problem: str) -> bool:
+    """Whether a candidate ran and failed; else it couldn't take part, or nobody tried it."""
+    return problem.removeprefix("left out: it ").startswith(
+        ("crashed", "failed", "hung", "made", "wrong")
+    )
 
 
 def operations(layer: SeedLayer, batch: int) -> float:
@@ -91,7 +106,7 @@ def rates_of_layers(record: dict[str, Any]) -> list[tuple[SeedLayer, float]]:
     found = []
     for layer in record.get("layers", []):
         one = SeedLayer(*layer)
-        group = record["groups"].get(layer_name(one, record["batch"], False), {})
+        group = record["groups"].get(layer_name(one, record["batch"], "forward"), {})
         if "vgg_fast" in group.get("peers", {}):
             milliseconds = group["peers"]["vgg_fast"]["median_ms"]
             found.append((one, operations(one, record["batch"]) / milliseconds / 1e9))
@@ -103,16 +118,17 @@ def _of_convolution_alone(record: dict[str, Any]) -> float | None:
     ratios = [
         group["peers"][ALONE]["relative_time"]
         for group in record.get("groups", {}).values()
-        if ALONE in group["peers"] and "vgg_fast" in group["peers"]
+        if "relative_time" in group["peers"].get(ALONE, {})
     ]
     return min(ratios, default=None)
 
 
 def _of_compile(start: str) -> Callable[[dict[str, Any]], float | None]:
     def ratio(record: dict[str, Any]) -> float | None:
-        group = record.get("groups", {}).get(f"{start}, batch {record.get('batch')}", {})
+        name = compiled_name(start, record.get("batch", 0))
+        group = record.get("groups", {}).get(name, {})
         peers = group.get("peers", {})
-        return peers[COMPILE]["relative_time"] if {"vgg_fast", COMPILE} <= set(peers) else None
+        return peers.get(COMPILE, {}).get("relative_time")
 
     return ratio
 

@@ -48,17 +48,22 @@ def device_name(facts: dict[str, Any]) -> str:
 
 
 def file_name(facts: dict[str, Any]) -> str:
-    part = "".join(f"-{step}" for step in facts.get("only", ()))
+    part = "-second" if facts.get("plan") == "second" else ""
+    part += "".join(f"-{step.replace(' ', '-')}" for step in facts.get("only", ()))
     return f"{facts['date'][:10]}-gpu-{device_name(facts)}{part}.json"
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The record, or an empty one if a step ended before it wrote any."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """The record.
+
+    Raises:
+        OSError, ValueError: it can't be read, or isn't JSON.
+    """
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
-    """Add what a step found: dictionaries entry by entry, lists appended, all else replaced."""
+    """Add what was found: dictionaries entry by entry, lists appended, all else replaced."""
     for name, value in part.items():
         if isinstance(value, dict):
             merge(into.setdefault(name, {}), value)

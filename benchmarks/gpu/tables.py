@@ -9,6 +9,8 @@ from benchmarks import pictures
 from benchmarks.gpu import figures
 from benchmarks.record import Record
 from benchmarks.tables import NOT_YET, head, picture, table_row
+from seed_layers import SeedLayer
+from vgg_fast.dispatch.choices import BACKENDS
 
 
 def measured(gpus: list[Record]) -> Iterator[str]:
@@ -34,6 +36,7 @@ def measured(gpus: list[Record]) -> Iterator[str]:
         yield "Milliseconds of vgg_fast, and the peers' time relative to vgg_fast:"
         yield ""
         yield from _groups(record)
+        yield from _backends(record)
 
 
 def _targets(record: Record) -> Iterator[str]:
@@ -78,11 +81,37 @@ def _groups(record: Record) -> Iterator[str]:
         ours = group["peers"].get("vgg_fast")
         cells = [f"{ours['median_ms']:.3f}" if ours else "–"]
         for peer in others:
-            theirs = group["peers"].get(peer)
-            cells.append(f"{theirs['relative_time']:.2f}" if theirs else "–")
+            theirs = group["peers"].get(peer, {})
+            cells.append(f"{theirs['relative_time']:.2f}" if "relative_time" in theirs else "–")
         yield table_row(name, *cells)
     yield ""
     yield from _missing(record)
+
+
+def _backends(record: Record) -> Iterator[str]:
+    """Each layer by each backend, as a part of the product's rate where that is known."""
+    groups = record.get("backends")
+    if not groups:
+        return
+    product = record.get("ceilings", {}).get("product_tflops")
+    rate = f", of which a matrix product has {product:.0f} in the same run" if product else ""
+    yield f"Each layer by each backend, in TFLOP/s{rate}:"
+    yield ""
+    yield from head(*BACKENDS)
+    for layer in (SeedLayer(*fields) for fields in record["layers"]):
+        for work, passes in (("forward", 1), ("backward", 1 + (layer.c > 3))):
+            name = figures.layer_name(layer, record["batch"], work)
+            done = passes * figures.operations(layer, record["batch"])
+            cells = (_rate(groups[name], backend, done, product) for backend in BACKENDS)
+            yield table_row(name, *cells)
+    yield ""
+
+
+def _rate(group: Record, backend: str, operations: float, product: float | None) -> str:
+    if backend not in group["peers"]:
+        return "–"
+    rate = operations / group["peers"][backend]["median_ms"] / 1e9
+    return f"{rate:.0f}" + (f" ({100 * rate / product:.0f} %)" if product else "")
 
 
 def _missing(record: Record) -> Iterator[str]:

@@ -53,7 +53,7 @@ def gpu(record: Record) -> Figure | None:
                 "q3": found.get("slowest_ms", found["median_ms"]) / ours["median_ms"],
             }
             for peer, found in group["peers"].items()
-            if peer != "vgg_fast"
+            if peer != "vgg_fast" and "relative_time" in found
         }
         if ratios:
             groups.append((textwrap.fill(name, 34), ratios))

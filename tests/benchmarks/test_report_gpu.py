@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.gpu import figures
+from seed_layers import SEED_LAYERS
 from tests.support.report import made, page_of, put
 
 
@@ -48,7 +49,7 @@ def test_the_figures_to_reach_are_read_off_a_gpus_record(root) -> None:
         "batch": 256,
         "peak_bytes": {"vgg_fast": 60, "eager channels_last": 100},
         "groups": {
-            f"{figures.FORWARD}, batch 256": {"peers": peers, "problems": problems},
+            figures.compiled_name(figures.FORWARD, 256): {"peers": peers, "problems": problems},
             variant.group(True): {"peers": peers, "problems": problems},
         },
     }
@@ -73,3 +74,36 @@ def test_each_gpu_has_its_part_newest_first(root) -> None:
     newer, older = made(root)["gpu"].split("\n\nOn Older GPU, float16")
     assert "\nOn Newer GPU, float16" in newer
     assert "to reach | found |" in newer and "to reach | found |" in older
+
+
+def test_what_the_second_call_found_fills_up_the_first(root) -> None:
+    facts = {"device": "Invented GPU", "dtype": "torch.bfloat16", "torch": "2", "batch": 256}
+    ours = {"vgg_fast": {"median_ms": 0.5, "relative_time": 1.0}}
+    layer = {"peers": {**ours, "eager": {"median_ms": 1.0, "relative_time": 2.0}}, "problems": {}}
+    compiled = {"peers": {**ours, "compile": {"median_ms": 1.0, "relative_time": 1.75}}}
+    date = "2026-01-01T00:00:00"
+    put(root, "a.json", {**facts, "date": date, "plan": "first", "groups": {"layer": layer}})
+    name = figures.compiled_name(figures.BLOCK, 256)
+    second = {**facts, "date": date, "plan": "second", "groups": {name: compiled}}
+    put(root, "b.json", {**second, "device_type": "cuda"})
+    gpu = made(root)["gpu"]
+    assert gpu.count("On Invented GPU, bfloat16") == 1
+    assert "| layer | 0.500 | 2.00 | – |" in gpu
+    assert "| 4 × | 1.75 (not reached) |" in gpu
+
+
+def test_each_backend_is_held_against_the_products_rate(root) -> None:
+    layer = SEED_LAYERS[2]
+    ms = figures.operations(layer, 256) / 1e9 / 700  # at 700 TFLOP/s
+    backends = {
+        figures.layer_name(layer, 256, "forward"): {"peers": {"triton": {"median_ms": ms}}},
+        figures.layer_name(layer, 256, "backward"): {"peers": {"cpp": {"median_ms": 4 * ms}}},
+    }
+    found = {"date": "2026-01-01T00:00:00", "device": "Invented GPU", "dtype": "torch.bfloat16"}
+    found |= {"torch": "2", "batch": 256, "groups": {"a": {"peers": {}, "problems": {}}}}
+    found |= {"layers": [list(layer)], "ceilings": {"product_tflops": 800.0}, "backends": backends}
+    put(root, "a.json", found)
+    gpu = made(root)["gpu"]
+    assert "in TFLOP/s, of which a matrix product has 800 in the same run" in gpu
+    assert f"| {figures.layer_name(layer, 256, 'forward')} | 700 (88 %) | – | – | – |" in gpu
+    assert f"| {figures.layer_name(layer, 256, 'backward')} | – | 350 (44 %) | – | – |" in gpu

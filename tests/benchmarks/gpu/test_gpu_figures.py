@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.gpu import figures, peers, roofline
+from benchmarks.gpu import candidates, figures, roofline
 from seed_layers import SEED_LAYERS
 
 
@@ -16,15 +16,15 @@ def invented_record() -> dict:
     groups = {}
     for layer in layers:
         ms = figures.operations(layer, 256) / 1e9 / 600  # 600 TFLOP/s
-        groups[figures.layer_name(layer, 256, False)] = {
+        groups[figures.layer_name(layer, 256, "forward")] = {
             "peers": {
                 "vgg_fast": {"median_ms": ms, "relative_time": 1.0},
-                peers.ALONE: {"median_ms": 1.1 * ms, "relative_time": 1.1},
+                candidates.ALONE: {"median_ms": 1.1 * ms, "relative_time": 1.1},
             },
             "problems": {},
         }
     for name, times in ((figures.BLOCK, 5.0), (figures.FORWARD, 1.6), (figures.TRAINING, 1.3)):
-        groups[f"{name}, batch 256"] = {
+        groups[figures.compiled_name(name, 256)] = {
             "peers": {"vgg_fast": {"median_ms": 1.0}, "compile": {"relative_time": times}},
             "problems": {},
         }
