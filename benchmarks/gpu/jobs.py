@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,9 +40,9 @@ def group(
     """
     _adopt(adopted)
     yield {"trying": INPUTS, "patience": candidates.COMPILING}
-    work, train = _work(spec, context.device)
     calls = {}
-    with contextlib.nullcontext() if train else torch.no_grad():
+    with torch.set_grad_enabled(spec.get("train", False)):
+        work = _work(spec, context.device)
         for name in names:
             candidate = work.candidates[name]
             patience = {"patience": candidate.patience} if candidate.patience else {}
@@ -88,15 +87,15 @@ def _in_turns(
     yield {"times": times}
 
 
-def _work(spec: dict[str, Any], device: torch.device) -> tuple[Work, bool]:
-    """What a group computes, and whether autograd is needed for it."""
+def _work(spec: dict[str, Any], device: torch.device) -> Work:
+    """What a group computes."""
     if spec["kind"] == "layer":
         case = Case(SeedLayer(*spec["layer"]), spec["batch"], spec["work"])
         work = candidates.work(case, device)
         for module in spec["peers"]:
             work.candidates.update(peers.further(module, work))
-        return work, False
-    return peers.work(spec, device), spec["train"]
+        return work
+    return peers.work(spec, device)
 
 
 def _adopt(file: str) -> None:

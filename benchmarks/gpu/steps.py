@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks.gpu import candidates, counters, figures, peers, tests
+from benchmarks.gpu import ahead, candidates, counters, figures, peers, tests
 from benchmarks.gpu.figures import LAYERS, PROBE
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.winners import adopted, winners
@@ -18,6 +18,11 @@ PROBED = ("triton", "cpp", "cpp sm_90a")
 PROBED_WORK = ("fprop", "backward", "dgrad", "wgrad")
 PROBED_BATCHES = (16, 256)
 PROBE_ROUNDS = 3
+
+
+def compiling(run: Run) -> None:
+    """Triton's kernels, by all cores."""
+    ahead.compile_ahead(run, PROBED_BATCHES)
 
 
 def probe(run: Run) -> None:
@@ -200,6 +205,7 @@ Steps = dict[str, tuple[float, Callable[[Run], None]]]
 
 # Seconds of each, in this order; what one leaves over, those behind it share.
 FIRST: Steps = {
+    "compiling": (20, compiling),
     "probe": (60, probe),
     "ceilings": (10, ceilings),
     "profile": (20, profile),
@@ -212,6 +218,7 @@ FIRST: Steps = {
     "tuning": (60, tuning),
 }
 SECOND: Steps = {
+    "compiling": (20, compiling),
     "ceilings": (10, ceilings),
     "compiled": (150, compiled),
     "tests": (200, tests.every),

@@ -20,7 +20,17 @@ ROOT = pool.ROOT
 
 def test_the_whole_program_on_a_cpu(tmp_path, capfd) -> None:
     options = [*QUICK, "--layers=1", "--seconds=3600", f"--output={tmp_path}"]
-    some = ["probe", "ceilings", "profile", "layers", "forward", "memory", "launching", "frozen"]
+    some = [
+        "compiling",
+        "probe",
+        "ceilings",
+        "profile",
+        "layers",
+        "forward",
+        "memory",
+        "launching",
+        "frozen",
+    ]
     file = main.main([*options, *(f"--only={step}" for step in some)])
     names = sorted(path.name for path in tmp_path.iterdir())
     assert [name.rpartition(".")[2] for name in names] == ["json", "svg"]
@@ -28,6 +38,7 @@ def test_the_whole_program_on_a_cpu(tmp_path, capfd) -> None:
     assert list(found["steps"]) == some
     assert {step["outcome"] for step in found["steps"].values()} == {"done"}
     assert found["torch"] == torch.__version__ and "problems" not in found
+    assert found["compiled ahead"] == "nothing: Triton compiles for GPUs"
     assert set(found["ceilings"]) == {"product_tflops", "copy_tbs", "l2_copy_tbs"}
     assert min(found["ceilings"].values()) > 0
     for peer in ("vgg_fast", "eager channels_last"):
@@ -140,12 +151,12 @@ def test_a_call_ends_inside_nine_and_a_half_minutes(plan, tmp_path, monkeypatch,
 def test_spare_seconds_go_to_the_steps_behind(tmp_path, no_steps) -> None:
     main.main([*QUICK, f"--output={tmp_path}"])
     total = sum(share for share, _ in steps.FIRST.values())
-    assert no_steps["probe"] == pytest.approx(60 * main.SECONDS / total, rel=0.05)
+    assert no_steps["probe"] == pytest.approx(60 * main.SECONDS / total, rel=0.1)
     assert no_steps["tuning"] > 500
 
 
 def test_steps_that_no_time_is_left_for_are_named(tmp_path) -> None:
-    with pytest.raises(SystemExit, match="step probe: left out: the time was up"):
+    with pytest.raises(SystemExit, match="step compiling: left out: the time was up"):
         main.main([*QUICK, "--seconds=1", f"--output={tmp_path}"])
     with pytest.raises(SystemExit, match="step forward: left out: the time was up"):
         since = f"--since={time.time() - 1000}"
