@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.gpu.clock import Clock
+from vgg_fast.dispatch import choices
 
 LEFT = 65  # the exit status of a process that a CUDA error made useless
 
@@ -26,6 +27,12 @@ class Context:
         """Wait for the GPU; what failed there fails here."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def adopt(self, file: str) -> None:
+        """Let the choices of a file stand before the shipped ones; none, if it has no name."""
+        if file:
+            os.environ["VGG_FAST_CHOICES"] = file
+            choices.forget()  # the file may have grown
 
     def leave_if_unusable(self, say: Callable[..., None]) -> None:
         """End the process if an error stays: every later call would fail, whoever makes it."""

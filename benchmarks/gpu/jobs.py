@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,6 @@ from benchmarks.gpu.context import Context, in_one_line
 from benchmarks.gpu.pool import INPUTS, Line
 from benchmarks.peers.base import Unavailable
 from seed_layers import SeedLayer
-from vgg_fast.dispatch import choices
 
 
 def group(
@@ -26,7 +24,6 @@ def group(
     rounds: int,
     milliseconds: float,
     checked: list[str],
-    adopted: str = "",
 ) -> Iterator[Line]:
     """Try each candidate, compare all that it computes, then time the right ones in turns.
 
@@ -36,9 +33,7 @@ def group(
         rounds: turns of each; 0 is satisfied with the one that its trial took.
         milliseconds: length of a turn.
         checked: the candidates that an earlier process compared.
-        adopted: a file of choices that stand before the shipped ones.
     """
-    _adopt(adopted)
     yield {"trying": INPUTS, "patience": candidates.COMPILING}
     calls = {}
     with torch.set_grad_enabled(spec.get("train", False)):
@@ -96,12 +91,6 @@ def _work(spec: dict[str, Any], device: torch.device) -> Work:
             work.candidates.update(peers.further(module, work))
         return work
     return peers.work(spec, device)
-
-
-def _adopt(file: str) -> None:
-    if file and os.environ.get("VGG_FAST_CHOICES") != file:
-        os.environ["VGG_FAST_CHOICES"] = file
-    choices.forget()
 
 
 JOBS: dict[str, Callable[..., Iterator[Line]]] = {

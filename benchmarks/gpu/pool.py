@@ -35,10 +35,10 @@ class Lost(Exception):
 class Worker:
     """One process of worker.py."""
 
-    def __init__(self, device: str, environment: dict[str, str]) -> None:
+    def __init__(self, device: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu.worker", device],
-            cwd=ROOT, env={**os.environ, **environment}, text=True, start_new_session=True,
+            cwd=ROOT, text=True, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -51,7 +51,7 @@ class Worker:
             self._lines.put(line)
         self._lines.put(None)  # it ended
 
-    def do(self, job: str, arguments: dict[str, Any]) -> Iterator[Line]:
+    def do(self, job: str, arguments: dict[str, Any], choices: str = "") -> Iterator[Line]:
         """The lines of a job, as they come.
 
         A line's own ``patience`` says how many seconds the next may take.
@@ -64,7 +64,8 @@ class Worker:
             self._is_ready = True
         assert self.process.stdin
         try:
-            self.process.stdin.write(json.dumps({"job": job, "arguments": arguments}) + "\n")
+            told = {"job": job, "arguments": arguments, "choices": choices}
+            self.process.stdin.write(json.dumps(told) + "\n")
             self.process.stdin.flush()
         except OSError:
             raise Lost(self._how_it_ended()) from None
@@ -113,8 +114,8 @@ class Pool:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.environment: dict[str, str] = {}
-        """Of processes that are started from now on."""
+        self.choices = ""
+        """A file of choices that were measured, and stand before the shipped ones."""
         self._working: Worker | None = None
         self._ready: Worker | None = None
 
@@ -127,7 +128,7 @@ class Pool:
         if self._working is None:
             self._working, self._ready = self._ready or self._start(), self._start()
         try:
-            yield from self._working.do(job, arguments)
+            yield from self._working.do(job, arguments, self.choices)
         except Lost:
             self._working.kill()
             self._working = None
@@ -147,4 +148,4 @@ class Pool:
         self._working = self._ready = None
 
     def _start(self) -> Worker:
-        return Worker(self.device, self.environment)
+        return Worker(self.device)

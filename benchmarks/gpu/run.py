@@ -44,8 +44,6 @@ class Run:
         self.batch: int = options.batch
         self.network = dict(PRESETS[options.preset])
         self.layers: list[SeedLayer] = list(dict.fromkeys(SEED_LAYERS))[: options.layers]
-        self.adopted = ""
-        """A file of choices that were measured, and stand before the shipped ones."""
         self.failed: dict[tuple[SeedLayer, str], str] = {}
         """Backends that failed at a layer, and how; nobody tries them there again."""
         self.hangs: Counter[str] = Counter()
@@ -144,7 +142,6 @@ class _Group:
             "rounds": options.rounds if rounds is None else rounds,
             "milliseconds": options.milliseconds,
             "checked": list(self.entry["errors"]),
-            "adopted": self.run.adopted,
         }
         self.trying, self.names = INPUTS, names
         try:

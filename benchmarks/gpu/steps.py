@@ -89,7 +89,7 @@ def layers(run: Run) -> None:
             _remember(run, layer, entry)
         rows = winners(run.found["backends"], layer, run.batch, run.found["device"])
         run.found.setdefault("choices", []).extend(row.dump() for row in rows)
-        run.adopted = adopted(run.found["choices"], run.file)
+        run.pool.choices = adopted(run.found["choices"], run.file)
         for work in ("forward", "backward"):
             others = [candidates.ALONE, candidates.GRAPH, candidates.APEX]
             names = ["vgg_fast", peers.EAGER, *(others if work == "forward" else [])]

@@ -30,6 +30,7 @@ def serve(jobs: IO[str], lines: IO[str], device: str) -> None:
         job = json.loads(text)
         problem = {}
         try:
+            context.adopt(job["choices"])
             for line in JOBS[job["job"]](context, **job["arguments"]):
                 say(**line)
                 if "problem" in line:

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from benchmarks.gpu import candidates, figures, pool, steps
+from benchmarks.gpu import candidates, context, figures, pool, steps
 from benchmarks.gpu import run as runs
 from seed_layers import SeedLayer
 from tests.support import bad_peers
 from tests.support.gpu_benchmark import QUICK, main
+from vgg_fast.dispatch import choices
 
 SMALL = SeedLayer("conv3x3_relu_pool", 8, 12, 10)
 NAME = "a layer"
@@ -174,15 +175,20 @@ def test_a_group_ends_when_its_time_is_up(tmp_path) -> None:
     assert run.pool.restarts == 1
 
 
-def test_adopted_choices_reach_the_process_that_measures(run, tmp_path) -> None:
+def test_adopted_choices_reach_the_process_that_measures(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("VGG_FAST_CHOICES", raising=False)
     file = tmp_path / "choices.json"
-    file.write_text('{"rows": [{"backend": "nonsense", "origin": "none"}]}')
-    run.adopted = str(file)
-    entry = run.group("groups", NAME, layer("forward"), ["vgg_fast"])
-    assert list(entry["peers"]) == ["vgg_fast"]  # a CPU asks no table
-    job = {"spec": {"peers": [], **layer()}, "names": [], "rounds": 0, "milliseconds": 1.0}
-    run.pool.environment["VGG_FAST_CHOICES"] = "another"
-    list(run.pool.do("group", **job, checked=[], adopted=str(file)))
+    here = context.Context(context.torch.device("cpu"))
+    try:
+        for backend in ("cpp", "reference"):  # the file grows while it is in use
+            file.write_text(json.dumps({"rows": [{"backend": backend, "origin": "measured"}]}))
+            here.adopt(str(file))
+            assert next(choices.rows()).backend == backend
+        here.adopt("")
+        assert next(choices.rows()).backend == "reference"
+    finally:
+        monkeypatch.delenv("VGG_FAST_CHOICES")
+        choices.forget()
 
 
 def test_a_convolution_alone_is_held_against_sums_alone(run) -> None:

@@ -27,7 +27,7 @@ for text in sys.stdin:
         os._exit(job["exits"])
     if "sleeps" in job:
         time.sleep(job["sleeps"])
-    say(done=True, pid=os.getpid())
+    say(done=True, pid=os.getpid(), choices=json.loads(text)["choices"])
 """
 
 
@@ -92,6 +92,11 @@ def test_a_line_may_ask_for_patience(puppets, monkeypatch) -> None:
     assert lines[0]["trying"] == "slow" and "pid" in lines[-1]
 
 
+def test_a_job_brings_the_choices_that_were_adopted(puppets) -> None:
+    puppets.choices = "a file"
+    assert list(puppets.do("any"))[-1]["choices"] == "a file"
+
+
 def test_a_process_that_no_signal_ends_is_not_waited_for(puppets, monkeypatch) -> None:
     """As one in the driver of a GPU that hangs."""
     pid(puppets)
@@ -125,7 +130,7 @@ def test_an_error_that_stays_ends_the_worker(monkeypatch) -> None:
 def test_what_a_program_prints_is_no_line(tmp_path) -> None:
     """The worker itself, whose job prints, fails, and is followed by another."""
     job = '{"job": "group", "arguments": {"spec": {}, "names": [], "rounds": 0, '
-    job += '"milliseconds": 1, "checked": [], "adopted": ""}}\n'
+    job += '"milliseconds": 1, "checked": []}, "choices": ""}\n'
     program = "import runpy, sys; print('noise'); sys.argv = ['worker', 'cpu']; "
     program += "runpy.run_module('benchmarks.gpu.worker', run_name='__main__')"
     run = pool.subprocess.run(
