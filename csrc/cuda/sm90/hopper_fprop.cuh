@@ -34,21 +34,20 @@ struct HopperFprop {
     return tile % column_tiles * (kStrips * kStrip);
   }
 
-  // Lanes 0 to 7 load a group each, lane 8 the weight; steps go through the channels, then the
-  // taps.
+  // Boxes 0 to 7 are a group each, box 8 the weight; steps go through the channels, then the taps.
   struct Loader {
     const HopperFprop& product;
-    int lane;
+    int box;
     Pixel origin;
     int32_t output;
     int32_t step = 0, tap = 0;
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
       const int32_t c = step * kLine<T>;
-      if (lane < kHopperGroups)
-        load_box(stage + lane * kGroupBytes, &product.input, full, c, origin.x + tap % 3 - 1,
+      if (box < kHopperGroups)
+        load_box(stage + box * kGroupBytes, &product.input, full, c, origin.x + tap % 3 - 1,
                  origin.y + tap / 3 - 1, origin.n);
-      else if (lane == kHopperGroups)
+      else if (box == kHopperGroups)
         load_box(stage + kConsumers * kColumnBytes, &product.weight, full, c, tap, output, 0);
       if (++step < product.channel_steps) return;
       step = 0;
@@ -56,9 +55,9 @@ struct HopperFprop {
     }
   };
 
-  __device__ __forceinline__ Loader loader(int32_t tile, int lane) const {
-    const int64_t group = first_group(tile) + lane % kHopperGroups;
-    return {*this, lane, group_origin(to.map, group), first_output(tile)};
+  __device__ __forceinline__ Loader loader(int32_t tile, int box) const {
+    const int64_t group = first_group(tile) + box % kHopperGroups;
+    return {*this, box, group_origin(to.map, group), first_output(tile)};
   }
 
   __device__ __forceinline__ void store(int32_t tile, int row,

@@ -1,13 +1,17 @@
 // How a matrix product runs on Hopper (sm_90a), persistent and warp-specialised:
 //
-//   warpgroup 0      the producer: lanes of one warp ask the tensor memory accelerator for boxes
+//   warpgroup 0      the producers: four warps ask the tensor memory accelerator for a step's
+//   boxes,
+//                    side by side, since the lanes of one warp do it one after the other
 //   warpgroups 1, 2  the consumers: 64 rows x 64 kStrips columns each, in registers (wgmma)
 //
 //   ring of stages   full[stage]: the bytes are there; empty[stage]: all 8 warps have read them.
 //                    A stage is 128 lines of rows, then 64 kStrips lines of columns. The producer
 //                    runs into the next tile while the consumers store this one.
 //
-// A Product says what is multiplied: steps, boxes, layout, and what becomes of the sums.
+// A Product says what is multiplied: steps, layout, and what becomes of the sums. Its loader(tile,
+// box), of which each producer's thread has one, asks for box number `box` of each step; there may
+// be up to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps share them evenly.
 
 #pragma once
 
@@ -22,6 +26,7 @@ inline constexpr int kWarpgroup = 128;
 inline constexpr int kConsumers = 2;
 inline constexpr int kHopperThreads = (1 + kConsumers) * kWarpgroup;
 inline constexpr int kHopperRows = 64 * kConsumers;
+inline constexpr int kProducerWarps = kWarpgroup / 32;
 inline constexpr int kColumnBytes = 64 * kLineBytes;  // of 64 lines: a consumer's rows, or a strip
 inline constexpr int kHopperShared = 227 * 1024;
 // Together no more than the 168 that 384 threads have each at the start.
@@ -57,16 +62,17 @@ struct Turn {
 template <typename Product>
 __device__ __forceinline__ void produce(const Product& product,
                                         const HopperRing<Product::kStrips>& ring) {
-  const int lane = threadIdx.x % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int box = static_cast<int>(threadIdx.x) % 32 * kProducerWarps + warp;
   Turn turn;
   for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
-    auto loader = product.loader(tile, lane);
+    auto loader = product.loader(tile, box);
     const int32_t steps = product.steps_of(tile);
 #pragma unroll 1
     for (int32_t step = 0; step < steps; ++step) {
       wait_for_phase(ring.empty(turn.stage), turn.parity ^ 1);  // at once in the first round
-      if (lane == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
-      __syncwarp();
+      // Other warps' boxes may be there before: the phase isn't over without this one's arrival.
+      if (box == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
       loader.load(ring.stage(turn.stage), ring.full(turn.stage));
       turn.next(ring.kStages);
     }
@@ -128,7 +134,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
     lower_registers<kProducerRegisters>();
-    if (threadIdx.x < 32) produce(product, ring);
+    produce(product, ring);
   } else {
     raise_registers<kConsumerRegisters>();
     consume(product, ring);
