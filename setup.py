@@ -13,6 +13,7 @@ Environment:
     VGG_FAST_ONLY_CUDA=1  build nothing but _C_cuda, beside a process with VGG_FAST_CUDA=0
     VGG_FAST_PYBIND11=1   make _bindings with pybind11, for this Python alone
     VGG_FAST_WERROR=1     a compiler's warning is an error (developers' builds)
+    VGG_FAST_TRAP_HANGS=1 Hopper's kernels fail instead of hanging (developers' builds)
     MAX_JOBS              compilers that run at once
 """
 
@@ -74,6 +75,7 @@ if EMULATES_AMX:
 # The host compiler sees the device code too, and knows no #pragma unroll.
 NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
 NVCC_FLAGS += ["-Werror=all-warnings"] * WERROR
+NVCC_FLAGS += ["-DVGG_FAST_TRAP_HANGS"] * (os.environ.get("VGG_FAST_TRAP_HANGS") == "1")
 # torch switches these conversions off for its own headers' sake; the kernels convert 16-bit zeros.
 NVCC_FLAGS += ["-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__"]
 

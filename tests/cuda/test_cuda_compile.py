@@ -43,7 +43,7 @@ class Kernel:
     registers: int
 
 
-def compile_source(source: str, to: Path) -> None:
+def compile_source(source: str, to: Path, *flags: str) -> None:
     """Compile to the object file ``to``, and leave what ptxas reports beside it."""
     command = [str(toolkit() / "bin" / "nvcc"), "-std=c++20", "-O3", "-Werror=all-warnings"]
     # The host compiler sees the device code too, and knows no #pragma unroll.
@@ -56,7 +56,7 @@ def compile_source(source: str, to: Path) -> None:
         path.write_text(INSTANCES[source])
     else:
         path = FOLDERS[source]
-    command += [f"-I{CSRC}", "-c", str(path), "-o", str(to)]
+    command += [*flags, f"-I{CSRC}", "-c", str(path), "-o", str(to)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     report_of(source, to.parent).write_text(run.stderr)
@@ -184,6 +184,16 @@ def test_the_compiler_keeps_wgmma_asynchronous(object_of, source):
     report = report_of(source, object_of(source).parent).read_text()
     for complaint in ("serialized", "setmaxnreg", "Potential Performance Loss"):
         assert complaint not in report
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+def test_only_a_debug_build_traps_a_hang(object_of, tmp_path):
+    source = "hopper_fprop_bf16.cu"
+    debug = tmp_path / "debug.o"
+    compile_source(source, debug, "-DVGG_FAST_TRAP_HANGS")
+    for object_file, traps in ((object_of(source), False), (debug, True)):
+        for name, found in instructions_of(object_file, "90a").items():
+            assert ("BPT.TRAP" in found) == traps, name
 
 
 def test_the_report_reader_sees_a_spill():

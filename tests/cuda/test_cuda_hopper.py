@@ -170,6 +170,13 @@ def test_the_parity_changes_with_every_round(emulated):
             assert divmod(at, 2) == (steps % stages, steps // stages % 2)
 
 
+def test_a_wait_for_a_phase_that_never_ends_is_told(emulated):
+    launch_failure = 719  # cudaErrorLaunchFailure, which a trap gives on a GPU
+    assert emulated.emulate_wait(True) == 0
+    assert emulated.emulate_wait(False) == launch_failure
+    assert emulated.emulate_wait(True) == 0
+
+
 def test_a_descriptor_holds_its_fields(emulated):
     # PTX, "Matrix-descriptor format": each without its last four bits, and 1 for 128-byte swizzle.
     for address, column, eight in ((0, 8192, 1024), (1024, 16, 1024), (0x37FF0, 65536, 2048)):

@@ -49,6 +49,9 @@ inline jmp_buf scheduler;
 inline std::function<void()> body;
 inline int current = 0;
 inline int running = 0;  // threads of the block that haven't returned
+inline bool trapped = false;
+// What other headers keep of a launch, and forget when it traps.
+inline std::vector<std::function<void()>> forget;
 
 // _setjmp and _longjmp take a hundredth of what swapcontext does, which asks the kernel twice.
 inline void wait() {
@@ -130,6 +133,12 @@ const Value* exchange(const Value& mine, unsigned lanes = ~0u) {
   return set + warp * kWarpSize;
 }
 
+// A fiber in the middle of a kernel that trapped begins anew with the next one.
+inline void clear_after_trap() {
+  for (Fiber& fiber : fibers) fiber.started = false;
+  for (const auto& clear : forget) clear();
+}
+
 inline void run_block(int threads) {
   std::fill(shared, shared + kSharedBytes, 0xff);  // NaNs, for those who read too early
   running = threads;
@@ -143,6 +152,7 @@ inline void run_block(int threads) {
       if (!fibers[current].running) continue;
       threadIdx.x = current;
       give_turn(fibers[current]);
+      if (trapped) return clear_after_trap();
       running -= !fibers[current].running;
     }
   }
@@ -150,12 +160,17 @@ inline void run_block(int threads) {
 
 }  // namespace emulation
 
+inline void __trap() {
+  emulation::trapped = true;
+  _longjmp(emulation::scheduler, 1);
+}
+
 inline void __syncthreads() { emulation::of_block.meet(0); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned lanes, T value, int distance) {
-  const T* of = lanes == ~0u ? emulation::exchange(value)
-                             : emulation::exchange<T, true>(value, lanes);
+  const T* of =
+      lanes == ~0u ? emulation::exchange(value) : emulation::exchange<T, true>(value, lanes);
   return of[emulation::current % emulation::kWarpSize ^ distance];
 }
 
@@ -170,10 +185,12 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaSt
                    Arguments... arguments) {
   gridDim = grid;
   emulation::body = [=] { kernel(arguments...); };
+  emulation::trapped = false;
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) emulation::run_block(threads);
-  return cudaSuccess;
+      for (blockIdx.x = 0; blockIdx.x < grid.x && !emulation::trapped; ++blockIdx.x)
+        emulation::run_block(threads);
+  return emulation::trapped ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
 template <typename... Parameters, typename... Arguments>

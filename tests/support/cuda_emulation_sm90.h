@@ -12,9 +12,10 @@
 
 #undef __grid_constant__
 #define __grid_constant__
+#define VGG_FAST_TRAP_HANGS
 
-#include "cuda/sm90/tensor_map.h"
 #include "cuda/common/tile_map.cuh"
+#include "cuda/sm90/tensor_map.h"
 
 namespace emulation {
 
@@ -90,6 +91,14 @@ using Product = std::function<void()>;
 inline std::vector<Product> open_products[kMaxThreads];
 inline std::vector<std::vector<Product>> committed_products[kMaxThreads];
 
+inline const bool kForgetsProducts = [] {
+  forget.push_back([] {
+    for (auto& products : open_products) products.clear();
+    for (auto& products : committed_products) products.clear();
+  });
+  return true;
+}();
+
 }  // namespace emulation
 
 inline void __syncwarp() {
@@ -99,6 +108,8 @@ inline void __syncwarp() {
 namespace vgg_fast::cuda {
 
 inline int multiprocessors() { return 3; }
+
+inline constexpr int kTriesOfAHang = 1 << 14;  // every other thread has had as many turns
 
 inline uint32_t shared_address(const void* in_shared) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(in_shared) - emulation::shared);
@@ -142,17 +153,18 @@ inline void load_box(void* to, const CUtensorMap* map, uint64_t* barrier, int32_
   emulation::in_flight[barrier].push_back(load);
 }
 
-inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
-  while (emulation::phase_barrier(barrier).parity == parity) {
-    auto& loads = emulation::in_flight[barrier];
-    if (!loads.empty()) {
-      loads.back().arrive();
-      emulation::phase_barrier(barrier).bytes -= loads.back().bytes();
-      loads.pop_back();
-      emulation::phase_barrier(barrier).settle();
-    }
-    emulation::wait();
+// A try lets one more box arrive, and the others have their turns.
+inline bool try_phase(uint64_t* barrier, uint32_t parity) {
+  if (emulation::phase_barrier(barrier).parity != parity) return true;
+  auto& loads = emulation::in_flight[barrier];
+  if (!loads.empty()) {
+    loads.back().arrive();
+    emulation::phase_barrier(barrier).bytes -= loads.back().bytes();
+    loads.pop_back();
+    emulation::phase_barrier(barrier).settle();
   }
+  emulation::wait();
+  return false;
 }
 
 template <int>

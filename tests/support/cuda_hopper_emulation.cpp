@@ -15,6 +15,15 @@ int with_16_bits(int storage, const Body& body) {
   return Storage(storage) == Storage::kBFloat16 ? body(__nv_bfloat16{}) : body(__half{});
 }
 
+// All threads wait for a phase that one arrival would end; it comes, or never.
+void waiting_kernel(bool arrives) {
+  auto* barrier = reinterpret_cast<uint64_t*>(dynamic_shared());
+  if (threadIdx.x == 0) init_barrier(barrier, 1);
+  __syncthreads();
+  if (arrives && threadIdx.x == 0) arrive(barrier);
+  wait_for_phase(barrier, 0);
+}
+
 }  // namespace
 
 extern "C" {
@@ -52,6 +61,10 @@ int serves_wgrad(const int64_t* shape, const void* gradient, const void* input) 
 }
 
 // ------------------------------------------------------------------------------------------------
+
+int emulate_wait(int arrives) {
+  return launch_with_shared(8, waiting_kernel, dim3(1), 64, nullptr, arrives != 0);
+}
 
 uint64_t describe(uint32_t address, uint32_t column, uint32_t eight) {
   return describe_tile(address, column, eight);

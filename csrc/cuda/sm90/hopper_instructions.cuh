@@ -27,7 +27,17 @@ VGG_HOST_DEVICE uint64_t describe_tile(uint32_t address, uint32_t column, uint32
          uint64_t{eight >> 4} << 32 | kSwizzle128 << 62;
 }
 
+// A debug build gives up a wait that never ends, and the launch fails; other builds hang. On a GPU
+// so many tries take seconds, and a phase microseconds.
+#if defined(VGG_FAST_TRAP_HANGS)
+inline constexpr bool kTrapsHangs = true;
+#else
+inline constexpr bool kTrapsHangs = false;
+#endif
+
 #if defined(__CUDACC__)
+
+inline constexpr int kTriesOfAHang = 1 << 26;
 
 __device__ __forceinline__ void init_barrier(uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)),
@@ -53,17 +63,19 @@ __device__ __forceinline__ void arrive(uint64_t* barrier) {
                : "memory");
 }
 
-// Waits until the phase of this parity is over.
-__device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+// Whether the phase of this parity is over; the thread may sleep a while before it is told.
+__device__ __forceinline__ bool try_phase(uint64_t* barrier, uint32_t parity) {
+  uint32_t over;
   asm volatile(
       "{\n"
-      ".reg .pred done;\n"
-      "wait:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra wait;\n"
-      "}\n" ::"r"(shared_address(barrier)),
-      "r"(parity)
+      ".reg .pred over;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, over;\n"
+      "}\n"
+      : "=r"(over)
+      : "r"(shared_address(barrier)), "r"(parity)
       : "memory");
+  return over != 0;
 }
 
 // Copies a box of the map to shared memory; what lies outside the tensor is zero.

@@ -59,6 +59,12 @@ struct Turn {
   }
 };
 
+// Waits until the phase of this parity is over.
+__device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+  for (int tries = 0; !try_phase(barrier, parity); ++tries)
+    if (kTrapsHangs && tries == kTriesOfAHang) __trap();
+}
+
 template <typename Product>
 __device__ __forceinline__ void produce(const Product& product,
                                         const HopperRing<Product::kStrips>& ring) {
