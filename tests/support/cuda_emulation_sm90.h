@@ -188,8 +188,8 @@ void wait_for_products() {
   }
 }
 
-template <int kStrips>
-void keep_order(float (&)[kStrips][8][4]) {}
+template <int kRowStrips, int kStrips>
+void keep_order(float (&)[kRowStrips][kStrips][8][4]) {}
 
 // wgmma's results lie as mma's do: warp w of the warpgroup has rows 16 * w to 16 * w + 15.
 template <typename T, bool kTransposed, int kStrips>

@@ -77,10 +77,10 @@ int walk_ring(int stages, int steps) {
   return turn.stage * 2 + static_cast<int>(turn.parity);
 }
 
-int stages_of_ring(int strips) {
-  return strips == 1   ? HopperRing<1>::kStages
-         : strips == 2 ? HopperRing<2>::kStages
-                       : HopperRing<4>::kStages;
+int stages_of_ring(int row_strips, int strips) {
+  return row_strips == 1 ? HopperRing<1, 4>::kStages
+         : strips == 1   ? HopperRing<2, 1>::kStages
+                         : HopperRing<2, 2>::kStages;
 }
 
 // Where the emulated product looks for an element of a tile at `address`, in bytes.

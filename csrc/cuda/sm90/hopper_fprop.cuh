@@ -1,6 +1,8 @@
-// igemm_fprop.cuh's product on Hopper: 128 pixels x 64, 128 or 256 output channels a tile.
+// igemm_fprop.cuh's product on Hopper: 256 pixels x 64 or 128 output channels a tile, or 128 x 256,
+// which load 80, 48 and 48 bytes out of the L2 cache for each clock of the tensor cores.
 //
-//   rows      8 groups of 16 pixels. A group under a tap is one box of the input, 64 channels x 2 x
+//   rows      16 or 8 groups of 16 pixels. A group under a tap is one box of the input, 64 channels
+//   x 2 x
 //             2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or beyond the
 //             channels, reads as zero
 //   columns   the box of the weight, 64 channels x 1 tap x the tile's output channels
@@ -13,14 +15,16 @@
 
 namespace vgg_fast::cuda {
 
-inline constexpr int kHopperGroups = kHopperRows / kGroup;
 inline constexpr int kGroupBytes = kGroup * kLineBytes;
 
 template <Epilogue kEpilogue, typename T, bool kBits, int kStripsOfTile>
 struct HopperFprop {
   using Element = T;
   static constexpr int kStrips = kStripsOfTile;
+  static constexpr int kRowStrips = kStrips == 4 ? 1 : 2;  // at most 128 registers of sums
+  static constexpr int kGroups = kRowStrips * kHopperRows / kGroup;
   static constexpr bool kTransposed = false;
+  using Ring = HopperRing<kRowStrips, kStrips>;
 
   CUtensorMap input, weight;
   int32_t tiles, column_tiles, channel_steps;
@@ -28,13 +32,13 @@ struct HopperFprop {
 
   VGG_HOST_DEVICE int32_t steps_of(int32_t) const { return 9 * channel_steps; }
   VGG_HOST_DEVICE int64_t first_group(int32_t tile) const {
-    return int64_t{tile / column_tiles} * kHopperGroups;
+    return int64_t{tile / column_tiles} * kGroups;
   }
   VGG_HOST_DEVICE int32_t first_output(int32_t tile) const {
     return tile % column_tiles * (kStrips * kStrip);
   }
 
-  // Boxes 0 to 7 are a group each, box 8 the weight; steps go through the channels, then the taps.
+  // Box 0 is the weight, the others are a group each; steps go through the channels, then the taps.
   struct Loader {
     const HopperFprop& product;
     int box;
@@ -44,11 +48,11 @@ struct HopperFprop {
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
       const int32_t c = step * kLine<T>;
-      if (box < kHopperGroups)
-        load_box(stage + box * kGroupBytes, &product.input, full, c, origin.x + tap % 3 - 1,
+      if (box == 0)
+        load_box(stage + Ring::kRowBytes, &product.weight, full, c, tap, output, 0);
+      else if (box <= kGroups)
+        load_box(stage + (box - 1) * kGroupBytes, &product.input, full, c, origin.x + tap % 3 - 1,
                  origin.y + tap / 3 - 1, origin.n);
-      else if (box == kHopperGroups)
-        load_box(stage + kConsumers * kColumnBytes, &product.weight, full, c, tap, output, 0);
       if (++step < product.channel_steps) return;
       step = 0;
       ++tap;
@@ -56,7 +60,7 @@ struct HopperFprop {
   };
 
   __device__ __forceinline__ Loader loader(int32_t tile, int box) const {
-    const int64_t group = first_group(tile) + box % kHopperGroups;
+    const int64_t group = first_group(tile) + (box + kGroups - 1) % kGroups;
     return {*this, box, group_origin(to.map, group), first_output(tile)};
   }
 
@@ -90,7 +94,7 @@ cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>
                                 cudaStream_t stream) {
   HopperFprop<kEpilogue, T, kBits, kStrips> product{};
   const int64_t columns = ceiling(problem.outputs, kStrips * kStrip);
-  const int64_t tiles = ceiling(to.map.groups, kHopperGroups) * columns;
+  const int64_t tiles = ceiling(to.map.groups, product.kGroups) * columns;
   if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
   product.tiles = static_cast<int32_t>(tiles);
   product.column_tiles = static_cast<int32_t>(columns);

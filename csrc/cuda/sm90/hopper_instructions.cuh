@@ -113,11 +113,11 @@ __device__ __forceinline__ void wait_for_products() {
 }
 
 // The sums are read after this, not before.
-template <int kStrips>
-__device__ __forceinline__ void keep_order(float (&sums)[kStrips][8][4]) {
+template <int kRowStrips, int kStrips>
+__device__ __forceinline__ void keep_order(float (&sums)[kRowStrips][kStrips][8][4]) {
 #pragma unroll
-  for (int i = 0; i < kStrips * 32; ++i)
-    asm volatile("" : "+f"(sums[i / 32][i / 4 % 8][i % 4])::"memory");
+  for (int i = 0; i < kRowStrips * kStrips * 32; ++i)
+    asm volatile("" : "+f"(sums[i / 32 / kStrips][i / 32 % kStrips][i / 4 % 8][i % 4])::"memory");
 }
 
 // clang-format off

@@ -3,11 +3,12 @@
 //   warpgroup 0      the producers: four warps ask the tensor memory accelerator for a step's
 //   boxes,
 //                    side by side, since the lanes of one warp do it one after the other
-//   warpgroups 1, 2  the consumers: 64 rows x 64 kStrips columns each, in registers (wgmma)
+//   warpgroups 1, 2  the consumers: 64 kRowStrips rows x 64 kStrips columns each, in registers
+//                    (wgmma)
 //
 //   ring of stages   full[stage]: the bytes are there; empty[stage]: all 8 warps have read them.
-//                    A stage is 128 lines of rows, then 64 kStrips lines of columns. The producer
-//                    runs into the next tile while the consumers store this one.
+//                    A stage is 128 kRowStrips lines of rows, then 64 kStrips lines of columns.
+//                    The producers run into the next tile while the consumers store this one.
 //
 // A Product says what is multiplied: steps, layout, and what becomes of the sums. Its loader(tile,
 // box), of which each producer's thread has one, asks for box number `box` of each step; there may
@@ -25,16 +26,18 @@ namespace vgg_fast::cuda {
 inline constexpr int kWarpgroup = 128;
 inline constexpr int kConsumers = 2;
 inline constexpr int kHopperThreads = (1 + kConsumers) * kWarpgroup;
-inline constexpr int kHopperRows = 64 * kConsumers;
 inline constexpr int kProducerWarps = kWarpgroup / 32;
-inline constexpr int kColumnBytes = 64 * kLineBytes;  // of 64 lines: a consumer's rows, or a strip
+inline constexpr int kConsumerWarps = kConsumers * kWarpgroup / 32;
+inline constexpr int kHopperRows = 64 * kConsumers;
+inline constexpr int kColumnBytes = 64 * kLineBytes;  // of 64 lines: a strip of rows or columns
 inline constexpr int kHopperShared = 227 * 1024;
 // Together no more than the 168 that 384 threads have each at the start.
 inline constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
-template <int kStrips>
+template <int kRowStrips, int kStrips>
 struct HopperRing {
-  static constexpr int kStageBytes = (kConsumers + kStrips) * kColumnBytes;
+  static constexpr int kRowBytes = kConsumers * kRowStrips * kColumnBytes;
+  static constexpr int kStageBytes = kRowBytes + kStrips * kColumnBytes;
   static constexpr int kStages = (kHopperShared - 1024) / kStageBytes;
   static constexpr int kBytes = kStages * (kStageBytes + 2 * static_cast<int>(sizeof(uint64_t)));
 
@@ -46,6 +49,9 @@ struct HopperRing {
   }
   VGG_HOST_DEVICE uint64_t* empty(int i) const { return full(kStages + i); }
 };
+
+template <typename Product>
+using RingOf = HopperRing<Product::kRowStrips, Product::kStrips>;
 
 // Where a walker round the ring stands: its stage, and its round's parity.
 struct Turn {
@@ -66,8 +72,7 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parit
 }
 
 template <typename Product>
-__device__ __forceinline__ void produce(const Product& product,
-                                        const HopperRing<Product::kStrips>& ring) {
+__device__ __forceinline__ void produce(const Product& product, const RingOf<Product>& ring) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int box = static_cast<int>(threadIdx.x) % 32 * kProducerWarps + warp;
   Turn turn;
@@ -85,33 +90,45 @@ __device__ __forceinline__ void produce(const Product& product,
   }
 }
 
+// sums += rows * columns of one stage, later.
 template <typename Product>
-__device__ __forceinline__ void consume(const Product& product,
-                                        const HopperRing<Product::kStrips>& ring) {
+__device__ __forceinline__ void multiply_stage(
+    const unsigned char* stage, int consumer,
+    float (&sums)[Product::kRowStrips][Product::kStrips][kBlocks][4]) {
   constexpr bool kTransposed = Product::kTransposed;
   // From 16 of the reduction to the next 16: along a line, or 16 lines on.
   constexpr uint32_t kStep = kTransposed ? 2 * kEightLines : 32;
+  const uint32_t columns = shared_address(stage) + RingOf<Product>::kRowBytes;
+  const uint32_t rows = shared_address(stage) + consumer * Product::kRowStrips * kColumnBytes;
+  begin_products();
+#pragma unroll
+  for (int i = 0; i < kLineBytes / 32; ++i)
+#pragma unroll
+    for (int strip = 0; strip < Product::kRowStrips; ++strip)
+      multiply_tiles<typename Product::Element, kTransposed>(
+          sums[strip],
+          describe_tile(rows + strip * kColumnBytes + i * kStep, kColumnBytes, kEightLines),
+          describe_tile(columns + i * kStep, kColumnBytes, kEightLines));
+  commit_products();
+}
+
+template <typename Product>
+__device__ __forceinline__ void consume(const Product& product, const RingOf<Product>& ring) {
+  constexpr int kRowStrips = Product::kRowStrips;
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
+  const int row_of_warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16;
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) arrive(ring.empty(stage));
   };
   Turn turn;
   for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
-    float sums[Product::kStrips][kBlocks][4] = {};
+    float sums[kRowStrips][Product::kStrips][kBlocks][4] = {};
     const int32_t steps = product.steps_of(tile);
     int before = -1;
 #pragma unroll 1
     for (int32_t step = 0; step < steps; ++step) {
       wait_for_phase(ring.full(turn.stage), turn.parity);
-      const uint32_t rows = shared_address(ring.stage(turn.stage)) + consumer * kColumnBytes;
-      const uint32_t columns = shared_address(ring.stage(turn.stage)) + kConsumers * kColumnBytes;
-      begin_products();
-#pragma unroll
-      for (int i = 0; i < kLineBytes / 32; ++i)
-        multiply_tiles<typename Product::Element, kTransposed>(
-            sums, describe_tile(rows + i * kStep, kColumnBytes, kEightLines),
-            describe_tile(columns + i * kStep, kColumnBytes, kEightLines));
-      commit_products();
+      multiply_stage<Product>(ring.stage(turn.stage), consumer, sums);
       wait_for_products<1>();  // the step before this one
       if (before >= 0) release(before);
       before = turn.stage;
@@ -120,7 +137,9 @@ __device__ __forceinline__ void consume(const Product& product,
     wait_for_products<0>();
     keep_order(sums);
     release(before);
-    product.store(tile, consumer * 64 + static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16, sums);
+#pragma unroll
+    for (int strip = 0; strip < kRowStrips; ++strip)
+      product.store(tile, (consumer * kRowStrips + strip) * 64 + row_of_warp, sums[strip]);
   }
 }
 
@@ -129,11 +148,11 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ Product product) {
   // Other architectures compile the kernel empty; hopper_is_chosen() sends nothing there.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
-  const HopperRing<Product::kStrips> ring{dynamic_shared()};
+  const RingOf<Product> ring{dynamic_shared()};
   if (threadIdx.x == 0) {
     for (int i = 0; i < ring.kStages; ++i) {
       init_barrier(ring.full(i), 1);
-      init_barrier(ring.empty(i), kConsumers * kWarpgroup / 32);
+      init_barrier(ring.empty(i), kConsumerWarps);
     }
     publish_barriers();
   }
@@ -153,8 +172,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 template <typename Product>
 cudaError_t launch_hopper(const Product& product, cudaStream_t stream) {
   const int blocks = std::min(product.tiles, multiprocessors());
-  return launch_with_shared(HopperRing<Product::kStrips>::kBytes, hopper_kernel<Product>, blocks,
-                            kHopperThreads, stream, product);
+  return launch_with_shared(RingOf<Product>::kBytes, hopper_kernel<Product>, blocks, kHopperThreads,
+                            stream, product);
 }
 
 }  // namespace vgg_fast::cuda
