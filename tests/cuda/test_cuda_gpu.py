@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seed_layers import SEED_LAYERS
-from tests.support.cases import CONVOLUTIONS, LAYOUTS, Shape
+from tests.support.cases import CONVOLUTIONS, LAYOUTS, TOLERANCES, Shape
 from tests.support.cuda_toolkit import skip_if_not_built
 from tests.support.frozen import (
     DGRADS,
@@ -126,6 +126,24 @@ def test_other_dtypes(backend: str, shape: Shape, dtype: torch.dtype) -> None:
 def test_the_seed_networks_layers(backend: str, layer, dtype: torch.dtype) -> None:
     shape = Shape(1, layer.c, layer.k, layer.size, layer.size)
     check(layer.op, random_arguments(layer.op, shape, dtype))
+
+
+# More tiles than multiprocessors: blocks that stay load the next one while they store the last.
+@pytest.mark.parametrize(
+    "shape", [Shape(64, 512, 512, 14, 14), Shape(16, 64, 64, 112, 112)], ids=str
+)
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_several_tiles_a_block(backend: str, op: str, shape: Shape) -> None:
+    arguments = on(GPU, random_arguments(op, shape, torch.bfloat16))
+    with poisoned_memory():
+        found = forward_backward(op, arguments)
+    exact = Arguments(**{name: value.float() for name, value in vars(arguments).items()})
+    with backends.use("reference"):
+        expected = forward_backward(op, exact)
+    # Behind a ReLU, gradients differ where a sum is all but zero.
+    for name in ("output", "grad_input", "grad_weight") if op == "conv3x3" else ("output",):
+        error = relative_error(getattr(found, name), getattr(expected, name))
+        assert error <= TOLERANCES[torch.bfloat16].forward, name
 
 
 def call_private(name: str, *given: Tensor | int) -> tuple[Tensor, ...] | Tensor:

@@ -31,13 +31,15 @@ from tests.support.emulated import (
 from tests.support.numerics import relative_error
 
 # N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
-# windows of one, two and four images; odd sizes; more tiles than multiprocessors
+# windows of one, two and four images; odd sizes; more tiles than the three multiprocessors, and than
+# the one cluster that they make; a cluster whose second block has no tile
 SHAPES = [
     (1, 8, 4, 6, 16),
     (4, 16, 2, 14, 64),
     (2, 72, 6, 4, 72),
     (3, 24, 5, 7, 136),
     (4, 8, 16, 16, 8),
+    (5, 8, 8, 8, 264),
 ]
 # For the weight's gradient, whose groups leave no row idle, or hang over the last image, the lower
 # edge, the right edge, and all of them

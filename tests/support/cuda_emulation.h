@@ -18,6 +18,7 @@
 #include <cstring>
 #include <functional>
 #include <iterator>
+#include <memory>
 #include <vector>
 
 #undef __global__
@@ -27,13 +28,14 @@
 #undef __launch_bounds__
 #define __global__
 #define __device__
-#define __shared__ static  // one block runs at a time
+#define __shared__ static  // one block runs at a time, but in a cluster
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
 namespace emulation {
 
-constexpr int kMaxThreads = 512;
+constexpr int kMaxThreads = 1024;
+constexpr int kMaxCluster = 2;  // blocks
 constexpr int kWarpSize = 32;
 constexpr size_t kSharedBytes = 227 * 1024;
 constexpr size_t kStack = 256 * 1024;
@@ -41,14 +43,17 @@ constexpr size_t kStack = 256 * 1024;
 struct Fiber {
   jmp_buf here;
   bool started = false, running = false;
-  std::vector<char> stack = std::vector<char>(kStack);
+  std::unique_ptr<char[]> stack{new char[kStack]};  // without pages before they are used
 };
 
 inline std::vector<Fiber> fibers(kMaxThreads);
 inline jmp_buf scheduler;
 inline std::function<void()> body;
-inline int current = 0;
-inline int running = 0;  // threads of the block that haven't returned
+inline int threads_of_block = 1;
+inline int current = 0;                // of all threads of the cluster
+inline int running[kMaxCluster] = {};  // threads of each block that haven't returned
+inline int running_of_cluster = 0;
+inline int block() { return current / threads_of_block; }
 inline bool trapped = false;
 // What other headers keep of a launch, and forget when it traps.
 inline std::vector<std::function<void()>> forget;
@@ -70,7 +75,7 @@ inline void live() {
 inline void start(Fiber& fiber) {
   static ucontext_t context;
   getcontext(&context);
-  context.uc_stack.ss_sp = fiber.stack.data();
+  context.uc_stack.ss_sp = fiber.stack.get();
   context.uc_stack.ss_size = kStack;
   context.uc_link = nullptr;
   makecontext(&context, live, 0);
@@ -94,17 +99,18 @@ inline dim3 gridDim;
 
 namespace emulation {
 
-alignas(1024) inline unsigned char shared[kSharedBytes];
+static_assert(kSharedBytes % 1024 == 0);
+alignas(1024) inline unsigned char shared[kMaxCluster][kSharedBytes];
 
-// `size` threads (or those of the block that still run) meet here.
+// `size` threads meet here; it may become less while they wait.
 struct Barrier {
   int arrived = 0, generation = 0;
 
-  void meet(int size) {
+  void meet(const int& size) {
     const int mine = generation;
     ++arrived;
     while (generation == mine) {
-      if (arrived >= (size != 0 ? size : running)) {
+      if (arrived >= size) {
         arrived = 0;
         ++generation;
       } else {
@@ -113,7 +119,7 @@ struct Barrier {
     }
   }
 };
-inline Barrier of_block, of_warp[kMaxThreads / kWarpSize];
+inline Barrier of_cluster, of_block[kMaxCluster], of_warp[kMaxThreads / kWarpSize];
 inline Barrier of_lanes[kMaxThreads];  // by the first of them
 
 // What the lanes of a warp show each other. Two sets of places: a lane that is ahead by one
@@ -139,23 +145,33 @@ inline void clear_after_trap() {
   for (const auto& clear : forget) clear();
 }
 
-inline void run_block(int threads) {
-  std::fill(shared, shared + kSharedBytes, 0xff);  // NaNs, for those who read too early
-  running = threads;
-  of_block = {};
+// Runs the blocks at blockIdx.x and behind it, of one cluster, side by side.
+inline void run_blocks(int threads, int blocks) {
+  std::memset(shared, 0xff, blocks * kSharedBytes);  // NaNs, for those who read too early
+  threads_of_block = threads;
+  std::fill(running, running + blocks, threads);
+  of_cluster = {};
+  std::fill(std::begin(of_block), std::end(of_block), Barrier{});
   std::fill(std::begin(of_warp), std::end(of_warp), Barrier{});
   std::fill(std::begin(of_lanes), std::end(of_lanes), Barrier{});
-  for (int i = 0; i < threads; ++i) fibers[i].running = true;
-  for (bool backwards = false; running > 0; backwards = !backwards) {
-    for (int i = 0; i < threads; ++i) {
-      current = backwards ? threads - 1 - i : i;
+  const int all = threads * blocks;
+  const unsigned first = blockIdx.x;
+  for (int i = 0; i < all; ++i) fibers[i].running = true;
+  running_of_cluster = all;
+  for (bool backwards = false; running_of_cluster > 0; backwards = !backwards) {
+    for (int i = 0; i < all; ++i) {
+      current = backwards ? all - 1 - i : i;
       if (!fibers[current].running) continue;
-      threadIdx.x = current;
+      threadIdx.x = current % threads;
+      blockIdx.x = first + block();
       give_turn(fibers[current]);
       if (trapped) return clear_after_trap();
-      running -= !fibers[current].running;
+      if (fibers[current].running) continue;
+      --running[block()];
+      --running_of_cluster;
     }
   }
+  blockIdx.x = first;
 }
 
 }  // namespace emulation
@@ -165,7 +181,9 @@ inline void __trap() {
   _longjmp(emulation::scheduler, 1);
 }
 
-inline void __syncthreads() { emulation::of_block.meet(0); }
+inline void __syncthreads() {
+  emulation::of_block[emulation::block()].meet(emulation::running[emulation::block()]);
+}
 
 template <typename T>
 T __shfl_xor_sync(unsigned lanes, T value, int distance) {
@@ -178,26 +196,34 @@ namespace vgg_fast::cuda {
 
 using std::min;
 
-inline unsigned char* dynamic_shared() { return emulation::shared; }
+inline unsigned char* dynamic_shared() { return emulation::shared[emulation::block()]; }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t,
-                   Arguments... arguments) {
+cudaError_t launch_clusters(int blocks, int bytes, void (*kernel)(Parameters...), dim3 grid,
+                            int threads, cudaStream_t, Arguments... arguments) {
+  const bool fits = bytes <= static_cast<int>(emulation::kSharedBytes) &&
+                    blocks <= emulation::kMaxCluster && blocks * threads <= emulation::kMaxThreads;
+  if (!fits || grid.x % blocks != 0) return cudaErrorInvalidConfiguration;
   gridDim = grid;
   emulation::body = [=] { kernel(arguments...); };
   emulation::trapped = false;
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < grid.x && !emulation::trapped; ++blockIdx.x)
-        emulation::run_block(threads);
+      for (blockIdx.x = 0; blockIdx.x < grid.x && !emulation::trapped; blockIdx.x += blocks)
+        emulation::run_blocks(threads, blocks);
   return emulation::trapped ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_with_shared(int bytes, void (*kernel)(Parameters...), dim3 grid, int threads,
                                cudaStream_t stream, Arguments... arguments) {
-  if (bytes > static_cast<int>(emulation::kSharedBytes)) return cudaErrorInvalidValue;
-  return launch(kernel, grid, threads, stream, arguments...);
+  return launch_clusters(1, bytes, kernel, grid, threads, stream, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream,
+                   Arguments... arguments) {
+  return launch_with_shared(0, kernel, grid, threads, stream, arguments...);
 }
 
 }  // namespace vgg_fast::cuda

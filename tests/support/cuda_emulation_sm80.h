@@ -1,6 +1,5 @@
-// The instructions of csrc/cuda/sm80/instructions.cuh as plain functions, by the layouts that the
-// PTX manual gives ("Matrix Fragments for mma.m16n8k16", the same for m16n8k8, "ldmatrix",
-// "cp.async").
+// The instructions of csrc/cuda/sm80/instructions.cuh as plain functions, by the layouts that the PTX
+// manual gives ("Matrix Fragments for mma.m16n8k16", the same for m16n8k8, "ldmatrix", "cp.async").
 
 #pragma once
 

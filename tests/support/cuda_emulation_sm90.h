@@ -6,6 +6,7 @@
 
 #include <cuda.h>
 
+#include <array>
 #include <map>
 
 #include "cuda_emulation_sm80.h"
@@ -41,9 +42,9 @@ inline PhaseBarrier& phase_barrier(uint64_t* barrier) {
 inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 struct Load {
-  uint32_t to;
+  unsigned char* to;
   vgg_fast::cuda::BoxMap boxes;
-  int32_t at[4];
+  std::array<int32_t, 4> at;
 
   int bytes() const {
     return static_cast<int>(2 * boxes.box[0] * boxes.box[1] * boxes.box[2] * boxes.box[3]);
@@ -59,7 +60,8 @@ struct Load {
   }
 
   void arrive() const {
-    uint32_t address = to;
+    unsigned char* memory = shared[(to - shared[0]) / kSharedBytes];
+    uint32_t address = static_cast<uint32_t>(to - memory);
     for (uint32_t n = 0; n < boxes.box[3]; ++n)
       for (uint32_t y = 0; y < boxes.box[2]; ++y)
         for (uint32_t x = 0; x < boxes.box[1]; ++x)
@@ -67,7 +69,7 @@ struct Load {
             const int64_t place[4] = {at[0] + int64_t{c}, at[1] + int64_t{x}, at[2] + int64_t{y},
                                       at[3] + int64_t{n}};
             const uint16_t value = element(place);
-            std::memcpy(shared + swizzled(address), &value, 2);
+            std::memcpy(memory + swizzled(address), &value, 2);
           }
   }
 };
@@ -81,8 +83,23 @@ inline uint16_t element_of_tile(uint64_t tile, int line_or_row, int k, bool tran
   const uint32_t offset = transposed ? mn % 64 * 2 + mn / 64 * column + k % 8 * 128 + k / 8 * eight
                                      : mn % 8 * 128 + mn / 8 * eight + k * 2;
   uint16_t value;
-  std::memcpy(&value, shared + swizzled(start + offset), 2);
+  std::memcpy(&value, shared[block()] + swizzled(start + offset), 2);
   return value;
+}
+
+// The same place in another block of the cluster, which must still be there.
+template <typename T>
+T* in_block(T* in_shared, int other) {
+  if (running[other] == 0) __trap();
+  const auto offset = reinterpret_cast<unsigned char*>(in_shared) - shared[block()];
+  return reinterpret_cast<T*>(shared[other] + offset);
+}
+
+inline void load_into_block(int to_block, void* to, const CUtensorMap* map, uint64_t* barrier,
+                            std::array<int32_t, 4> at) {
+  Load load{in_block(static_cast<unsigned char*>(to), to_block), {}, at};
+  std::memcpy(&load.boxes, map, sizeof(load.boxes));
+  in_flight[in_block(barrier, to_block)].push_back(load);
 }
 
 inline int boxes_made = 0;
@@ -112,7 +129,9 @@ inline int multiprocessors() { return 3; }
 inline constexpr int kTriesOfAHang = 1 << 14;  // every other thread has had as many turns
 
 inline uint32_t shared_address(const void* in_shared) {
-  return static_cast<uint32_t>(static_cast<const unsigned char*>(in_shared) - emulation::shared);
+  const auto* first = &emulation::shared[0][0];
+  return static_cast<uint32_t>((static_cast<const unsigned char*>(in_shared) - first) %
+                               emulation::kSharedBytes);
 }
 
 // What the driver refuses is refused.
@@ -141,6 +160,12 @@ inline void arrive(uint64_t* barrier) {
   emulation::phase_barrier(barrier).settle();
 }
 
+inline void arrive_in_cluster(uint64_t* barrier, int block) {
+  arrive(emulation::in_block(barrier, block));
+}
+
+inline void meet_cluster() { emulation::of_cluster.meet(emulation::running_of_cluster); }
+
 inline void expect_bytes(uint64_t* barrier, int bytes) {
   emulation::phase_barrier(barrier).bytes += bytes;
   arrive(barrier);
@@ -148,9 +173,14 @@ inline void expect_bytes(uint64_t* barrier, int bytes) {
 
 inline void load_box(void* to, const CUtensorMap* map, uint64_t* barrier, int32_t c, int32_t x,
                      int32_t y, int32_t n) {
-  emulation::Load load{shared_address(to), {}, {c, x, y, n}};
-  std::memcpy(&load.boxes, map, sizeof(load.boxes));
-  emulation::in_flight[barrier].push_back(load);
+  emulation::load_into_block(emulation::block(), to, map, barrier, {c, x, y, n});
+}
+
+template <int kBlocksOfCluster>
+void load_box_to_cluster(void* to, const CUtensorMap* map, uint64_t* barrier, int32_t c, int32_t x,
+                         int32_t y, int32_t n) {
+  for (int block = 0; block < kBlocksOfCluster; ++block)
+    emulation::load_into_block(block, to, map, barrier, {c, x, y, n});
 }
 
 // A try lets one more box arrive, and the others have their turns.
@@ -179,6 +209,7 @@ inline void commit_products() {
   open.clear();
 }
 
+// A warp's lanes go on together, as all of its products have read their tiles then.
 template <int kPending>
 void wait_for_products() {
   auto& committed = emulation::committed_products[emulation::current];
@@ -186,6 +217,7 @@ void wait_for_products() {
     for (const auto& product : committed.front()) product();
     committed.erase(committed.begin());
   }
+  __syncwarp();
 }
 
 template <int kRowStrips, int kStrips>

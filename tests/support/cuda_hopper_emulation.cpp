@@ -85,10 +85,9 @@ int stages_of_ring(int row_strips, int strips) {
 
 // Where the emulated product looks for an element of a tile at `address`, in bytes.
 int place_in_tile(uint32_t address, int row, int k, int transposed) {
-  std::fill(emulation::shared, emulation::shared + emulation::kSharedBytes, 0);
   for (uint32_t at = 0; at < 64 * 1024; at += 2) {
     const auto value = static_cast<uint16_t>(at / 2);
-    std::memcpy(emulation::shared + at, &value, 2);
+    std::memcpy(dynamic_shared() + at, &value, 2);
   }
   const uint64_t tile = describe_tile(address, kColumnBytes, kEightLines);
   return 2 * emulation::element_of_tile(tile, row, k, transposed != 0);

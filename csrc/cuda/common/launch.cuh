@@ -33,6 +33,26 @@ cudaError_t launch_with_shared(int shared, void (*kernel)(Parameters...), dim3 g
   return cudaGetLastError();
 }
 
+// The same in clusters of `blocks` neighbours, which may reach each other's shared memory.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_clusters(int blocks, int shared, void (*kernel)(Parameters...), dim3 grid,
+                            int threads, cudaStream_t stream, Arguments... arguments) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 // Of the current device.
 inline int multiprocessors() {
   int device = 0, count = 1;

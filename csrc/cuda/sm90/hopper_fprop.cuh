@@ -1,11 +1,11 @@
-// igemm_fprop.cuh's product on Hopper: 256 pixels x 64 or 128 output channels a tile, or 128 x 256,
-// which load 80, 48 and 48 bytes out of the L2 cache for each clock of the tensor cores.
+// igemm_fprop.cuh's product on Hopper: 256 pixels x 64 or 128 output channels a tile, or 256 x 256
+// for a cluster of two blocks, which take 128 pixels each and load half of the weight for both.
+// That asks 80, 48 and 32 bytes of the L2 cache for each clock of a multiprocessor's tensor cores.
 //
 //   rows      16 or 8 groups of 16 pixels. A group under a tap is one box of the input, 64 channels
-//   x 2 x
-//             2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or beyond the
-//             channels, reads as zero
-//   columns   the box of the weight, 64 channels x 1 tap x the tile's output channels
+//             x 2 x 2 << shift x 4 >> shift (tile_map.cuh); what lies outside the image, or beyond
+//             the channels, reads as zero
+//   columns   the box of the weight, 64 channels x 1 tap x the output channels that a block loads
 
 #pragma once
 
@@ -22,20 +22,24 @@ struct HopperFprop {
   using Element = T;
   static constexpr int kStrips = kStripsOfTile;
   static constexpr int kRowStrips = kStrips == 4 ? 1 : 2;  // at most 128 registers of sums
+  static constexpr int kCluster = kStrips == 4 ? 2 : 1;
   static constexpr int kGroups = kRowStrips * kHopperRows / kGroup;
   static constexpr bool kTransposed = false;
   using Ring = HopperRing<kRowStrips, kStrips>;
+  static constexpr int kOutputs = kStrips * kStrip, kOutputsOfLoad = kOutputs / kCluster;
 
   CUtensorMap input, weight;
   int32_t tiles, column_tiles, channel_steps;
   Output<T> to;
 
   VGG_HOST_DEVICE int32_t steps_of(int32_t) const { return 9 * channel_steps; }
-  VGG_HOST_DEVICE int64_t first_group(int32_t tile) const {
-    return int64_t{tile / column_tiles} * kGroups;
+  // Of the block; the cluster's last one may have none.
+  __device__ int64_t first_group(int32_t tile) const {
+    const int64_t block = int64_t{tile / column_tiles} * kCluster + block_of_cluster<HopperFprop>();
+    return block * kGroups;
   }
   VGG_HOST_DEVICE int32_t first_output(int32_t tile) const {
-    return tile % column_tiles * (kStrips * kStrip);
+    return tile % column_tiles * kOutputs;
   }
 
   // Box 0 is the weight, the others are a group each; steps go through the channels, then the taps.
@@ -49,13 +53,22 @@ struct HopperFprop {
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
       const int32_t c = step * kLine<T>;
       if (box == 0)
-        load_box(stage + Ring::kRowBytes, &product.weight, full, c, tap, output, 0);
+        load_weight(stage + Ring::kRowBytes, full, c);
       else if (box <= kGroups)
         load_box(stage + (box - 1) * kGroupBytes, &product.input, full, c, origin.x + tap % 3 - 1,
                  origin.y + tap / 3 - 1, origin.n);
       if (++step < product.channel_steps) return;
       step = 0;
       ++tap;
+    }
+
+    __device__ __forceinline__ void load_weight(unsigned char* columns, uint64_t* full, int32_t c) {
+      const int32_t mine = block_of_cluster<HopperFprop>() * kOutputsOfLoad;
+      if constexpr (kCluster > 1)
+        load_box_to_cluster<kCluster>(columns + mine * kLineBytes, &product.weight, full, c, tap,
+                                      output + mine, 0);
+      else
+        load_box(columns, &product.weight, full, c, tap, output, 0);
     }
   };
 
@@ -92,9 +105,10 @@ BoxMap group_boxes(const void* data, int64_t n, int64_t height, int64_t width, i
 template <Epilogue kEpilogue, typename T, bool kBits, int kStrips>
 cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>& to,
                                 cudaStream_t stream) {
-  HopperFprop<kEpilogue, T, kBits, kStrips> product{};
-  const int64_t columns = ceiling(problem.outputs, kStrips * kStrip);
-  const int64_t tiles = ceiling(to.map.groups, product.kGroups) * columns;
+  using Product = HopperFprop<kEpilogue, T, kBits, kStrips>;
+  Product product{};
+  const int64_t columns = ceiling(problem.outputs, Product::kOutputs);
+  const int64_t tiles = ceiling(to.map.groups, Product::kCluster * Product::kGroups) * columns;
   if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
   product.tiles = static_cast<int32_t>(tiles);
   product.column_tiles = static_cast<int32_t>(columns);
@@ -109,7 +123,7 @@ cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>
   error = make_tensor_map({problem.weight,
                            {channels, 9, outputs, 1},
                            {channels, 9 * channels, 9 * channels * outputs},
-                           {kLine<T>, 1, kStrips * kStrip, 1},
+                           {kLine<T>, 1, Product::kOutputsOfLoad, 1},
                            std::is_same_v<T, __nv_bfloat16>},
                           &product.weight);
   return error != cudaSuccess ? error : launch_hopper(product, stream);

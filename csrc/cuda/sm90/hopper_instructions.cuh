@@ -63,6 +63,28 @@ __device__ __forceinline__ void arrive(uint64_t* barrier) {
                : "memory");
 }
 
+// Arrives at the barrier that lies at this place in a block of the cluster. Nothing that was written
+// is handed over, so the arrival needn't be ordered for the cluster: nvcc makes that a fence for the
+// whole GPU.
+__device__ __forceinline__ void arrive_in_cluster(uint64_t* barrier, int block) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(block)
+      : "memory");
+}
+
+// Waits until all threads of the cluster are here, or have returned.
+__device__ __forceinline__ void meet_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release;\n"
+      "barrier.cluster.wait.acquire;\n" ::
+          : "memory");
+}
+
 // Whether the phase of this parity is over; the thread may sleep a while before it is told.
 __device__ __forceinline__ bool try_phase(uint64_t* barrier, uint32_t parity) {
   uint32_t over;
@@ -85,6 +107,20 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap* map, uint6
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%3, %4, %5, %6}], [%2];\n" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(x), "r"(y), "r"(n)
+      : "memory");
+}
+
+// The same for each of the cluster's blocks, at the same place in its shared memory, where it
+// counts at the same barrier.
+template <int kBlocksOfCluster>
+__device__ __forceinline__ void load_box_to_cluster(void* to, const CUtensorMap* map,
+                                                    uint64_t* barrier, int32_t c, int32_t x,
+                                                    int32_t y, int32_t n) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;\n" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(x), "r"(y), "r"(n),
+      "h"(static_cast<uint16_t>((1 << kBlocksOfCluster) - 1))
       : "memory");
 }
 

@@ -6,9 +6,13 @@
 //   warpgroups 1, 2  the consumers: 64 kRowStrips rows x 64 kStrips columns each, in registers
 //                    (wgmma)
 //
-//   ring of stages   full[stage]: the bytes are there; empty[stage]: all 8 warps have read them.
+//   ring of stages   full[stage]: the bytes are there; empty[stage]: all 8 warps have read them,
+//                    of each block of the cluster.
 //                    A stage is 128 kRowStrips lines of rows, then 64 kStrips lines of columns.
 //                    The producers run into the next tile while the consumers store this one.
+//
+// A cluster's blocks work on neighbouring tiles, as many steps each, and may load for each other: a
+// box that goes to both is asked for when both have room, and full[stage] of each counts its bytes.
 //
 // A Product says what is multiplied: steps, layout, and what becomes of the sums. Its loader(tile,
 // box), of which each producer's thread has one, asks for box number `box` of each step; there may
@@ -65,6 +69,23 @@ struct Turn {
   }
 };
 
+// A tile is a cluster's.
+template <typename Product>
+__device__ __forceinline__ int32_t first_tile() {
+  return static_cast<int32_t>(blockIdx.x) / Product::kCluster;
+}
+
+template <typename Product>
+__device__ __forceinline__ int32_t tiles_at_once() {
+  return static_cast<int32_t>(gridDim.x) / Product::kCluster;
+}
+
+// A block's number in its cluster.
+template <typename Product>
+__device__ __forceinline__ int block_of_cluster() {
+  return static_cast<int>(blockIdx.x) % Product::kCluster;
+}
+
 // Waits until the phase of this parity is over.
 __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parity) {
   for (int tries = 0; !try_phase(barrier, parity); ++tries)
@@ -76,7 +97,8 @@ __device__ __forceinline__ void produce(const Product& product, const RingOf<Pro
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int box = static_cast<int>(threadIdx.x) % 32 * kProducerWarps + warp;
   Turn turn;
-  for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
+  for (int32_t tile = first_tile<Product>(); tile < product.tiles;
+       tile += tiles_at_once<Product>()) {
     auto loader = product.loader(tile, box);
     const int32_t steps = product.steps_of(tile);
 #pragma unroll 1
@@ -114,14 +136,21 @@ __device__ __forceinline__ void multiply_stage(
 
 template <typename Product>
 __device__ __forceinline__ void consume(const Product& product, const RingOf<Product>& ring) {
-  constexpr int kRowStrips = Product::kRowStrips;
+  constexpr int kRowStrips = Product::kRowStrips, kCluster = Product::kCluster;
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   const int row_of_warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16;
+  // A lane for each block that may write there.
   const auto release = [&](int stage) {
-    if (threadIdx.x % 32 == 0) arrive(ring.empty(stage));
+    const int block = static_cast<int>(threadIdx.x) % 32;
+    if constexpr (kCluster > 1) {
+      if (block < kCluster) arrive_in_cluster(ring.empty(stage), block);
+    } else {
+      if (block == 0) arrive(ring.empty(stage));
+    }
   };
   Turn turn;
-  for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
+  for (int32_t tile = first_tile<Product>(); tile < product.tiles;
+       tile += tiles_at_once<Product>()) {
     float sums[kRowStrips][Product::kStrips][kBlocks][4] = {};
     const int32_t steps = product.steps_of(tile);
     int before = -1;
@@ -144,6 +173,14 @@ __device__ __forceinline__ void consume(const Product& product, const RingOf<Pro
 }
 
 template <typename Product>
+__device__ __forceinline__ void meet() {
+  if constexpr (Product::kCluster > 1)
+    meet_cluster();
+  else
+    __syncthreads();
+}
+
+template <typename Product>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ Product product) {
   // Other architectures compile the kernel empty; hopper_is_chosen() sends nothing there.
@@ -152,11 +189,11 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < ring.kStages; ++i) {
       init_barrier(ring.full(i), 1);
-      init_barrier(ring.empty(i), kConsumerWarps);
+      init_barrier(ring.empty(i), Product::kCluster * kConsumerWarps);
     }
     publish_barriers();
   }
-  __syncthreads();
+  meet<Product>();
   if (threadIdx.x < kWarpgroup) {
     lower_registers<kProducerRegisters>();
     produce(product, ring);
@@ -164,6 +201,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     raise_registers<kConsumerRegisters>();
     consume(product, ring);
   }
+  // The other block's last arrivals still come here.
+  if constexpr (Product::kCluster > 1) meet_cluster();
 #else
   __trap();
 #endif
@@ -171,9 +210,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 
 template <typename Product>
 cudaError_t launch_hopper(const Product& product, cudaStream_t stream) {
-  const int blocks = std::min(product.tiles, multiprocessors());
-  return launch_with_shared(RingOf<Product>::kBytes, hopper_kernel<Product>, blocks, kHopperThreads,
-                            stream, product);
+  constexpr int kCluster = Product::kCluster;
+  const int at_once = std::max(1, multiprocessors() / kCluster);
+  const int blocks = kCluster * std::min(product.tiles, at_once);
+  if constexpr (kCluster > 1)
+    return launch_clusters(kCluster, RingOf<Product>::kBytes, hopper_kernel<Product>, blocks,
+                           kHopperThreads, stream, product);
+  else
+    return launch_with_shared(RingOf<Product>::kBytes, hopper_kernel<Product>, blocks,
+                              kHopperThreads, stream, product);
 }
 
 }  // namespace vgg_fast::cuda

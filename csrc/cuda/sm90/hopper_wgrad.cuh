@@ -17,7 +17,7 @@ namespace vgg_fast::cuda {
 template <typename T>
 struct HopperWgrad {
   using Element = T;
-  static constexpr int kRowStrips = 1, kStrips = 4;
+  static constexpr int kCluster = 1, kRowStrips = 1, kStrips = 4;
   static constexpr bool kTransposed = true;
   static constexpr int kStepGroups = kLine<T> / kGroup;
 
