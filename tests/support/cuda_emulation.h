@@ -36,6 +36,7 @@ namespace emulation {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxCluster = 2;  // blocks
+constexpr int kRoundsBetweenStarts = 9;
 constexpr int kWarpSize = 32;
 constexpr size_t kSharedBytes = 227 * 1024;
 constexpr size_t kStack = 256 * 1024;
@@ -145,7 +146,8 @@ inline void clear_after_trap() {
   for (const auto& clear : forget) clear();
 }
 
-// Runs the blocks at blockIdx.x and behind it, of one cluster, side by side.
+// Runs the blocks at blockIdx.x and behind it, of one cluster, side by side; each starts some
+// rounds after the one before, so that nobody counts on what another prepares.
 inline void run_blocks(int threads, int blocks) {
   std::memset(shared, 0xff, blocks * kSharedBytes);  // NaNs, for those who read too early
   threads_of_block = threads;
@@ -158,10 +160,10 @@ inline void run_blocks(int threads, int blocks) {
   const unsigned first = blockIdx.x;
   for (int i = 0; i < all; ++i) fibers[i].running = true;
   running_of_cluster = all;
-  for (bool backwards = false; running_of_cluster > 0; backwards = !backwards) {
+  for (int round = 0; running_of_cluster > 0; ++round) {
     for (int i = 0; i < all; ++i) {
-      current = backwards ? all - 1 - i : i;
-      if (!fibers[current].running) continue;
+      current = round % 2 == 0 ? i : all - 1 - i;
+      if (!fibers[current].running || round < kRoundsBetweenStarts * block()) continue;
       threadIdx.x = current % threads;
       blockIdx.x = first + block();
       give_turn(fibers[current]);

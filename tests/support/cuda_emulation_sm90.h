@@ -15,8 +15,8 @@
 #define __grid_constant__
 #define VGG_FAST_TRAP_HANGS
 
-#include "cuda/common/tile_map.cuh"
 #include "cuda/sm90/tensor_map.h"
+#include "cuda/common/tile_map.cuh"
 
 namespace emulation {
 
