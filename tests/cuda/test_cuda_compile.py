@@ -115,7 +115,9 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
     for kernel in kernels_of(source):
         # The matrix products keep a tile in registers; the others hide latency with more warps.
         threads = 512
-        if re.search(r"(igemm_fprop|igemm_wgrad|hopper|few_channels_product)_k", kernel.name):
+        if re.search(
+            r"(igemm_fprop|igemm_wgrad|hopper|hopper_halo|few_channels_product)_k", kernel.name
+        ):
             threads = 256
         assert threads * kernel.registers <= 64 * 1024, kernel
 
@@ -127,7 +129,7 @@ TENSOR_CORES = [
     (("80", "90a"), "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
     (("80", "90a"), "igemm_wgrad_kernelI.*(half|bfloat16)", {"HMMA", "LDGSTS", "LDSM"}),
     (("80", "90a"), "igemm_wgrad_kernelI.*Tf32", {"HMMA", "LDGSTS"}),
-    (("90a",), "hopper_kernel", {"HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"}),
+    (("90a",), "hopper_(halo_)?kernel", {"HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"}),
 ]
 
 

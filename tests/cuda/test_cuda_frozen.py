@@ -32,6 +32,7 @@ SHAPES = (
     Shape(4, 8, 16, 6, 2),
     Shape(1, 72, 72, 4, 5),
     Shape(1, 16, 131, 2, 3),
+    Shape(1, 16, 67, 8, 8),
 )
 KERNELS = (
     *(("sm_80", dtype) for dtype in DTYPES),

@@ -128,10 +128,16 @@ def test_the_seed_networks_layers(backend: str, layer, dtype: torch.dtype) -> No
     check(layer.op, random_arguments(layer.op, shape, dtype))
 
 
-# More tiles than multiprocessors: blocks that stay load the next one while they store the last.
-@pytest.mark.parametrize(
-    "shape", [Shape(64, 512, 512, 14, 14), Shape(16, 64, 64, 112, 112)], ids=str
+# More tiles than multiprocessors, of Hopper's clusters, patches and groups: blocks that stay load
+# the next tile while they store the last.
+MANY_TILES = (
+    Shape(64, 512, 512, 14, 14),
+    Shape(16, 64, 64, 112, 112),
+    Shape(64, 128, 128, 28, 28),
 )
+
+
+@pytest.mark.parametrize("shape", MANY_TILES, ids=str)
 @pytest.mark.parametrize("op", CONVOLUTIONS)
 def test_several_tiles_a_block(backend: str, op: str, shape: Shape) -> None:
     arguments = on(GPU, random_arguments(op, shape, torch.bfloat16))

@@ -31,16 +31,19 @@ from tests.support.emulated import (
 from tests.support.numerics import relative_error
 
 # N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
-# windows of one, two and four images; odd sizes; more tiles than the three multiprocessors, and than
-# the one cluster that they make; a cluster whose second block has no tile
+# windows of one, two and four images; odd sizes; more tiles than multiprocessors, or than the one
+# cluster that these three make; a cluster whose second block has no tile
 SHAPES = [
     (1, 8, 4, 6, 16),
     (4, 16, 2, 14, 64),
     (2, 72, 6, 4, 72),
     (3, 24, 5, 7, 136),
-    (4, 8, 16, 16, 8),
     (5, 8, 8, 8, 264),
+    (5, 8, 20, 14, 72),
 ]
+# The same of patches, with and without pooling: two channel steps; beyond the right and the lower
+# edge; a tile that isn't full
+PATCHES = [(4, 8, 16, 16, 8), (2, 72, 8, 24, 72), (13, 72, 7, 8, 72), (3, 8, 9, 17, 128)]
 # For the weight's gradient, whose groups leave no row idle, or hang over the last image, the lower
 # edge, the right edge, and all of them
 WGRAD_SHAPES = [
@@ -59,7 +62,7 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *PATCHES])
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_fprop(emulated, epilogue, shape, dtype):
     input, weight, bias = problem(shape, dtype)
@@ -99,6 +102,21 @@ def test_wgrad(emulated, shape, dtype):
         input.double(), weight.shape, gradient.double(), padding=1
     )
     assert relative_error(found[0], expected) <= 2.5 * TOLERANCE[dtype]
+
+
+def test_patches_serve_where_they_leave_no_more_rows_idle(emulated):
+    def takes_patches(*shape: int) -> list[bool]:
+        return [bool(emulated.takes_patches(longs(*shape), pool)) for pool in (False, True)]
+
+    for size in (56, 112, 224):
+        assert takes_patches(3, 64, size, size, 128) == [True, True]
+    for size in (14, 28):
+        assert takes_patches(64, 64, size, size, 128) == [False, False]
+    assert takes_patches(3, 64, 224, 224, 136) == [False, False]
+    assert not any(map(any, (takes_patches(*shape) for shape in SHAPES)))
+    assert [takes_patches(*shape) for shape in PATCHES] == [
+        *[[True, True]] * 2, [True, False], [False, True],
+    ]  # fmt: skip
 
 
 def test_what_no_box_can_start_at_is_left_to_the_plain_kernels(emulated):
@@ -163,6 +181,11 @@ def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, corner
 def test_a_ring_has_stages_in_shared_memory(emulated, row_strips, strips):
     stages = emulated.stages_of_ring(row_strips, strips)
     assert stages >= 4 and stages * ((2 * row_strips + strips) * 8192 + 16) <= 227 * 1024
+
+
+@pytest.mark.parametrize(("strips", "at_least"), [(1, 9), (2, 6)])
+def test_the_halo_s_columns_are_loaded_two_passes_ahead(emulated, strips, at_least):
+    assert emulated.stages_of_halo(strips) >= at_least
 
 
 def test_the_parity_changes_with_every_round(emulated):

@@ -27,7 +27,8 @@ from tests.support.operators import (
 )
 from tests.support.poison import poisoned_memory
 
-# The first layer's kernels; an empty batch; channels and outputs on and off whole chunks.
+# The first layer's kernels; an empty batch; channels and outputs on and off whole chunks; on Hopper
+# patches of 8x8 pixels.
 SHAPES = (
     Shape(2, 1, 9, 5, 6),
     Shape(1, 3, 8, 4, 7),
@@ -35,6 +36,7 @@ SHAPES = (
     Shape(2, 5, 13, 7, 4),
     Shape(4, 8, 16, 6, 2),
     Shape(1, 72, 72, 4, 5),
+    Shape(2, 8, 16, 8, 8),
 )
 
 

@@ -56,6 +56,10 @@ int serves_fprop(const int64_t* shape, const void* input, const void* weight) {
   return hopper_serves_fprop(dense(1, shape, input, weight));
 }
 
+int takes_patches(const int64_t* shape, int pool) {
+  return hopper_takes_patches(dense(1, shape, nullptr, nullptr), pool != 0);
+}
+
 int serves_wgrad(const int64_t* shape, const void* gradient, const void* input) {
   return hopper_serves_wgrad(dense(1, shape, input, nullptr), gradient);
 }
@@ -81,6 +85,12 @@ int stages_of_ring(int row_strips, int strips) {
   return row_strips == 1 ? HopperRing<1, 4>::kStages
          : strips == 1   ? HopperRing<2, 1>::kStages
                          : HopperRing<2, 2>::kStages;
+}
+
+// Of columns, beside three of rows.
+int stages_of_halo(int strips) {
+  static_assert(HaloRings<1>::kBytes <= kHopperShared && HaloRings<2>::kBytes <= kHopperShared);
+  return strips == 1 ? HaloRings<1>::kColumnStages : HaloRings<2>::kColumnStages;
 }
 
 // Where the emulated product looks for an element of a tile at `address`, in bytes.

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "cuda/common/epilogue.cuh"
+#include "cuda/sm90/hopper_halo.cuh"
 #include "cuda/sm90/hopper_pipeline.cuh"
 #include "cuda/sm90/tensor_map.h"
 
@@ -118,24 +119,32 @@ cudaError_t launch_hopper_fprop(const DenseConvolution& problem, const Output<T>
                                                      problem.width, problem.channels, to.map),
                                       &product.input);
   if (error != cudaSuccess) return error;
-  const auto channels = static_cast<uint64_t>(problem.channels);
-  const auto outputs = static_cast<uint64_t>(problem.outputs);
-  error = make_tensor_map({problem.weight,
-                           {channels, 9, outputs, 1},
-                           {channels, 9 * channels, 9 * channels * outputs},
-                           {kLine<T>, 1, Product::kOutputsOfLoad, 1},
-                           std::is_same_v<T, __nv_bfloat16>},
-                          &product.weight);
+  error = make_tensor_map(weight_boxes(problem, Product::kOutputsOfLoad), &product.weight);
   return error != cudaSuccess ? error : launch_hopper(product, stream);
+}
+
+// Whether the product is hopper_halo.cuh's.
+inline bool hopper_takes_patches(const DenseConvolution& problem, bool pool) {
+  const GroupMap patches = patch_map(problem.n, problem.height, problem.width, pool);
+  const GroupMap groups = group_map(problem.n, problem.height, problem.width, pool);
+  return problem.outputs <= 2 * kStrip && patches.groups <= groups.groups;
 }
 
 template <Epilogue kEpilogue, typename T, bool kBits>
 cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
                          cudaStream_t stream) {
-  const auto run = problem.outputs <= kStrip       ? launch_hopper_fprop<kEpilogue, T, kBits, 1>
-                   : problem.outputs <= 2 * kStrip ? launch_hopper_fprop<kEpilogue, T, kBits, 2>
-                                                   : launch_hopper_fprop<kEpilogue, T, kBits, 4>;
-  return run(problem, output_of<kEpilogue, T>(problem, bias, results), stream);
+  constexpr bool kPools = kEpilogue == Epilogue::kReluPool;
+  Output<T> to = output_of<kEpilogue, T>(problem, bias, results);
+  const bool narrow = problem.outputs <= kStrip, wide = problem.outputs > 2 * kStrip;
+  auto run = narrow ? launch_hopper_fprop<kEpilogue, T, kBits, 1>
+             : wide ? launch_hopper_fprop<kEpilogue, T, kBits, 4>
+                    : launch_hopper_fprop<kEpilogue, T, kBits, 2>;
+  if (hopper_takes_patches(problem, kPools)) {
+    to.map = patch_map(problem.n, problem.height, problem.width, kPools);
+    run = narrow ? launch_hopper_halo<kEpilogue, T, kBits, 1>
+                 : launch_hopper_halo<kEpilogue, T, kBits, 2>;
+  }
+  return run(problem, to, stream);
 }
 
 }  // namespace vgg_fast::cuda

@@ -63,9 +63,9 @@ __device__ __forceinline__ void arrive(uint64_t* barrier) {
                : "memory");
 }
 
-// Arrives at the barrier that lies at this place in a block of the cluster. Nothing that was written
-// is handed over, so the arrival needn't be ordered for the cluster: nvcc makes that a fence for the
-// whole GPU.
+// Arrives at the barrier that lies at this place in a block of the cluster. Nothing that was
+// written is handed over, so the arrival needn't be ordered for the cluster: nvcc makes that a
+// fence for the whole GPU.
 __device__ __forceinline__ void arrive_in_cluster(uint64_t* barrier, int block) {
   asm volatile(
       "{\n"

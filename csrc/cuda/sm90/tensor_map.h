@@ -26,6 +26,18 @@ struct BoxMap {
 // Asks the driver, whose entry point is looked up at run time, so that nothing links to it.
 cudaError_t make_tensor_map(const BoxMap& boxes, CUtensorMap* map);
 
+// The weight: a tap of `outputs` output channels.
+inline BoxMap weight_boxes(const DenseConvolution& problem, uint32_t outputs) {
+  const auto c = static_cast<uint64_t>(problem.channels),
+             k = static_cast<uint64_t>(problem.outputs);
+  constexpr uint32_t kChannels = kLineBytes / 2;
+  return {problem.weight,
+          {c, 9, k, 1},
+          {c, 9 * c, 9 * c * k},
+          {kChannels, 1, outputs, 1},
+          problem.storage == Storage::kBFloat16};
+}
+
 // A tensor that the tensor memory accelerator reads begins, and steps, in multiples of 16 bytes.
 inline bool is_boxable(const void* data, int32_t channels) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && channels % 8 == 0;
