@@ -1,6 +1,7 @@
 // The instructions of csrc/cuda/sm90/hopper_instructions.cuh as plain functions, by the PTX manual:
-// barriers that count arrivals and bytes, boxes that arrive one at a time and in the wrong order,
-// and products that read shared memory as late as their wait allows.
+// barriers that count arrivals and bytes, boxes, and products that read shared memory as late as
+// their wait allows. Every other box arrives when it is asked for, and the rest when somebody waits
+// for them, the last one first.
 
 #pragma once
 
@@ -59,7 +60,7 @@ struct Load {
     return static_cast<const uint16_t*>(boxes.data)[index];
   }
 
-  void arrive() const {
+  void write() const {
     unsigned char* memory = shared[(to - shared[0]) / kSharedBytes];
     uint32_t address = static_cast<uint32_t>(to - memory);
     for (uint32_t n = 0; n < boxes.box[3]; ++n)
@@ -74,6 +75,12 @@ struct Load {
   }
 };
 inline std::map<uint64_t*, std::vector<Load>> in_flight;
+
+inline void arrive(const Load& load, uint64_t* barrier) {
+  load.write();
+  phase_barrier(barrier).bytes -= load.bytes();
+  phase_barrier(barrier).settle();
+}
 
 inline uint16_t element_of_tile(uint64_t tile, int line_or_row, int k, bool transposed) {
   const auto field = [&](int bit) { return static_cast<uint32_t>(tile >> bit & 0x3fff) << 4; };
@@ -95,11 +102,17 @@ T* in_block(T* in_shared, int other) {
   return reinterpret_cast<T*>(shared[other] + offset);
 }
 
+inline int loads = 0;
+
 inline void load_into_block(int to_block, void* to, const CUtensorMap* map, uint64_t* barrier,
                             std::array<int32_t, 4> at) {
   Load load{in_block(static_cast<unsigned char*>(to), to_block), {}, at};
   std::memcpy(&load.boxes, map, sizeof(load.boxes));
-  in_flight[in_block(barrier, to_block)].push_back(load);
+  barrier = in_block(barrier, to_block);
+  if (++loads % 2 == 0)
+    arrive(load, barrier);
+  else
+    in_flight[barrier].push_back(load);
 }
 
 inline int boxes_made = 0;
@@ -188,10 +201,8 @@ inline bool try_phase(uint64_t* barrier, uint32_t parity) {
   if (emulation::phase_barrier(barrier).parity != parity) return true;
   auto& loads = emulation::in_flight[barrier];
   if (!loads.empty()) {
-    loads.back().arrive();
-    emulation::phase_barrier(barrier).bytes -= loads.back().bytes();
+    emulation::arrive(loads.back(), barrier);
     loads.pop_back();
-    emulation::phase_barrier(barrier).settle();
   }
   emulation::wait();
   return false;
