@@ -78,7 +78,7 @@ struct HopperHalo {
     const Pixel origin = patch_origin(to.map, int64_t{tile} * kPatches + patch % kPatches);
 #pragma unroll 1
     for (int32_t pass = 0; pass < 3 * channel_steps; ++pass) {
-      wait_for_phase(ring.empty(turn.stage), turn.parity ^ 1);
+      wait_as_a_warp(ring.empty(turn.stage), turn.parity ^ 1);
       if (patch == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
       if (patch < kPatches)
         load_box(ring.stage(turn.stage) + patch * kBoxBytes, &input, ring.full(turn.stage),
@@ -92,7 +92,7 @@ struct HopperHalo {
 #pragma unroll 1
     for (int32_t pass = 0; pass < 3 * channel_steps; ++pass)
       for (int32_t row = 0; row < 3; ++row) {
-        wait_for_phase(ring.empty(turn.stage), turn.parity ^ 1);
+        wait_as_a_warp(ring.empty(turn.stage), turn.parity ^ 1);
         if (threadIdx.x % 32 == 0) {
           expect_bytes(ring.full(turn.stage), ring.kStageBytes);
           load_box(ring.stage(turn.stage), &weight, ring.full(turn.stage), pass / 3 * kLine<T>,

@@ -16,7 +16,7 @@
 //
 // A Product says what is multiplied: steps, layout, and what becomes of the sums. Its loader(tile,
 // box), of which each producer's thread has one, asks for box number `box` of each step; there may
-// be up to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps share them evenly.
+// be 4 to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps share them evenly.
 
 #pragma once
 
@@ -92,6 +92,12 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parit
     if (kTrapsHangs && tries == kTriesOfAHang) __trap();
 }
 
+// The same for a whole warp: no lane may sleep through two phases, whose parity is the first one's.
+__device__ __forceinline__ void wait_as_a_warp(uint64_t* barrier, uint32_t parity) {
+  wait_for_phase(barrier, parity);
+  __syncwarp();
+}
+
 template <typename Product>
 __device__ __forceinline__ void produce(const Product& product, const RingOf<Product>& ring) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -103,7 +109,7 @@ __device__ __forceinline__ void produce(const Product& product, const RingOf<Pro
     const int32_t steps = product.steps_of(tile);
 #pragma unroll 1
     for (int32_t step = 0; step < steps; ++step) {
-      wait_for_phase(ring.empty(turn.stage), turn.parity ^ 1);  // at once in the first round
+      wait_as_a_warp(ring.empty(turn.stage), turn.parity ^ 1);  // at once in the first round
       // Other warps' boxes may be there before: the phase isn't over without this one's arrival.
       if (box == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
       loader.load(ring.stage(turn.stage), ring.full(turn.stage));
