@@ -33,6 +33,10 @@ struct HopperFprop {
   int32_t tiles, column_tiles, channel_steps;
   Output<T> to;
 
+  VGG_HOST_DEVICE int32_t most_clusters() const { return tiles; }
+  VGG_HOST_DEVICE int32_t first_tile(int32_t cluster) const { return cluster; }
+  VGG_HOST_DEVICE bool has(int32_t tile) const { return tile < tiles; }
+  VGG_HOST_DEVICE void next(int32_t& tile, int32_t clusters) const { tile += clusters; }
   VGG_HOST_DEVICE int32_t steps_of(int32_t) const { return 9 * channel_steps; }
   // Of the block; the cluster's last one may have none.
   __device__ int64_t first_group(int32_t tile) const {

@@ -14,9 +14,10 @@
 // A cluster's blocks work on neighbouring tiles, as many steps each, and may load for each other: a
 // box that goes to both is asked for when both have room, and full[stage] of each counts its bytes.
 //
-// A Product says what is multiplied: steps, layout, and what becomes of the sums. Its loader(tile,
-// box), of which each producer's thread has one, asks for box number `box` of each step; there may
-// be 4 to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps share them evenly.
+// A Product says what is multiplied: which tiles a cluster computes (first_tile(cluster), has(tile),
+// next(tile, clusters)) and their steps, layout, and what becomes of the sums. Its loader(tile, box),
+// of which each producer's thread has one, asks for box number `box` of each step; there may be up
+// to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps share them evenly.
 
 #pragma once
 
@@ -69,14 +70,14 @@ struct Turn {
   }
 };
 
-// A tile is a cluster's.
+// A block's cluster, and how many there are.
 template <typename Product>
-__device__ __forceinline__ int32_t first_tile() {
+__device__ __forceinline__ int32_t cluster() {
   return static_cast<int32_t>(blockIdx.x) / Product::kCluster;
 }
 
 template <typename Product>
-__device__ __forceinline__ int32_t tiles_at_once() {
+__device__ __forceinline__ int32_t clusters() {
   return static_cast<int32_t>(gridDim.x) / Product::kCluster;
 }
 
@@ -103,8 +104,8 @@ __device__ __forceinline__ void produce(const Product& product, const RingOf<Pro
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int box = static_cast<int>(threadIdx.x) % 32 * kProducerWarps + warp;
   Turn turn;
-  for (int32_t tile = first_tile<Product>(); tile < product.tiles;
-       tile += tiles_at_once<Product>()) {
+  for (auto tile = product.first_tile(cluster<Product>()); product.has(tile);
+       product.next(tile, clusters<Product>())) {
     auto loader = product.loader(tile, box);
     const int32_t steps = product.steps_of(tile);
 #pragma unroll 1
@@ -155,8 +156,8 @@ __device__ __forceinline__ void consume(const Product& product, const RingOf<Pro
     }
   };
   Turn turn;
-  for (int32_t tile = first_tile<Product>(); tile < product.tiles;
-       tile += tiles_at_once<Product>()) {
+  for (auto tile = product.first_tile(cluster<Product>()); product.has(tile);
+       product.next(tile, clusters<Product>())) {
     float sums[kRowStrips][Product::kStrips][kBlocks][4] = {};
     const int32_t steps = product.steps_of(tile);
     int before = -1;
@@ -218,7 +219,7 @@ template <typename Product>
 cudaError_t launch_hopper(const Product& product, cudaStream_t stream) {
   constexpr int kCluster = Product::kCluster;
   const int at_once = std::max(1, multiprocessors() / kCluster);
-  const int blocks = kCluster * std::min(product.tiles, at_once);
+  const int blocks = kCluster * std::min(product.most_clusters(), at_once);
   if constexpr (kCluster > 1)
     return launch_clusters(kCluster, RingOf<Product>::kBytes, hopper_kernel<Product>, blocks,
                            kHopperThreads, stream, product);

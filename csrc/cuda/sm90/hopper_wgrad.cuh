@@ -27,6 +27,10 @@ struct HopperWgrad {
   int32_t tiles, column_tiles, row_tiles, steps, steps_of_slice;
   float* workspace;  // [slice][k][tap][c]
 
+  VGG_HOST_DEVICE int32_t most_clusters() const { return tiles; }
+  VGG_HOST_DEVICE int32_t first_tile(int32_t cluster) const { return cluster; }
+  VGG_HOST_DEVICE bool has(int32_t tile) const { return tile < tiles; }
+  VGG_HOST_DEVICE void next(int32_t& tile, int32_t clusters) const { tile += clusters; }
   VGG_HOST_DEVICE int32_t first_strip(int32_t tile) const { return tile % column_tiles * kStrips; }
   VGG_HOST_DEVICE int32_t first_output(int32_t tile) const {
     return tile / column_tiles % row_tiles * kHopperRows;
