@@ -29,6 +29,7 @@ from tests.support.emulated import (
     problem,
 )
 from tests.support.numerics import relative_error
+from tests.support.stream_k import Cut
 
 # N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
 # windows of one, two and four images; odd sizes; more tiles than multiprocessors, or than the one
@@ -44,11 +45,13 @@ SHAPES = [
 # The same of patches, with and without pooling: two channel steps; beyond the right and the lower
 # edge; a tile that isn't full
 PATCHES = [(4, 8, 16, 16, 8), (2, 72, 8, 24, 72), (13, 72, 7, 8, 72), (3, 8, 9, 17, 128)]
-# For the weight's gradient, whose groups leave no row idle, or hang over the last image, the lower
-# edge, the right edge, and all of them
+# For the weight's gradient, whose boxes of pixels fit, or hang over the last image, the lower edge,
+# the right edge, and all of them; three and four strips a tile; runs that go on in the next tile
+MANY_STEPS = (5, 8, 12, 14, 8)
 WGRAD_SHAPES = [
-    *[(1, 8, 8, 6, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)],
+    *[(1, 8, 8, 8, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)],
     *[(3, 16, 2, 14, 64), (1, 24, 14, 6, 8), (2, 8, 4, 7, 16), (3, 72, 5, 7, 136), (1, 8, 2, 2, 8)],
+    *[(1, 200, 6, 6, 8), MANY_STEPS],
 ]
 TYPES = [torch.bfloat16, torch.float16]
 
@@ -82,21 +85,8 @@ def test_fprop(emulated, epilogue, shape, dtype):
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("shape", WGRAD_SHAPES)
 def test_wgrad(emulated, shape, dtype):
-    n, _, h, w, k = shape
-    input, weight, _ = problem(shape, dtype)
-    gradient = torch.randn(n, k, h, w, dtype=torch.float64).to(dtype)
-    elements = emulated.emulate_wgrad_workspace(DTYPES[dtype], longs(*shape))
-    found = []
-    for _ in range(2):
-        workspace = Poisoned((elements,), torch.float32)
-        grad_weight = torch.full_like(weight, math.nan)
-        assert not emulated.emulate_wgrad(
-            DTYPES[dtype], longs(*shape), pointer(channels_last(gradient)),
-            pointer(channels_last(input)), pointer(grad_weight), longs(*grad_weight.stride()),
-            pointer(workspace.tensor),
-        )  # fmt: skip
-        workspace.take()
-        found.append(grad_weight)
+    input, weight, gradient = wgrad_problem(shape, dtype)
+    found = [wgrad(emulated, shape, input, weight, gradient) for _ in range(2)]
     assert torch.equal(*found)
     expected = torch.nn.grad.conv2d_weight(
         input.double(), weight.shape, gradient.double(), padding=1
@@ -117,6 +107,96 @@ def test_patches_serve_where_they_leave_no_more_rows_idle(emulated):
     assert [takes_patches(*shape) for shape in PATCHES] == [
         *[[True, True]] * 2, [True, False], [False, True],
     ]  # fmt: skip
+
+
+def wgrad_problem(shape, dtype):
+    n, _, h, w, k = shape
+    input, weight, _ = problem(shape, dtype)
+    return input, weight, torch.randn(n, k, h, w, dtype=torch.float64).to(dtype)
+
+
+def wgrad(emulated, shape, input, weight, gradient):
+    storage = DTYPES[input.dtype]
+    elements = emulated.emulate_wgrad_workspace(storage, longs(*shape))
+    workspace = Poisoned((elements,), torch.float32)
+    grad_weight = torch.full_like(weight, math.nan)
+    assert not emulated.emulate_wgrad(
+        storage, longs(*shape), pointer(channels_last(gradient)), pointer(channels_last(input)),
+        pointer(grad_weight), longs(*grad_weight.stride()), pointer(workspace.tensor),
+    )  # fmt: skip
+    workspace.take()
+    return grad_weight
+
+
+def test_any_number_of_multiprocessors_gives_the_same_weight_s_gradient(emulated):
+    cut, _ = wgrad_plan(emulated, MANY_STEPS)
+    assert cut.runs > cut.tiles and cut.steps % cut.run_steps != 0
+    given = wgrad_problem(MANY_STEPS, torch.bfloat16)
+    usual = wgrad(emulated, MANY_STEPS, *given)
+    try:
+        for count in (1, 2, cut.runs - 1, cut.runs, 132):
+            emulated.set_multiprocessors(count)
+            assert torch.equal(wgrad(emulated, MANY_STEPS, *given), usual)
+    finally:
+        emulated.set_multiprocessors(3)
+
+
+# ----------------------------------------------------------------- how the weight's gradient is cut
+
+
+def wgrad_plan(emulated, shape) -> tuple[Cut, int]:
+    """How the steps are cut, and the strips of a tile."""
+    numbers = (ctypes.c_int32 * 5)()
+    emulated.wgrad_plan(longs(*shape), numbers)
+    *cut, strips = numbers
+    return Cut(*cut), strips
+
+
+@pytest.mark.parametrize("batch", [16, 32, 256])
+def test_the_weight_s_gradient_keeps_hopper_busy(emulated, batch):
+    for layer in SEED_LAYERS[1:]:
+        cut, _ = wgrad_plan(emulated, (batch, layer.c, layer.size, layer.size, layer.k))
+        assert cut.busy_share() >= 0.98, layer
+
+
+def test_no_strip_of_the_seed_network_is_empty(emulated):
+    for layer in SEED_LAYERS[1:]:
+        cut, strips = wgrad_plan(emulated, (256, layer.c, layer.size, layer.size, layer.k))
+        assert cut.tiles * strips == 9 * (layer.c // 64) * (layer.k // 128)
+
+
+@pytest.mark.parametrize(
+    ("channels", "strips"), [(8, 3), (64, 3), (72, 3), (128, 3), (192, 3), (200, 4), (512, 4)]
+)
+def test_tiles_have_the_strips_that_leave_fewer_empty(emulated, channels, strips):
+    assert wgrad_plan(emulated, (1, channels, 8, 8, 8))[1] == strips
+
+
+def boxes_of_pixels(emulated, n, height, width) -> tuple[int, int, int, int]:
+    numbers = longs(0, 0, 0, 0)
+    emulated.boxes_of_pixels(ctypes.c_int64(n), height, width, numbers)
+    return tuple(numbers)
+
+
+def test_boxes_of_pixels_leave_as_little_as_they_can(emulated):
+    for n, h, w in itertools.product((1, 2, 3, 5, 16, 33), (2, 3, 7, 14, 33), (2, 5, 8, 20)):
+        *box, count = boxes_of_pixels(emulated, n, h, w)
+        assert math.prod(box) == 64
+        every = [(x, y, 64 // x // y) for x, y in BOXES]
+        assert count == min(-(-w // x) * -(-h // y) * -(-n // z) for x, y, z in every)
+        assert count == -(-w // box[0]) * -(-h // box[1]) * -(-n // box[2])
+
+
+BOXES = [(2**x, 2**y) for x in range(7) for y in range(7 - x)]
+
+
+def test_the_seed_network_s_boxes_of_pixels_waste_nothing(emulated):
+    for layer, batch in itertools.product(SEED_LAYERS, (64, 96, 128, 256)):
+        *_, count = boxes_of_pixels(emulated, batch, layer.size, layer.size)
+        assert 64 * count == batch * layer.size**2
+    assert boxes_of_pixels(emulated, 256, 14, 14)[:3] == (2, 2, 16)
+    assert boxes_of_pixels(emulated, 1, 14, 14) == (16, 4, 1, 4)  # 4 * 64 pixels for 196
+    assert boxes_of_pixels(emulated, 1, 28, 28)[3] == 14  # and 14 * 64 for 784
 
 
 def test_what_no_box_can_start_at_is_left_to_the_plain_kernels(emulated):
@@ -177,7 +257,7 @@ def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, corner
 # ------------------------------------------------------------------------------- pipeline and tiles
 
 
-@pytest.mark.parametrize(("row_strips", "strips"), [(2, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize(("row_strips", "strips"), [(2, 1), (2, 2), (1, 3), (1, 4)])
 def test_a_ring_has_stages_in_shared_memory(emulated, row_strips, strips):
     stages = emulated.stages_of_ring(row_strips, strips)
     assert stages >= 4 and stages * ((2 * row_strips + strips) * 8192 + 16) <= 227 * 1024

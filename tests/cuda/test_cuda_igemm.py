@@ -12,6 +12,7 @@ import math
 import pytest
 import torch
 
+from seed_layers import SEED_LAYERS
 from tests.support.emulated import (
     DTYPES,
     EPILOGUES,
@@ -28,6 +29,7 @@ from tests.support.emulated import (
     problem,
 )
 from tests.support.numerics import relative_error
+from tests.support.stream_k import Cut
 from vgg_fast import ops
 
 # N, C, H, W, K: odd and even sizes; channels in whole chunks and not, in one line of 128 bytes and
@@ -156,16 +158,50 @@ def test_backward(emulated, epilogue, shape, dtype, arithmetic, tolerance):
         assert relative_error(actual, wanted) <= 2.5 * tolerance
 
 
-def test_many_slices_give_the_same_gradient_twice(emulated):
-    shape = (4, 8, 20, 12, 8)  # 15 steps of 64 pixels, and as many slices
-    input, weight, bias = problem(shape, torch.bfloat16)
+def wgrad_cut(emulated, arithmetic: int, shape) -> Cut:
+    numbers = (ctypes.c_int32 * 4)()
+    emulated.wgrad_cut(arithmetic, longs(*shape), numbers)
+    return Cut(*numbers)
+
+
+# Of the tiles' steps, so many that runs end inside of tiles and go on in the next.
+MANY_STEPS = {torch.bfloat16: (5, 8, 20, 12, 8), torch.float32: (3, 5, 14, 12, 9)}
+
+
+@pytest.mark.parametrize("dtype", MANY_STEPS, ids=str)
+def test_many_runs_give_the_same_gradient_twice(emulated, dtype):
+    shape = MANY_STEPS[dtype]
+    cut = wgrad_cut(emulated, DTYPES[dtype], shape)
+    assert cut.runs > cut.tiles and cut.steps % cut.run_steps != 0
+    input, weight, bias = problem(shape, dtype)
     output, argmax = forward(emulated, "conv3x3", shape, input, weight, bias)
-    arguments = (torch.randn(output.shape).to(torch.bfloat16), input, output, argmax)
-    elements = emulated.emulate_wgrad_workspace(DTYPES[torch.bfloat16], longs(*shape))
-    assert elements == 15 * weight.numel()
+    gradient = torch.randn(output.shape, dtype=torch.float64).to(dtype)
+    arguments = (gradient, input, output, argmax)
     found = [backward(emulated, "conv3x3", shape, arguments, weight) for _ in range(2)]
     for first, second in zip(*found, strict=True):
         assert torch.equal(first, second)
+    expected = torch.nn.grad.conv2d_weight(
+        input.double(), weight.shape, gradient.double(), padding=1
+    )
+    assert relative_error(found[0][1], expected) <= 2.5 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("arithmetic", [*DTYPES.values(), TF32])
+@pytest.mark.parametrize("batch", [16, 32, 256])
+def test_the_weight_s_gradient_keeps_a_gpu_busy(emulated, batch, arithmetic):
+    for layer in SEED_LAYERS[1:]:
+        shape = (batch, layer.c, layer.size, layer.size, layer.k)
+        cut = wgrad_cut(emulated, arithmetic, shape)
+        assert cut.busy_share() >= 0.98, layer
+        if batch == 256:  # of an A100's 108, too
+            assert cut.busy_share(108) >= 0.94, layer
+
+
+def test_sums_of_fp32_stay_short(emulated):
+    for layer, batch in itertools.product(SEED_LAYERS[1:], (1, 16, 256, 1024)):
+        shape = (batch, layer.c, layer.size, layer.size, layer.k)
+        for arithmetic in (DTYPES[torch.float32], TF32):
+            assert wgrad_cut(emulated, arithmetic, shape).run_steps * 32 <= 8192
 
 
 @pytest.mark.parametrize("arithmetic", [DTYPES[torch.float32], TF32], ids=["fp32", "tf32"])
@@ -267,3 +303,6 @@ def test_strips_cover_every_tap_and_channel(emulated):
             divmod(emulated.strip_of(i, channels), 4096) for i in range(9 * -(-channels // 64))
         ]
         assert strips == [(tap, c) for tap in range(9) for c in range(0, channels, 64)]
+        for i, (tap, c) in enumerate(strips):
+            assert emulated.strip_with(tap, c, channels) == i
+            assert emulated.strip_with(tap, min(c + 63, channels - 1), channels) == i

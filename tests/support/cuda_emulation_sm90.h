@@ -116,6 +116,7 @@ inline void load_into_block(int to_block, void* to, const CUtensorMap* map, uint
 }
 
 inline int boxes_made = 0;
+inline int multiprocessors = 3;
 
 using Product = std::function<void()>;
 inline std::vector<Product> open_products[kMaxThreads];
@@ -137,7 +138,7 @@ inline void __syncwarp() {
 
 namespace vgg_fast::cuda {
 
-inline int multiprocessors() { return 3; }
+inline int multiprocessors() { return emulation::multiprocessors; }
 
 inline constexpr int kTriesOfAHang = 1 << 14;  // every other thread has had as many turns
 

@@ -2,6 +2,7 @@
 
 #include "cuda_emulation_sm90.h"
 // The emulation has to come first.
+#include "cuda/sm90/hopper_fprop.cuh"
 #include "cuda/sm90/hopper_wgrad.cuh"
 #include "cuda_emulated_problem.h"
 
@@ -52,6 +53,23 @@ int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const
   });
 }
 
+void set_multiprocessors(int count) { emulation::multiprocessors = count; }
+
+// Tiles, steps of each, runs, steps of each; strips of a tile.
+void wgrad_plan(const int64_t* shape, int32_t* numbers) {
+  const HopperWgradPlan plan = hopper_wgrad_plan(dense(1, shape, nullptr, nullptr));
+  const int32_t of_plan[5] = {plan.cut.tiles, plan.cut.steps, plan.cut.runs, plan.cut.run_steps,
+                              plan.strips};
+  std::copy(of_plan, of_plan + 5, numbers);
+}
+
+// Columns, rows and images of a box, and how many there are.
+void boxes_of_pixels(int64_t n, int32_t height, int32_t width, int64_t* numbers) {
+  const PixelBoxes boxes = pixel_boxes(n, height, width);
+  const int64_t of_boxes[4] = {boxes.width, boxes.height, boxes.images, boxes.count};
+  std::copy(of_boxes, of_boxes + 4, numbers);
+}
+
 int serves_fprop(const int64_t* shape, const void* input, const void* weight) {
   return hopper_serves_fprop(dense(1, shape, input, weight));
 }
@@ -82,7 +100,7 @@ int walk_ring(int stages, int steps) {
 }
 
 int stages_of_ring(int row_strips, int strips) {
-  return row_strips == 1 ? HopperRing<1, 4>::kStages
+  return row_strips == 1 ? (strips == 3 ? HopperRing<1, 3>::kStages : HopperRing<1, 4>::kStages)
          : strips == 1   ? HopperRing<2, 1>::kStages
                          : HopperRing<2, 2>::kStages;
 }

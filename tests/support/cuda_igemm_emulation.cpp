@@ -79,6 +79,17 @@ int emulate_wgrad(int arithmetic, const int64_t* shape, const void* gradient, co
   });
 }
 
+// Tiles, steps of each, runs, steps of each.
+void wgrad_cut(int arithmetic, const int64_t* shape, int32_t* numbers) {
+  const DenseConvolution problem = dense(storage_of(arithmetic), shape, nullptr, nullptr);
+  with_arithmetic(arithmetic, [&](auto element) {
+    const StreamK cut = igemm_wgrad_cut<decltype(element)>(problem);
+    const int32_t of_cut[4] = {cut.tiles, cut.steps, cut.runs, cut.run_steps};
+    std::copy(of_cut, of_cut + 4, numbers);
+    return cudaSuccess;
+  });
+}
+
 // ------------------------------------------------------------------------------------------------
 
 // n, y, x of every row of every group, one behind the other; returns the groups.
@@ -105,5 +116,6 @@ int strip_of(int strip, int channels) {
   const Strip at = strip_at(strip, channels);
   return at.tap * 4096 + at.c;
 }
+int strip_with(int tap, int c, int channels) { return cuda::strip_of(tap, c, channels); }
 
 }  // extern "C"

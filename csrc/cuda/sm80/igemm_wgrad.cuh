@@ -3,21 +3,22 @@
 //   grad_weight[k, tap, c] = sum over pixels of gradient[pixel, k] * input[pixel under tap, c]
 //
 //   rows: 128 channels k        x  columns: 2 strips of 64 channels c, each under a tap of its own
-//   A step multiplies the pixels of 128 / (2 * element size) bytes of lines. The pixels are cut
-//   into slices, which write partial sums; a second kernel adds them in a fixed order.
+//   A step multiplies as many pixels as channels fit a line. Blocks share the steps of all tiles in
+//   equal runs (stream_k.cuh), and write partial sums; a second kernel adds them in a fixed order.
 
 #pragma once
 
 #include "cuda/common/launch.cuh"
+#include "cuda/common/stream_k.cuh"
 #include "cuda/sm80/pipeline.cuh"
 
 namespace vgg_fast::cuda {
 
 inline constexpr int kWgradColumnWarps = 2;
-// Slices make about this many, if there is enough work.
-inline constexpr int64_t kWgradBlocks = kMultiprocessors * 2;
-inline constexpr int64_t kMostPixels = 8192;  // of a slice of fp32: sums stay within 5e-6
-inline constexpr int64_t kWgradMostSlices = 1024;
+// Runs for each multiprocessor, which takes one block at a time. An A100 has 108 of them: four
+// waves of an H100 are five of its own, 98 % full, where one would be two, 61 % full.
+inline constexpr int64_t kWgradMostWaves = 4;
+inline constexpr int64_t kMostPixels = 8192;  // of a partial sum of fp32: it stays within 5e-6
 
 template <typename T>
 struct WgradTile {
@@ -36,7 +37,8 @@ struct Wgrad {
   int32_t n, channels, outputs, height, width;
   const T* gradient;  // (N, H, W, K)
   const T* input;     // (N, H, W, C)
-  int32_t steps, steps_of_slice;
+  StreamK cut;
+  int32_t column_tiles;
   bool gradient_aligned, input_aligned;
 };
 
@@ -46,9 +48,17 @@ struct Strip {
   int32_t c;
 };
 
+VGG_HOST_DEVICE int32_t strips_of_tap(int32_t channels) {
+  return static_cast<int32_t>(ceiling(channels, kStrip));
+}
+
 VGG_HOST_DEVICE Strip strip_at(int32_t strip, int32_t channels) {
-  const auto of_tap = static_cast<int32_t>(ceiling(channels, kStrip));
+  const int32_t of_tap = strips_of_tap(channels);
   return {strip / of_tap, strip % of_tap * kStrip};
+}
+
+VGG_HOST_DEVICE int32_t strip_of(int32_t tap, int32_t c, int32_t channels) {
+  return tap * strips_of_tap(channels) + c / kStrip;
 }
 
 template <typename T>
@@ -134,117 +144,121 @@ class WgradLoader {
   int32_t first_output_;
 };
 
-// sums[.][.][i] and the next are neighbours in c.
-template <typename T>
-__device__ __forceinline__ void store_partial_sums(Accumulator<T>* partial, int32_t outputs,
-                                                   int32_t channels, int32_t k, Strip strip,
-                                                   const Accumulator<T> (&sums)[kBlocks][4]) {
-  using Acc = Accumulator<T>;
+// To a partial sum of tiles with kColumns columns. sums[.][i] and the next are neighbours.
+template <int kColumns, typename Acc>
+__device__ __forceinline__ void store_partial_sums(Acc* partial, int row, int column,
+                                                   const Acc (&sums)[kBlocks][4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-      const int32_t row = k + row_of_sum(lane, i);
-      const int32_t c = strip.c + block * 8 + column_of_sum(lane, i);
-      const int count = min(2, channels - c);
-      if (row >= outputs || count <= 0) continue;
-      const Vector<Acc, 2> pair{{sums[block][i], sums[block][i + 1]}};
-      store(partial + (int64_t{row} * 9 + strip.tap) * channels + c, pair, count,
-            channels % 2 == 0);
-    }
+    for (int i = 0; i < 4; i += 2)
+      *reinterpret_cast<Vector<Acc, 2>*>(partial + (row + row_of_sum(lane, i)) * kColumns + column +
+                                         block * 8 + column_of_sum(lane, i)) = {
+          {sums[block][i], sums[block][i + 1]}};
 }
 
-// Partial sums in workspace[slice][k][tap][c]; blockIdx.z = slice.
+// A partial sum in each slot that a piece has: workspace[slot][row][column]. A block is a run.
 template <typename T>
 __global__ void __launch_bounds__(kGemmThreads, 1)
     igemm_wgrad_kernel(Wgrad<T> problem, Accumulator<T>* __restrict__ workspace) {
   using Tile = WgradTile<T>;
   unsigned char* shared = dynamic_shared();
-  const int32_t first_output = blockIdx.y * Tile::kRows;
-  const int32_t first_strip = blockIdx.x * kWgradColumnWarps;
-  const int32_t first_step = blockIdx.z * problem.steps_of_slice;
-
-  WgradLoader<T> loader(problem, first_output, first_strip, first_step);
   const int warp = threadIdx.x / 32;
   const int row = warp / kWgradColumnWarps * kGroups<T> * 16;
-  const int column = warp % kWgradColumnWarps;
-  Sums<T> sums = {};
-  run_pipeline<Tile::kStages>(
-      min(problem.steps_of_slice, problem.steps - first_step),
-      [&](int stage) { loader.load(shared + stage * Tile::kStageBytes); },
-      [&](int stage) {
-        const unsigned char* tile = shared + stage * Tile::kStageBytes;
-        multiply_columns<T>(tile, tile + Tile::kRowBytes, row, column * kStrip, sums);
-      });
-  const Strip strip = strip_at(first_strip + column, problem.channels);
-  if (strip.tap >= 9) return;
-  Accumulator<T>* partial =
-      workspace + int64_t{blockIdx.z} * problem.outputs * 9 * problem.channels;
+  const int column = warp % kWgradColumnWarps * kStrip;
+
+  Piece piece = first_piece(problem.cut, blockIdx.x);
+#pragma unroll 1
+  for (;;) {
+    const int32_t first_output = piece.tile / problem.column_tiles * Tile::kRows;
+    const int32_t first_strip = piece.tile % problem.column_tiles * kWgradColumnWarps;
+    WgradLoader<T> loader(problem, first_output, first_strip, piece.first);
+    Sums<T> sums = {};
+    run_pipeline<Tile::kStages>(
+        piece.steps, [&](int stage) { loader.load(shared + stage * Tile::kStageBytes); },
+        [&](int stage) {
+          const unsigned char* tile = shared + stage * Tile::kStageBytes;
+          multiply_columns<T>(tile, tile + Tile::kRowBytes, row, column, sums);
+        });
+    Accumulator<T>* partial = workspace + piece.slot() * (Tile::kRows * Tile::kColumns);
 #pragma unroll
-  for (int group = 0; group < kGroups<T>; ++group)
-    store_partial_sums<T>(partial, problem.outputs, problem.channels,
-                          first_output + row + group * 16, strip, sums[group]);
+    for (int group = 0; group < kGroups<T>; ++group)
+      store_partial_sums<Tile::kColumns>(partial, row + group * 16, column, sums[group]);
+    if (is_last_of_run(problem.cut, piece)) return;
+    piece = piece_of(problem.cut, piece.run, piece.tile + 1);
+    __syncthreads();  // no warp reads the stages any more
+  }
 }
 
-// One thread = one element of the gradient: the sum of its slices, the first one first.
-template <typename T>
+// One thread = one element of the gradient: the sum of its tile's slots, the first one first.
+template <typename T, int kRows, int kStrips>
 __global__ void __launch_bounds__(kGemmThreads)
-    igemm_wgrad_reduce_kernel(const Accumulator<T>* __restrict__ workspace, int32_t slices,
-                              int32_t outputs, int32_t channels, Strided<T> grad_weight) {
-  const int64_t items = int64_t{outputs} * 9 * channels;
+    wgrad_reduce_kernel(const Accumulator<T>* __restrict__ workspace, StreamK cut,
+                        int32_t column_tiles, int32_t outputs, int32_t channels,
+                        Strided<T> grad_weight) {
+  constexpr int kColumns = kStrips * kStrip;
   const int64_t item = int64_t{blockIdx.x} * kGemmThreads + threadIdx.x;
-  if (item >= items) return;
-  Accumulator<T> sum = 0;
-#pragma unroll 4
-  for (int32_t slice = 0; slice < slices; ++slice) sum += workspace[slice * items + item];
+  if (item >= int64_t{outputs} * 9 * channels) return;
   const auto c = static_cast<int32_t>(item % channels);
   const auto tap = static_cast<int32_t>(item / channels % 9);
-  *grad_weight.at(item / channels / 9, c, tap / 3, tap % 3) = narrow<T>(sum);
+  const auto k = static_cast<int32_t>(item / channels / 9);
+  const int32_t strip = strip_of(tap, c, channels);
+  const Slots slots = slots_of(cut, k / kRows * column_tiles + strip / kStrips);
+  const int place = k % kRows * kColumns + strip % kStrips * kStrip + c % kStrip;
+  Accumulator<T> sum = 0;
+#pragma unroll 4
+  for (int64_t slot = slots.first; slot <= slots.last; ++slot)
+    sum += workspace[slot * (kRows * kColumns) + place];
+  *grad_weight.at(k, c, tap / 3, tap % 3) = narrow<T>(sum);
 }
 
 // ------------------------------------------------------------------------------------------------
 
-// How the pixels are cut; the second number is how many slices that makes.
-struct Slices {
-  int32_t steps, steps_of_slice, slices;
+// The tiles of a gradient: row_tiles x column_tiles, and the columns fastest.
+struct WgradTiles {
+  int32_t row_tiles, column_tiles;
+
+  int64_t count() const { return int64_t{row_tiles} * column_tiles; }
 };
 
+inline WgradTiles wgrad_tiles_of(const DenseConvolution& problem, int rows, int strips) {
+  return {static_cast<int32_t>(ceiling(problem.outputs, rows)),
+          static_cast<int32_t>(ceiling(9 * strips_of_tap(problem.channels), strips))};
+}
+
 template <typename T>
-Slices wgrad_slices_of(const DenseConvolution& problem) {
+StreamK igemm_wgrad_cut(const DenseConvolution& problem) {
   using Tile = WgradTile<T>;
   const GroupMap map = group_map(problem.n, problem.height, problem.width, false);
-  const int64_t steps = ceiling(map.groups, Tile::kStepGroups);
-  const int64_t tiles = ceiling(problem.outputs, Tile::kRows) *
-                        ceiling(9 * ceiling(problem.channels, kStrip), kWgradColumnWarps);
-  int64_t slices = ceiling(kWgradBlocks, tiles);
-  if (sizeof(T) >= 4) slices = std::max(slices, ceiling(steps * Tile::kPixels, kMostPixels));
-  slices = std::clamp<int64_t>(slices, 1, std::min(steps, kWgradMostSlices));
-  const int64_t of_slice = ceiling(steps, slices);
-  return {static_cast<int32_t>(steps), static_cast<int32_t>(of_slice),
-          static_cast<int32_t>(ceiling(steps, of_slice))};
+  const int64_t most = sizeof(T) >= 4 ? kMostPixels / Tile::kPixels : INT32_MAX;
+  return stream_k(wgrad_tiles_of(problem, Tile::kRows, kWgradColumnWarps).count(),
+                  ceiling(map.groups, Tile::kStepGroups),
+                  {kMultiprocessors, kWgradMostWaves, most});
 }
 
 template <typename T>
 int64_t igemm_wgrad_workspace(const DenseConvolution& problem) {
-  return int64_t{wgrad_slices_of<T>(problem).slices} * problem.outputs * 9 * problem.channels;
+  using Tile = WgradTile<T>;
+  return igemm_wgrad_cut<T>(problem).slots() * (Tile::kRows * Tile::kColumns);
 }
 
-template <typename T>
-cudaError_t launch_wgrad_reduce(const DenseConvolution& problem, const Accumulator<T>* workspace,
-                                int32_t slices, void* grad_weight,
+template <typename T, int kRows, int kStrips>
+cudaError_t launch_wgrad_reduce(const DenseConvolution& problem, const StreamK& cut,
+                                const Accumulator<T>* workspace, void* grad_weight,
                                 const int64_t (&weight_strides)[4], cudaStream_t stream) {
-  return launch(igemm_wgrad_reduce_kernel<T>,
+  return launch(wgrad_reduce_kernel<T, kRows, kStrips>,
                 grid_for(int64_t{problem.outputs} * 9 * problem.channels, kGemmThreads),
-                kGemmThreads, stream, workspace, slices, problem.outputs, problem.channels,
-                Strided<T>(static_cast<T*>(grad_weight), weight_strides));
+                kGemmThreads, stream, workspace, cut,
+                wgrad_tiles_of(problem, kRows, kStrips).column_tiles, problem.outputs,
+                problem.channels, Strided<T>(static_cast<T*>(grad_weight), weight_strides));
 }
 
 template <typename T>
 cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
                         const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream) {
   using Tile = WgradTile<T>;
-  const Slices cut = wgrad_slices_of<T>(problem);
+  const StreamK cut = igemm_wgrad_cut<T>(problem);
   const Wgrad<T> gemm{group_map(problem.n, problem.height, problem.width, false),
                       problem.n,
                       problem.channels,
@@ -253,18 +267,17 @@ cudaError_t igemm_wgrad(const DenseConvolution& problem, const void* gradient, v
                       problem.width,
                       static_cast<const T*>(gradient),
                       static_cast<const T*>(problem.input),
-                      cut.steps,
-                      cut.steps_of_slice,
+                      cut,
+                      wgrad_tiles_of(problem, Tile::kRows, kWgradColumnWarps).column_tiles,
                       problem.outputs % kVector<T> == 0 && is_aligned(gradient),
                       problem.channels % kVector<T> == 0 && is_aligned(problem.input)};
-  const dim3 grid(ceiling(9 * ceiling(problem.channels, kStrip), kWgradColumnWarps),
-                  ceiling(problem.outputs, Tile::kRows), cut.slices);
   auto* partial = static_cast<Accumulator<T>*>(workspace);
   const cudaError_t error =
-      launch_with_shared(Tile::kStages * Tile::kStageBytes, igemm_wgrad_kernel<T>, grid,
+      launch_with_shared(Tile::kStages * Tile::kStageBytes, igemm_wgrad_kernel<T>, cut.runs,
                          kGemmThreads, stream, gemm, partial);
   if (error != cudaSuccess) return error;
-  return launch_wgrad_reduce<T>(problem, partial, cut.slices, grad_weight, weight_strides, stream);
+  return launch_wgrad_reduce<T, Tile::kRows, kWgradColumnWarps>(problem, cut, partial, grad_weight,
+                                                                weight_strides, stream);
 }
 
 }  // namespace vgg_fast::cuda

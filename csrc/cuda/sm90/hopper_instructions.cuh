@@ -163,9 +163,10 @@ __device__ __forceinline__ void keep_order(float (&sums)[kRowStrips][kStrips][8]
 #define VGG_SUMS_0_63 VGG_SUMS_0_31 ", " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define VGG_SUMS_0_127 VGG_SUMS_0_63 ", " \
+#define VGG_SUMS_0_95 VGG_SUMS_0_63 ", " \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define VGG_SUMS_0_127 VGG_SUMS_0_95 ", " \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define VGG_STRIP(s) \
@@ -190,13 +191,16 @@ __device__ __forceinline__ void keep_order(float (&sums)[kRowStrips][kStrips][8]
 template <typename T, bool kTransposed, int kStrips>
 __device__ __forceinline__ void multiply_tiles(float (&sums)[kStrips][8][4], uint64_t tile_a,
                                                uint64_t tile_b) {
-  static_assert(kStrips == 1 || kStrips == 2 || kStrips == 4);
+  static_assert(1 <= kStrips && kStrips <= 4);
   if constexpr (std::is_same_v<T, __half>) {
     if constexpr (kStrips == 1)
       VGG_PRODUCT("m64n64k16", "f16", VGG_SUMS_0_31, "%32", "%33", "%34", VGG_STRIP(sums[0]));
     else if constexpr (kStrips == 2)
       VGG_PRODUCT("m64n128k16", "f16", VGG_SUMS_0_63, "%64", "%65", "%66", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]));
+    else if constexpr (kStrips == 3)
+      VGG_PRODUCT("m64n192k16", "f16", VGG_SUMS_0_95, "%96", "%97", "%98", VGG_STRIP(sums[0]),
+                  VGG_STRIP(sums[1]), VGG_STRIP(sums[2]));
     else
       VGG_PRODUCT("m64n256k16", "f16", VGG_SUMS_0_127, "%128", "%129", "%130", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]), VGG_STRIP(sums[2]), VGG_STRIP(sums[3]));
@@ -206,6 +210,9 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[kStrips][8][4], uin
     else if constexpr (kStrips == 2)
       VGG_PRODUCT("m64n128k16", "bf16", VGG_SUMS_0_63, "%64", "%65", "%66", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]));
+    else if constexpr (kStrips == 3)
+      VGG_PRODUCT("m64n192k16", "bf16", VGG_SUMS_0_95, "%96", "%97", "%98", VGG_STRIP(sums[0]),
+                  VGG_STRIP(sums[1]), VGG_STRIP(sums[2]));
     else
       VGG_PRODUCT("m64n256k16", "bf16", VGG_SUMS_0_127, "%128", "%129", "%130", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]), VGG_STRIP(sums[2]), VGG_STRIP(sums[3]));
@@ -215,6 +222,7 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[kStrips][8][4], uin
 #undef VGG_PRODUCT
 #undef VGG_STRIP
 #undef VGG_SUMS_0_127
+#undef VGG_SUMS_0_95
 #undef VGG_SUMS_0_63
 #undef VGG_SUMS_0_31
 

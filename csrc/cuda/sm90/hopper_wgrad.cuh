@@ -1,155 +1,157 @@
-// igemm_wgrad.cuh's product on Hopper: 128 channels k x 4 strips of 64 channels c, each strip under
-// a tap of its own. A step multiplies 64 pixels, 4 groups, which lie in shared memory as lines of
-// channels: both tiles are transposed as wgmma reads them. Partial sums and their addition are
-// those of igemm_wgrad.cuh.
+// igemm_wgrad.cuh's product on Hopper: 128 channels k x 3 or 4 strips of 64 channels c, each strip
+// under a tap of its own. A step multiplies a box of 64 pixels, which lie in shared memory as lines
+// of channels: both tiles are transposed as wgmma reads them. Blocks share the steps in equal runs
+// (stream_k.cuh); partial sums and their addition are those of igemm_wgrad.cuh.
 //
-// A group may extend beyond the lower and the right edge. The gradient reads as zero there, and the
+// A box may extend beyond the lower and the right edge. The gradient reads as zero there, and the
 // input must too: under a tap that points back up or left its pixels lie inside, and 0 * infinity
 // isn't 0. So for such taps the last row or column is cut from the input's map.
 
 #pragma once
 
 #include "cuda/sm80/igemm_wgrad.cuh"
-#include "cuda/sm90/hopper_fprop.cuh"
+#include "cuda/sm90/hopper_pipeline.cuh"
+#include "cuda/sm90/pixel_boxes.h"
+#include "cuda/sm90/tensor_map.h"
 
 namespace vgg_fast::cuda {
 
-template <typename T>
+template <typename T, int kStripsOfTile>
 struct HopperWgrad {
   using Element = T;
-  static constexpr int kCluster = 1, kRowStrips = 1, kStrips = 4;
+  static constexpr int kCluster = 1, kRowStrips = 1, kStrips = kStripsOfTile;
   static constexpr bool kTransposed = true;
-  static constexpr int kStepGroups = kLine<T> / kGroup;
 
   CUtensorMap gradient, input[2][2];  // without the last row, without the last column
-  GroupMap map;
-  int32_t channels, outputs;
-  int32_t tiles, column_tiles, row_tiles, steps, steps_of_slice;
-  float* workspace;  // [slice][k][tap][c]
+  PixelBoxes boxes;
+  StreamK cut;
+  int32_t channels, column_tiles;
+  float* workspace;  // [slot][row][column]
 
-  VGG_HOST_DEVICE int32_t most_clusters() const { return tiles; }
-  VGG_HOST_DEVICE int32_t first_tile(int32_t cluster) const { return cluster; }
-  VGG_HOST_DEVICE bool has(int32_t tile) const { return tile < tiles; }
-  VGG_HOST_DEVICE void next(int32_t& tile, int32_t clusters) const { tile += clusters; }
-  VGG_HOST_DEVICE int32_t first_strip(int32_t tile) const { return tile % column_tiles * kStrips; }
-  VGG_HOST_DEVICE int32_t first_output(int32_t tile) const {
-    return tile / column_tiles % row_tiles * kHopperRows;
+  // What the pipeline calls a tile is a piece of one.
+  VGG_HOST_DEVICE int32_t most_clusters() const { return cut.runs; }
+  VGG_HOST_DEVICE Piece first_tile(int32_t block) const { return first_piece(cut, block); }
+  VGG_HOST_DEVICE bool has(const Piece& piece) const { return piece.run < cut.runs; }
+  VGG_HOST_DEVICE void next(Piece& piece, int32_t blocks) const {
+    if (!is_last_of_run(cut, piece))
+      piece = piece_of(cut, piece.run, piece.tile + 1);
+    else if ((piece.run += blocks) < cut.runs)
+      piece = first_piece(cut, piece.run);
   }
-  VGG_HOST_DEVICE int32_t slice(int32_t tile) const { return tile / column_tiles / row_tiles; }
-  VGG_HOST_DEVICE int32_t steps_of(int32_t tile) const {
-    const int32_t left = steps - slice(tile) * steps_of_slice;
-    return left < steps_of_slice ? left : steps_of_slice;
-  }
+  VGG_HOST_DEVICE int32_t steps_of(const Piece& piece) const { return piece.steps; }
 
-  // A lane loads one group of one column of lines: lanes 0 to 7 the gradient's, 8 to 23 the
-  // input's.
+  // Boxes 0 and 1 are the gradient's channels, the others a strip of the input each.
   struct Loader {
     const HopperWgrad& product;
     const CUtensorMap* map;
-    int lane;
+    int box;
     int32_t c, dy, dx;
-    Cursor at, step;
+    Cursor at;
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
-      const Pixel origin = group_origin(product.map, at);
-      if (lane < (kConsumers + kStrips) * kStepGroups)
-        load_box(stage + lane / kStepGroups * kColumnBytes + lane % kStepGroups * kGroupBytes, map,
-                 full, c, origin.x + dx, origin.y + dy, origin.n);
-      advance(at, step, {product.map.y, product.map.x, 1});
+      const PixelBoxes& boxes = product.boxes;
+      if (box < kConsumers + kStrips)
+        load_box(stage + box * kColumnBytes, map, full, c, at.x * boxes.width + dx,
+                 at.y * boxes.height + dy, static_cast<int32_t>(at.n) * boxes.images);
+      advance(at, {0, 0, 1, 0}, {boxes.y, boxes.x, 1});
     }
   };
 
-  __device__ __forceinline__ Loader loader(int32_t tile, int lane) const {
-    const Extents extents{map.y, map.x, 1};
-    const int column = lane / kStepGroups;
-    const int64_t first_step = int64_t{slice(tile)} * steps_of_slice;
-    Loader of{*this,
-              &gradient,
-              lane,
-              first_output(tile) + column * kStrip,
-              0,
-              0,
-              cursor_at(first_step * kStepGroups + lane % kStepGroups, extents),
-              cursor_at(kStepGroups, extents)};
-    if (column >= kConsumers) {
-      const Strip strip = strip_at(first_strip(tile) + column - kConsumers, channels);
-      of.c = strip.c;
-      of.dy = strip.tap / 3 - 1;
-      of.dx = strip.tap % 3 - 1;
-      of.map = &input[of.dy < 0][of.dx < 0];
+  __device__ __forceinline__ Loader loader(const Piece& piece, int box) const {
+    const Cursor at = cursor_at(piece.first, {boxes.y, boxes.x, 1});
+    if (box < kConsumers) {
+      const int32_t first_output = piece.tile / column_tiles * kHopperRows;
+      return {*this, &gradient, box, first_output + box * kStrip, 0, 0, at};
     }
-    return of;
+    const int32_t first_strip = piece.tile % column_tiles * kStrips;
+    const Strip strip = strip_at(first_strip + box - kConsumers, channels);
+    const int32_t dy = strip.tap / 3 - 1, dx = strip.tap % 3 - 1;
+    return {*this, &input[dy < 0][dx < 0], box, strip.c, dy, dx, at};
   }
 
-  __device__ __forceinline__ void store(int32_t tile, int row,
+  __device__ __forceinline__ void store(const Piece& piece, int row,
                                         float (&sums)[kStrips][kBlocks][4]) const {
-    float* partial = workspace + int64_t{slice(tile)} * outputs * 9 * channels;
+    constexpr int kColumns = kStrips * kStrip;
+    float* partial = workspace + piece.slot() * (kHopperRows * kColumns);
 #pragma unroll
-    for (int i = 0; i < kStrips; ++i) {
-      const Strip strip = strip_at(first_strip(tile) + i, channels);
-      if (strip.tap < 9)
-        store_partial_sums<T>(partial, outputs, channels, first_output(tile) + row, strip, sums[i]);
-    }
+    for (int i = 0; i < kStrips; ++i)
+      store_partial_sums<kColumns>(partial, row, i * kStrip, sums[i]);
   }
 };
 
 // ------------------------------------------------------------------------------------------------
 
-struct HopperWgradCut {
-  int64_t column_tiles, row_tiles, steps, steps_of_slice, slices;
+struct HopperWgradPlan {
+  int strips;
+  WgradTiles tiles;
+  PixelBoxes boxes;
+  StreamK cut;
 };
 
-template <typename T>
-HopperWgradCut hopper_wgrad_cut(const DenseConvolution& problem) {
-  using Product = HopperWgrad<T>;
-  const GroupMap map = group_map(problem.n, problem.height, problem.width, false);
-  HopperWgradCut cut{};
-  cut.column_tiles = ceiling(9 * ceiling(problem.channels, kStrip), Product::kStrips);
-  cut.row_tiles = ceiling(problem.outputs, kHopperRows);
-  cut.steps = ceiling(map.groups, Product::kStepGroups);
-  const int64_t slices =
-      std::clamp<int64_t>(ceiling(kWgradBlocks, cut.column_tiles * cut.row_tiles), 1,
-                          std::min(cut.steps, kWgradMostSlices));
-  cut.steps_of_slice = ceiling(cut.steps, slices);
-  cut.slices = ceiling(cut.steps, cut.steps_of_slice);
-  return cut;
+// Three strips a tile where they leave fewer columns empty: 9 of 64 channels, or 18 of 128.
+inline HopperWgradPlan hopper_wgrad_plan(const DenseConvolution& problem) {
+  const int64_t strips = 9 * int64_t{strips_of_tap(problem.channels)};
+  HopperWgradPlan plan{};
+  plan.strips = 3 * ceiling(strips, 3) < 4 * ceiling(strips, 4) ? 3 : 4;
+  plan.tiles = wgrad_tiles_of(problem, kHopperRows, plan.strips);
+  plan.boxes = pixel_boxes(problem.n, problem.height, problem.width);
+  plan.cut = stream_k(plan.tiles.count(), plan.boxes.count, {kMultiprocessors, 1, INT32_MAX});
+  return plan;
 }
 
 template <typename T>
 int64_t hopper_wgrad_workspace(const DenseConvolution& problem) {
-  return hopper_wgrad_cut<T>(problem).slices * problem.outputs * 9 * problem.channels;
+  const HopperWgradPlan plan = hopper_wgrad_plan(problem);
+  return plan.cut.slots() * kHopperRows * plan.strips * kStrip;
+}
+
+// The boxes of pixels of a dense (N, H, W, C) without its last `rows` and `columns`.
+template <typename T>
+cudaError_t map_pixels(const void* data, const DenseConvolution& problem, int32_t channels,
+                       const PixelBoxes& boxes, int rows, int columns, CUtensorMap* map) {
+  const auto c = static_cast<uint64_t>(channels), width = static_cast<uint64_t>(problem.width),
+             height = static_cast<uint64_t>(problem.height);
+  return make_tensor_map(
+      {data,
+       {c, width - columns, height - rows, static_cast<uint64_t>(problem.n)},
+       {c, c * width, c * width * height},
+       {kLine<T>, static_cast<uint32_t>(boxes.width), static_cast<uint32_t>(boxes.height),
+        static_cast<uint32_t>(boxes.images)},
+       std::is_same_v<T, __nv_bfloat16>},
+      map);
+}
+
+template <typename T, int kStrips>
+cudaError_t launch_hopper_wgrad(const DenseConvolution& problem, const HopperWgradPlan& plan,
+                                const void* gradient, void* grad_weight,
+                                const int64_t (&weight_strides)[4], float* workspace,
+                                cudaStream_t stream) {
+  HopperWgrad<T, kStrips> product{};
+  product.boxes = plan.boxes;
+  product.cut = plan.cut;
+  product.channels = problem.channels;
+  product.column_tiles = plan.tiles.column_tiles;
+  product.workspace = workspace;
+  cudaError_t error =
+      map_pixels<T>(gradient, problem, problem.outputs, plan.boxes, 0, 0, &product.gradient);
+  for (int up = 0; up < 2; ++up)
+    for (int left = 0; left < 2; ++left)
+      if (error == cudaSuccess)
+        error = map_pixels<T>(problem.input, problem, problem.channels, plan.boxes, up, left,
+                              &product.input[up][left]);
+  if (error == cudaSuccess) error = launch_hopper(product, stream);
+  if (error != cudaSuccess) return error;
+  return launch_wgrad_reduce<T, kHopperRows, kStrips>(problem, plan.cut, workspace, grad_weight,
+                                                      weight_strides, stream);
 }
 
 template <typename T>
 cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
                          const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream) {
-  const HopperWgradCut cut = hopper_wgrad_cut<T>(problem);
-  HopperWgrad<T> product{};
-  product.map = group_map(problem.n, problem.height, problem.width, false);
-  product.channels = problem.channels;
-  product.outputs = problem.outputs;
-  product.tiles = static_cast<int32_t>(cut.column_tiles * cut.row_tiles * cut.slices);
-  product.column_tiles = static_cast<int32_t>(cut.column_tiles);
-  product.row_tiles = static_cast<int32_t>(cut.row_tiles);
-  product.steps = static_cast<int32_t>(cut.steps);
-  product.steps_of_slice = static_cast<int32_t>(cut.steps_of_slice);
-  product.workspace = static_cast<float*>(workspace);
-  cudaError_t error = make_tensor_map(group_boxes<T>(gradient, problem.n, problem.height,
-                                                     problem.width, problem.outputs, product.map),
-                                      &product.gradient);
-  for (int up = 0; up < 2; ++up)
-    for (int left = 0; left < 2; ++left) {
-      BoxMap boxes = group_boxes<T>(problem.input, problem.n, problem.height, problem.width,
-                                    problem.channels, product.map);
-      boxes.sizes[1] -= left;
-      boxes.sizes[2] -= up;
-      if (error == cudaSuccess) error = make_tensor_map(boxes, &product.input[up][left]);
-    }
-  if (error == cudaSuccess) error = launch_hopper(product, stream);
-  if (error != cudaSuccess) return error;
-  return launch_wgrad_reduce<T>(problem, static_cast<float*>(workspace),
-                                static_cast<int32_t>(cut.slices), grad_weight, weight_strides,
-                                stream);
+  const HopperWgradPlan plan = hopper_wgrad_plan(problem);
+  const auto run = plan.strips == 3 ? launch_hopper_wgrad<T, 3> : launch_hopper_wgrad<T, 4>;
+  return run(problem, plan, gradient, grad_weight, weight_strides, static_cast<float*>(workspace),
+             stream);
 }
 
 }  // namespace vgg_fast::cuda
