@@ -16,6 +16,6 @@ class Cut(NamedTuple):
     run_steps: int
 
     def busy_share(self, multiprocessors: int = MULTIPROCESSORS) -> float:
-        """Steps, of those that would fit the time of all multiprocessors; one run at a time each."""
+        """The steps, of those that all multiprocessors had time for; each takes a run at a time."""
         waves = -(-self.runs // multiprocessors)
         return self.tiles * self.steps / (waves * multiprocessors * self.run_steps)

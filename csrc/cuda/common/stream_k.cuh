@@ -1,13 +1,14 @@
 // How a weight's gradient is shared out (stream-K, arXiv:2301.03598). Its tiles are few and their
-// sums over pixels long: the steps of all tiles, one tile behind the other, are cut into equal
+// sums over pixels long, so the steps of all tiles, one tile behind the other, are cut into equal
 // runs.
 //
 //   tiles   |------ 0 ------|------ 1 ------|------ 2 ------|
 //   runs    |--- 0 ---|--- 1 ---|--- 2 ---|--- 3 ---|-- 4 --|   one block each
-//   pieces  |    0    |  1  | 2 |    3    |4|   5   |   7   |   partial sums, in these slots
+//   pieces  |    0    |  1  | 2 |    3    |4|   5   |   6   |   partial sums, in these slots
 //
 // A piece is what a run has of a tile. Its slot in the workspace is run + tile, so a tile's pieces
-// lie one behind the other, and are added in this order; slot 6 above stays unused.
+// lie one behind the other, and are added in this order. Where a run and a tile begin together, a
+// slot stays unused.
 //
 // Blocks that run at the same time should read the same pixels, so that the L2 cache serves all but
 // the first of them. So a tile's steps don't follow its pixels: where a run begins in a tile, it
@@ -39,7 +40,7 @@ struct StreamK {
 
 struct Piece {
   int32_t run, tile;
-  int32_t first, steps;  // of the tile's pixels
+  int32_t first, steps;  // step i of a tile takes its i-th pixels
 
   VGG_HOST_DEVICE int64_t slot() const { return int64_t{run} + tile; }
 };

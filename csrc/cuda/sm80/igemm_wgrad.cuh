@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kGemmThreads)
   const Slots slots = slots_of(cut, k / kRows * column_tiles + strip / kStrips);
   const int place = k % kRows * kColumns + strip % kStrips * kStrip + c % kStrip;
   Accumulator<T> sum = 0;
-#pragma unroll 4
+#pragma unroll 8
   for (int64_t slot = slots.first; slot <= slots.last; ++slot)
     sum += workspace[slot * (kRows * kColumns) + place];
   *grad_weight.at(k, c, tap / 3, tap % 3) = narrow<T>(sum);
