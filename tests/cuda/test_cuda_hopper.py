@@ -46,12 +46,13 @@ SHAPES = [
 # edge; a tile that isn't full
 PATCHES = [(4, 8, 16, 16, 8), (2, 72, 8, 24, 72), (13, 72, 7, 8, 72), (3, 8, 9, 17, 128)]
 # For the weight's gradient, whose boxes of pixels fit, or hang over the last image, the lower edge,
-# the right edge, and all of them; three and four strips a tile; runs that go on in the next tile
-MANY_STEPS = (5, 8, 12, 14, 8)
+# the right edge, and all of them; up to 64 outputs, and more; three and four strips a tile; runs
+# that go on in the next tile
+MANY_STEPS = [(9, 8, 12, 14, 8), (5, 8, 12, 14, 72)]
 WGRAD_SHAPES = [
-    *[(1, 8, 8, 8, 16), (4, 16, 2, 14, 64), (2, 72, 4, 4, 136), (4, 8, 8, 16, 8)],
-    *[(3, 16, 2, 14, 64), (1, 24, 14, 6, 8), (2, 8, 4, 7, 16), (3, 72, 5, 7, 136), (1, 8, 2, 2, 8)],
-    *[(1, 200, 6, 6, 8), MANY_STEPS],
+    *[(1, 8, 8, 16, 16), (8, 16, 2, 14, 64), (2, 72, 4, 8, 136), (4, 8, 8, 16, 72)],
+    *[(3, 16, 2, 14, 64), (1, 24, 14, 6, 8), (2, 8, 4, 7, 72), (3, 72, 5, 7, 136), (1, 8, 2, 2, 8)],
+    *[(1, 200, 6, 6, 8), (1, 200, 6, 6, 72), *MANY_STEPS],
 ]
 TYPES = [torch.bfloat16, torch.float16]
 
@@ -128,15 +129,16 @@ def wgrad(emulated, shape, input, weight, gradient):
     return grad_weight
 
 
-def test_any_number_of_multiprocessors_gives_the_same_weight_s_gradient(emulated):
-    cut, _ = wgrad_plan(emulated, MANY_STEPS)
+@pytest.mark.parametrize("shape", MANY_STEPS)
+def test_any_number_of_multiprocessors_gives_the_same_weight_s_gradient(emulated, shape):
+    cut, _ = wgrad_plan(emulated, shape)
     assert cut.runs > cut.tiles and cut.steps % cut.run_steps != 0
-    given = wgrad_problem(MANY_STEPS, torch.bfloat16)
-    usual = wgrad(emulated, MANY_STEPS, *given)
+    given = wgrad_problem(shape, torch.bfloat16)
+    usual = wgrad(emulated, shape, *given)
     try:
         for count in (1, 2, cut.runs - 1, cut.runs, 132):
             emulated.set_multiprocessors(count)
-            assert torch.equal(wgrad(emulated, MANY_STEPS, *given), usual)
+            assert torch.equal(wgrad(emulated, shape, *given), usual)
     finally:
         emulated.set_multiprocessors(3)
 
@@ -154,9 +156,13 @@ def wgrad_plan(emulated, shape) -> tuple[Cut, int]:
 
 @pytest.mark.parametrize("batch", [16, 32, 256])
 def test_the_weight_s_gradient_keeps_hopper_busy(emulated, batch):
-    for layer in SEED_LAYERS[1:]:
-        cut, _ = wgrad_plan(emulated, (batch, layer.c, layer.size, layer.size, layer.k))
-        assert cut.busy_share() >= 0.98, layer
+    second_of_vgg16 = (64, 64, 224)
+    for c, k, size in [
+        *((layer.c, layer.k, layer.size) for layer in SEED_LAYERS[1:]),
+        second_of_vgg16,
+    ]:
+        cut, _ = wgrad_plan(emulated, (batch, c, size, size, k))
+        assert cut.busy_share() >= 0.98, (c, k, size)
 
 
 def test_no_strip_of_the_seed_network_is_empty(emulated):
@@ -169,34 +175,38 @@ def test_no_strip_of_the_seed_network_is_empty(emulated):
     ("channels", "strips"), [(8, 3), (64, 3), (72, 3), (128, 3), (192, 3), (200, 4), (512, 4)]
 )
 def test_tiles_have_the_strips_that_leave_fewer_empty(emulated, channels, strips):
-    assert wgrad_plan(emulated, (1, channels, 8, 8, 8))[1] == strips
+    assert wgrad_plan(emulated, (1, channels, 8, 8, 128))[1] == strips
+    assert wgrad_plan(emulated, (1, channels, 8, 8, 64))[1] == 3
 
 
-def boxes_of_pixels(emulated, n, height, width) -> tuple[int, int, int, int]:
+def boxes_of_pixels(emulated, pixels, n, height, width) -> tuple[int, int, int, int]:
     numbers = longs(0, 0, 0, 0)
-    emulated.boxes_of_pixels(ctypes.c_int64(n), height, width, numbers)
+    emulated.boxes_of_pixels(pixels, ctypes.c_int64(n), height, width, numbers)
     return tuple(numbers)
 
 
 def test_boxes_of_pixels_leave_as_little_as_they_can(emulated):
-    for n, h, w in itertools.product((1, 2, 3, 5, 16, 33), (2, 3, 7, 14, 33), (2, 5, 8, 20)):
-        *box, count = boxes_of_pixels(emulated, n, h, w)
-        assert math.prod(box) == 64
-        every = [(x, y, 64 // x // y) for x, y in BOXES]
-        assert count == min(-(-w // x) * -(-h // y) * -(-n // z) for x, y, z in every)
+    maps = itertools.product((1, 2, 3, 5, 16, 33), (2, 3, 7, 14, 33), (2, 5, 8, 20))
+    for pixels, (n, h, w) in itertools.product((64, 128), maps):
+        *box, count = boxes_of_pixels(emulated, pixels, n, h, w)
+        assert math.prod(box) == pixels
+        sides = [2**i for i in range(8)]
+        assert count == min(
+            -(-w // x) * -(-h // y) * -(-n // (pixels // x // y))
+            for x, y in itertools.product(sides, sides)
+            if x * y <= pixels
+        )
         assert count == -(-w // box[0]) * -(-h // box[1]) * -(-n // box[2])
-
-
-BOXES = [(2**x, 2**y) for x in range(7) for y in range(7 - x)]
 
 
 def test_the_seed_network_s_boxes_of_pixels_waste_nothing(emulated):
     for layer, batch in itertools.product(SEED_LAYERS, (64, 96, 128, 256)):
-        *_, count = boxes_of_pixels(emulated, batch, layer.size, layer.size)
+        *_, count = boxes_of_pixels(emulated, 64, batch, layer.size, layer.size)
         assert 64 * count == batch * layer.size**2
-    assert boxes_of_pixels(emulated, 256, 14, 14)[:3] == (2, 2, 16)
-    assert boxes_of_pixels(emulated, 1, 14, 14) == (16, 4, 1, 4)  # 4 * 64 pixels for 196
-    assert boxes_of_pixels(emulated, 1, 28, 28)[3] == 14  # and 14 * 64 for 784
+    assert boxes_of_pixels(emulated, 64, 256, 14, 14)[:3] == (2, 2, 16)
+    assert boxes_of_pixels(emulated, 64, 1, 14, 14) == (16, 4, 1, 4)  # 4 * 64 pixels for 196
+    assert boxes_of_pixels(emulated, 64, 1, 28, 28)[3] == 14  # and 14 * 64 for 784
+    assert boxes_of_pixels(emulated, 128, 1, 224, 224) == (32, 4, 1, 392)
 
 
 def test_what_no_box_can_start_at_is_left_to_the_plain_kernels(emulated):
@@ -236,9 +246,11 @@ def test_hopper_s_kernels_serve_the_seed_network_at_any_batch(emulated, layer, b
     assert emulated.serves_fprop(*given) == emulated.serves_wgrad(*given) == (not first)
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 4, 4, 8), (3, 8, 5, 3, 8)], ids=["fits", "hangs over"])
+@pytest.mark.parametrize("outputs", [8, 72])
+@pytest.mark.parametrize("shape", [(8, 8, 4, 4), (3, 8, 5, 3)], ids=["fits", "hangs over"])
 @pytest.mark.parametrize("corner", [0, -1])
-def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, corner):
+def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, outputs, corner):
+    shape = (*shape, outputs)
     n, _, h, w, k = shape
     input, weight, _ = problem(shape, torch.bfloat16)
     input[corner, 0, corner, corner] = math.inf
@@ -257,10 +269,11 @@ def test_an_infinity_reaches_the_taps_that_it_lies_under(emulated, shape, corner
 # ------------------------------------------------------------------------------- pipeline and tiles
 
 
-@pytest.mark.parametrize(("row_strips", "strips"), [(2, 1), (2, 2), (1, 3), (1, 4)])
+@pytest.mark.parametrize(("row_strips", "strips"), [(2, 1), (2, 2), (1, 3), (1, 4), (1, 6)])
 def test_a_ring_has_stages_in_shared_memory(emulated, row_strips, strips):
     stages = emulated.stages_of_ring(row_strips, strips)
-    assert stages >= 4 and stages * ((2 * row_strips + strips) * 8192 + 16) <= 227 * 1024
+    assert stages >= (3 if strips == 6 else 4)  # of 128 pixels, and of 64
+    assert stages * ((2 * row_strips + strips) * 8192 + 16) <= 227 * 1024
 
 
 @pytest.mark.parametrize(("strips", "at_least"), [(1, 9), (2, 6)])

@@ -64,8 +64,8 @@ void wgrad_plan(const int64_t* shape, int32_t* numbers) {
 }
 
 // Columns, rows and images of a box, and how many there are.
-void boxes_of_pixels(int64_t n, int32_t height, int32_t width, int64_t* numbers) {
-  const PixelBoxes boxes = pixel_boxes(n, height, width);
+void boxes_of_pixels(int32_t pixels, int64_t n, int32_t height, int32_t width, int64_t* numbers) {
+  const PixelBoxes boxes = pixel_boxes(pixels, n, height, width);
   const int64_t of_boxes[4] = {boxes.width, boxes.height, boxes.images, boxes.count};
   std::copy(of_boxes, of_boxes + 4, numbers);
 }
@@ -100,9 +100,10 @@ int walk_ring(int stages, int steps) {
 }
 
 int stages_of_ring(int row_strips, int strips) {
-  return row_strips == 1 ? (strips == 3 ? HopperRing<1, 3>::kStages : HopperRing<1, 4>::kStages)
-         : strips == 1   ? HopperRing<2, 1>::kStages
-                         : HopperRing<2, 2>::kStages;
+  return row_strips == 2 ? (strips == 1 ? HopperRing<2, 1>::kStages : HopperRing<2, 2>::kStages)
+         : strips == 3   ? HopperRing<1, 3>::kStages
+         : strips == 4   ? HopperRing<1, 4>::kStages
+                         : HopperRing<1, 6>::kStages;
 }
 
 // Of columns, beside three of rows.

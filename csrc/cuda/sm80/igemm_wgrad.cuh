@@ -191,8 +191,9 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
   }
 }
 
-// One thread = one element of the gradient: the sum of its tile's slots, the first one first.
-template <typename T, int kRows, int kStrips>
+// One thread = one element of the gradient: the sum of its tile's slots, the first one first. A
+// slot may hold several parts, a sum each.
+template <typename T, int kRows, int kStrips, int kParts>
 __global__ void __launch_bounds__(kGemmThreads)
     wgrad_reduce_kernel(const Accumulator<T>* __restrict__ workspace, StreamK cut,
                         int32_t column_tiles, int32_t outputs, int32_t channels,
@@ -208,8 +209,8 @@ __global__ void __launch_bounds__(kGemmThreads)
   const int place = k % kRows * kColumns + strip % kStrips * kStrip + c % kStrip;
   Accumulator<T> sum = 0;
 #pragma unroll 8
-  for (int64_t slot = slots.first; slot <= slots.last; ++slot)
-    sum += workspace[slot * (kRows * kColumns) + place];
+  for (int64_t part = slots.first * kParts; part < (slots.last + 1) * kParts; ++part)
+    sum += workspace[part * (kRows * kColumns) + place];
   *grad_weight.at(k, c, tap / 3, tap % 3) = narrow<T>(sum);
 }
 
@@ -243,11 +244,11 @@ int64_t igemm_wgrad_workspace(const DenseConvolution& problem) {
   return igemm_wgrad_cut<T>(problem).slots() * (Tile::kRows * Tile::kColumns);
 }
 
-template <typename T, int kRows, int kStrips>
+template <typename T, int kRows, int kStrips, int kParts = 1>
 cudaError_t launch_wgrad_reduce(const DenseConvolution& problem, const StreamK& cut,
                                 const Accumulator<T>* workspace, void* grad_weight,
                                 const int64_t (&weight_strides)[4], cudaStream_t stream) {
-  return launch(wgrad_reduce_kernel<T, kRows, kStrips>,
+  return launch(wgrad_reduce_kernel<T, kRows, kStrips, kParts>,
                 grid_for(int64_t{problem.outputs} * 9 * problem.channels, kGemmThreads),
                 kGemmThreads, stream, workspace, cut,
                 wgrad_tiles_of(problem, kRows, kStrips).column_tiles, problem.outputs,

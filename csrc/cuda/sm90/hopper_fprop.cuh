@@ -25,7 +25,7 @@ struct HopperFprop {
   static constexpr int kRowStrips = kStrips == 4 ? 1 : 2;  // at most 128 registers of sums
   static constexpr int kCluster = kStrips == 4 ? 2 : 1;
   static constexpr int kGroups = kRowStrips * kHopperRows / kGroup;
-  static constexpr bool kTransposed = false;
+  static constexpr bool kTransposed = false, kSplitsSum = false;
   using Ring = HopperRing<kRowStrips, kStrips>;
   static constexpr int kOutputs = kStrips * kStrip, kOutputsOfLoad = kOutputs / kCluster;
 

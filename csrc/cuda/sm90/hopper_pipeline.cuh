@@ -14,10 +14,14 @@
 // A cluster's blocks work on neighbouring tiles, as many steps each, and may load for each other: a
 // box that goes to both is asked for when both have room, and full[stage] of each counts its bytes.
 //
-// A Product says what is multiplied: which tiles a cluster computes (first_tile(cluster), has(tile),
-// next(tile, clusters)) and their steps, layout, and what becomes of the sums. Its loader(tile, box),
-// of which each producer's thread has one, asks for box number `box` of each step; there may be up
-// to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps share them evenly.
+// Or the consumers have the same rows and columns, and each sums half of a stage's lines
+// (kSplitsSum); each column of lines is twice as long then.
+//
+// A Product says what is multiplied: which tiles a cluster computes (first_tile(cluster),
+// has(tile), next(tile, clusters)) and their steps, layout, and what becomes of the sums. Its
+// loader(tile, box), of which each producer's thread has one, asks for box number `box` of each
+// step; there may be up to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps
+// share them evenly.
 
 #pragma once
 
@@ -56,7 +60,8 @@ struct HopperRing {
 };
 
 template <typename Product>
-using RingOf = HopperRing<Product::kRowStrips, Product::kStrips>;
+using RingOf =
+    HopperRing<Product::kRowStrips, Product::kStrips*(Product::kSplitsSum ? kConsumers : 1)>;
 
 // Where a walker round the ring stands: its stage, and its round's parity.
 struct Turn {
@@ -127,7 +132,9 @@ __device__ __forceinline__ void multiply_stage(
   constexpr bool kTransposed = Product::kTransposed;
   // From 16 of the reduction to the next 16: along a line, or 16 lines on.
   constexpr uint32_t kStep = kTransposed ? 2 * kEightLines : 32;
-  const uint32_t columns = shared_address(stage) + RingOf<Product>::kRowBytes;
+  constexpr uint32_t kColumn = (Product::kSplitsSum ? kConsumers : 1) * kColumnBytes;
+  const uint32_t columns = shared_address(stage) + RingOf<Product>::kRowBytes +
+                           (Product::kSplitsSum ? consumer * kColumnBytes : 0);
   const uint32_t rows = shared_address(stage) + consumer * Product::kRowStrips * kColumnBytes;
   begin_products();
 #pragma unroll
@@ -137,7 +144,7 @@ __device__ __forceinline__ void multiply_stage(
       multiply_tiles<typename Product::Element, kTransposed>(
           sums[strip],
           describe_tile(rows + strip * kColumnBytes + i * kStep, kColumnBytes, kEightLines),
-          describe_tile(columns + i * kStep, kColumnBytes, kEightLines));
+          describe_tile(columns + i * kStep, kColumn, kEightLines));
   commit_products();
 }
 

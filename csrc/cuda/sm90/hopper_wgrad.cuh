@@ -3,6 +3,9 @@
 // of channels: both tiles are transposed as wgmma reads them. Blocks share the steps in equal runs
 // (stream_k.cuh); partial sums and their addition are those of igemm_wgrad.cuh.
 //
+// Up to 64 channels k leave no rows for the second consumer. Then a step is 128 pixels, and each
+// consumer sums half of them: a slot holds two partial sums, one below the other.
+//
 // A box may extend beyond the lower and the right edge. The gradient reads as zero there, and the
 // input must too: under a tap that points back up or left its pixels lie inside, and 0 * infinity
 // isn't 0. So for such taps the last row or column is cut from the input's map.
@@ -16,11 +19,13 @@
 
 namespace vgg_fast::cuda {
 
-template <typename T, int kStripsOfTile>
+template <typename T, int kStripsOfTile, bool kSplits>
 struct HopperWgrad {
   using Element = T;
   static constexpr int kCluster = 1, kRowStrips = 1, kStrips = kStripsOfTile;
-  static constexpr bool kTransposed = true;
+  static constexpr bool kTransposed = true, kSplitsSum = kSplits;
+  static constexpr int kRowBoxes = kSplits ? 1 : kConsumers;
+  static constexpr int kBoxBytes = (kSplits ? kConsumers : 1) * kColumnBytes;
 
   CUtensorMap gradient, input[2][2];  // without the last row, without the last column
   PixelBoxes boxes;
@@ -40,7 +45,7 @@ struct HopperWgrad {
   }
   VGG_HOST_DEVICE int32_t steps_of(const Piece& piece) const { return piece.steps; }
 
-  // Boxes 0 and 1 are the gradient's channels, the others a strip of the input each.
+  // The first boxes are 64 channels of the gradient each, the others a strip of the input.
   struct Loader {
     const HopperWgrad& product;
     const CUtensorMap* map;
@@ -50,8 +55,8 @@ struct HopperWgrad {
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
       const PixelBoxes& boxes = product.boxes;
-      if (box < kConsumers + kStrips)
-        load_box(stage + box * kColumnBytes, map, full, c, at.x * boxes.width + dx,
+      if (box < kRowBoxes + kStrips)
+        load_box(stage + box * kBoxBytes, map, full, c, at.x * boxes.width + dx,
                  at.y * boxes.height + dy, static_cast<int32_t>(at.n) * boxes.images);
       advance(at, {0, 0, 1, 0}, {boxes.y, boxes.x, 1});
     }
@@ -59,12 +64,12 @@ struct HopperWgrad {
 
   __device__ __forceinline__ Loader loader(const Piece& piece, int box) const {
     const Cursor at = cursor_at(piece.first, {boxes.y, boxes.x, 1});
-    if (box < kConsumers) {
-      const int32_t first_output = piece.tile / column_tiles * kHopperRows;
+    if (box < kRowBoxes) {
+      const int32_t first_output = piece.tile / column_tiles * kRowBoxes * kStrip;
       return {*this, &gradient, box, first_output + box * kStrip, 0, 0, at};
     }
     const int32_t first_strip = piece.tile % column_tiles * kStrips;
-    const Strip strip = strip_at(first_strip + box - kConsumers, channels);
+    const Strip strip = strip_at(first_strip + box - kRowBoxes, channels);
     const int32_t dy = strip.tap / 3 - 1, dx = strip.tap % 3 - 1;
     return {*this, &input[dy < 0][dx < 0], box, strip.c, dy, dx, at};
   }
@@ -82,19 +87,22 @@ struct HopperWgrad {
 // ------------------------------------------------------------------------------------------------
 
 struct HopperWgradPlan {
+  bool splits;
   int strips;
   WgradTiles tiles;
   PixelBoxes boxes;
   StreamK cut;
 };
 
-// Three strips a tile where they leave fewer columns empty: 9 of 64 channels, or 18 of 128.
+// Strips come in nines, so three a tile leave no column empty. Four load less, but may leave some;
+// and of 128 pixels only two stages would fit.
 inline HopperWgradPlan hopper_wgrad_plan(const DenseConvolution& problem) {
   const int64_t strips = 9 * int64_t{strips_of_tap(problem.channels)};
   HopperWgradPlan plan{};
-  plan.strips = 3 * ceiling(strips, 3) < 4 * ceiling(strips, 4) ? 3 : 4;
-  plan.tiles = wgrad_tiles_of(problem, kHopperRows, plan.strips);
-  plan.boxes = pixel_boxes(problem.n, problem.height, problem.width);
+  plan.splits = problem.outputs <= kStrip;
+  plan.strips = plan.splits || strips < 4 * ceiling(strips, 4) ? 3 : 4;
+  plan.tiles = wgrad_tiles_of(problem, plan.splits ? kStrip : kHopperRows, plan.strips);
+  plan.boxes = pixel_boxes(plan.splits ? 128 : 64, problem.n, problem.height, problem.width);
   plan.cut = stream_k(plan.tiles.count(), plan.boxes.count, {kMultiprocessors, 1, INT32_MAX});
   return plan;
 }
@@ -121,12 +129,12 @@ cudaError_t map_pixels(const void* data, const DenseConvolution& problem, int32_
       map);
 }
 
-template <typename T, int kStrips>
+template <typename T, int kStrips, bool kSplits>
 cudaError_t launch_hopper_wgrad(const DenseConvolution& problem, const HopperWgradPlan& plan,
                                 const void* gradient, void* grad_weight,
                                 const int64_t (&weight_strides)[4], float* workspace,
                                 cudaStream_t stream) {
-  HopperWgrad<T, kStrips> product{};
+  HopperWgrad<T, kStrips, kSplits> product{};
   product.boxes = plan.boxes;
   product.cut = plan.cut;
   product.channels = problem.channels;
@@ -141,15 +149,18 @@ cudaError_t launch_hopper_wgrad(const DenseConvolution& problem, const HopperWgr
                               &product.input[up][left]);
   if (error == cudaSuccess) error = launch_hopper(product, stream);
   if (error != cudaSuccess) return error;
-  return launch_wgrad_reduce<T, kHopperRows, kStrips>(problem, plan.cut, workspace, grad_weight,
-                                                      weight_strides, stream);
+  constexpr int kParts = kSplits ? kConsumers : 1;
+  return launch_wgrad_reduce<T, kHopperRows / kParts, kStrips, kParts>(
+      problem, plan.cut, workspace, grad_weight, weight_strides, stream);
 }
 
 template <typename T>
 cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
                          const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream) {
   const HopperWgradPlan plan = hopper_wgrad_plan(problem);
-  const auto run = plan.strips == 3 ? launch_hopper_wgrad<T, 3> : launch_hopper_wgrad<T, 4>;
+  const auto run = plan.splits        ? launch_hopper_wgrad<T, 3, true>
+                   : plan.strips == 3 ? launch_hopper_wgrad<T, 3, false>
+                                      : launch_hopper_wgrad<T, 4, false>;
   return run(problem, plan, gradient, grad_weight, weight_strides, static_cast<float*>(workspace),
              stream);
 }
