@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from tests.support.emulated import (
     problem,
 )
 from tests.support.numerics import relative_error
-from tests.support.stream_k import Cut
+from tests.support.stream_k import MULTIPROCESSORS, Cut
 
 # N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
 # windows of one, two and four images; odd sizes; more tiles than multiprocessors, or than the one
@@ -46,13 +47,13 @@ SHAPES = [
 # edge; a tile that isn't full
 PATCHES = [(4, 8, 16, 16, 8), (2, 72, 8, 24, 72), (13, 72, 7, 8, 72), (3, 8, 9, 17, 128)]
 # For the weight's gradient, whose boxes of pixels fit, or hang over the last image, the lower edge,
-# the right edge, and all of them; up to 64 outputs, and more; three and four strips a tile; runs
-# that go on in the next tile
-MANY_STEPS = [(9, 8, 12, 14, 8), (5, 8, 12, 14, 72)]
+# the right edge, and all of them; up to 64 outputs, up to 128, and clusters; three and four strips
+# a tile; runs that go on in the next tile
+MANY_STEPS = [(9, 8, 12, 14, 8), (5, 8, 12, 14, 72), (5, 8, 12, 14, 136)]
 WGRAD_SHAPES = [
     *[(1, 8, 8, 16, 16), (8, 16, 2, 14, 64), (2, 72, 4, 8, 136), (4, 8, 8, 16, 72)],
     *[(3, 16, 2, 14, 64), (1, 24, 14, 6, 8), (2, 8, 4, 7, 72), (3, 72, 5, 7, 136), (1, 8, 2, 2, 8)],
-    *[(1, 200, 6, 6, 8), (1, 200, 6, 6, 72), *MANY_STEPS],
+    *[(1, 200, 6, 6, 8), (1, 200, 6, 6, 72), (1, 200, 6, 6, 136), *MANY_STEPS],
 ]
 TYPES = [torch.bfloat16, torch.float16]
 
@@ -131,12 +132,12 @@ def wgrad(emulated, shape, input, weight, gradient):
 
 @pytest.mark.parametrize("shape", MANY_STEPS)
 def test_any_number_of_multiprocessors_gives_the_same_weight_s_gradient(emulated, shape):
-    cut, _ = wgrad_plan(emulated, shape)
+    cut = wgrad_plan(emulated, shape).cut
     assert cut.runs > cut.tiles and cut.steps % cut.run_steps != 0
     given = wgrad_problem(shape, torch.bfloat16)
     usual = wgrad(emulated, shape, *given)
     try:
-        for count in (1, 2, cut.runs - 1, cut.runs, 132):
+        for count in (1, 2, 5, cut.runs, 2 * cut.runs, 132):
             emulated.set_multiprocessors(count)
             assert torch.equal(wgrad(emulated, shape, *given), usual)
     finally:
@@ -146,37 +147,49 @@ def test_any_number_of_multiprocessors_gives_the_same_weight_s_gradient(emulated
 # ----------------------------------------------------------------- how the weight's gradient is cut
 
 
-def wgrad_plan(emulated, shape) -> tuple[Cut, int]:
-    """How the steps are cut, and the strips of a tile."""
-    numbers = (ctypes.c_int32 * 5)()
+class WgradPlan(NamedTuple):
+    """How the steps are cut; strips of a tile; blocks of a cluster."""
+
+    cut: Cut
+    strips: int
+    cluster: int
+
+
+def wgrad_plan(emulated, shape) -> WgradPlan:
+    numbers = (ctypes.c_int32 * 6)()
     emulated.wgrad_plan(longs(*shape), numbers)
-    *cut, strips = numbers
-    return Cut(*cut), strips
+    *cut, strips, cluster = numbers
+    return WgradPlan(Cut(*cut), strips, cluster)
 
 
 @pytest.mark.parametrize("batch", [16, 32, 256])
 def test_the_weight_s_gradient_keeps_hopper_busy(emulated, batch):
     second_of_vgg16 = (64, 64, 224)
-    for c, k, size in [
-        *((layer.c, layer.k, layer.size) for layer in SEED_LAYERS[1:]),
-        second_of_vgg16,
-    ]:
-        cut, _ = wgrad_plan(emulated, (batch, c, size, size, k))
-        assert cut.busy_share() >= 0.98, (c, k, size)
+    layers = [(layer.c, layer.k, layer.size) for layer in SEED_LAYERS[1:]]
+    for c, k, size in (*layers, second_of_vgg16):
+        plan = wgrad_plan(emulated, (batch, c, size, size, k))
+        assert plan.cut.busy_share(MULTIPROCESSORS // plan.cluster) >= 0.98, (c, k, size)
 
 
 def test_no_strip_of_the_seed_network_is_empty(emulated):
     for layer in SEED_LAYERS[1:]:
-        cut, strips = wgrad_plan(emulated, (256, layer.c, layer.size, layer.size, layer.k))
-        assert cut.tiles * strips == 9 * (layer.c // 64) * (layer.k // 128)
+        plan = wgrad_plan(emulated, (256, layer.c, layer.size, layer.size, layer.k))
+        columns = plan.cut.tiles * plan.strips * plan.cluster
+        assert columns == 9 * (layer.c // 64) * (layer.k // 128)
 
 
 @pytest.mark.parametrize(
     ("channels", "strips"), [(8, 3), (64, 3), (72, 3), (128, 3), (192, 3), (200, 4), (512, 4)]
 )
 def test_tiles_have_the_strips_that_leave_fewer_empty(emulated, channels, strips):
-    assert wgrad_plan(emulated, (1, channels, 8, 8, 128))[1] == strips
-    assert wgrad_plan(emulated, (1, channels, 8, 8, 64))[1] == 3
+    assert wgrad_plan(emulated, (1, channels, 8, 8, 128)).strips == strips
+    assert wgrad_plan(emulated, (1, channels, 8, 8, 64)).strips == 3
+
+
+def test_clusters_have_rows_for_both_blocks(emulated):
+    for outputs in range(8, 1032, 8):
+        plan = wgrad_plan(emulated, (1, 8, 8, 8, outputs))
+        assert plan.cluster == (1 if -(-outputs // 128) % 2 else 2)
 
 
 def boxes_of_pixels(emulated, pixels, n, height, width) -> tuple[int, int, int, int]:

@@ -55,12 +55,12 @@ int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const
 
 void set_multiprocessors(int count) { emulation::multiprocessors = count; }
 
-// Tiles, steps of each, runs, steps of each; strips of a tile.
+// Tiles, steps of each, runs, steps of each; strips of a tile, blocks of a cluster.
 void wgrad_plan(const int64_t* shape, int32_t* numbers) {
   const HopperWgradPlan plan = hopper_wgrad_plan(dense(1, shape, nullptr, nullptr));
-  const int32_t of_plan[5] = {plan.cut.tiles, plan.cut.steps, plan.cut.runs, plan.cut.run_steps,
-                              plan.strips};
-  std::copy(of_plan, of_plan + 5, numbers);
+  const int32_t of_plan[6] = {plan.cut.tiles,     plan.cut.steps, plan.cut.runs,
+                              plan.cut.run_steps, plan.strips,    plan.cluster};
+  std::copy(of_plan, of_plan + 6, numbers);
 }
 
 // Columns, rows and images of a box, and how many there are.

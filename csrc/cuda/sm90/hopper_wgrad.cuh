@@ -3,6 +3,10 @@
 // of channels: both tiles are transposed as wgmma reads them. Blocks share the steps in equal runs
 // (stream_k.cuh); partial sums and their addition are those of igemm_wgrad.cuh.
 //
+// With 128 to 256 channels k, or any even number of such rows, two blocks are a cluster that has
+// the same strips: each loads half of them for both. That asks 32 or 37 bytes of the L2 cache for
+// each clock of a multiprocessor's tensor cores, where one block alone asks 48 or 53.
+//
 // Up to 64 channels k leave no rows for the second consumer. Then a step is 128 pixels, and each
 // consumer sums half of them: a slot holds two partial sums, one below the other.
 //
@@ -19,12 +23,12 @@
 
 namespace vgg_fast::cuda {
 
-template <typename T, int kStripsOfTile, bool kSplits>
+template <typename T, int kStripsOfTile, bool kSplits, int kBlocksOfCluster>
 struct HopperWgrad {
   using Element = T;
-  static constexpr int kCluster = 1, kRowStrips = 1, kStrips = kStripsOfTile;
+  static constexpr int kCluster = kBlocksOfCluster, kRowStrips = 1, kStrips = kStripsOfTile;
   static constexpr bool kTransposed = true, kSplitsSum = kSplits;
-  static constexpr int kRowBoxes = kSplits ? 1 : kConsumers;
+  static constexpr int kRowBoxes = kSplits ? 1 : kConsumers;  // of a block
   static constexpr int kBoxBytes = (kSplits ? kConsumers : 1) * kColumnBytes;
 
   CUtensorMap gradient, input[2][2];  // without the last row, without the last column
@@ -45,7 +49,8 @@ struct HopperWgrad {
   }
   VGG_HOST_DEVICE int32_t steps_of(const Piece& piece) const { return piece.steps; }
 
-  // The first boxes are 64 channels of the gradient each, the others a strip of the input.
+  // The first boxes are 64 channels of the gradient each, the others a strip of the input, of which
+  // the blocks of a cluster take turns.
   struct Loader {
     const HopperWgrad& product;
     const CUtensorMap* map;
@@ -55,9 +60,14 @@ struct HopperWgrad {
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
       const PixelBoxes& boxes = product.boxes;
-      if (box < kRowBoxes + kStrips)
-        load_box(stage + box * kBoxBytes, map, full, c, at.x * boxes.width + dx,
-                 at.y * boxes.height + dy, static_cast<int32_t>(at.n) * boxes.images);
+      const int32_t x = at.x * boxes.width + dx, y = at.y * boxes.height + dy;
+      const int32_t n = static_cast<int32_t>(at.n) * boxes.images;
+      unsigned char* to = stage + box * kBoxBytes;
+      if (kCluster == 1 ? box < kRowBoxes + kStrips : box < kRowBoxes)
+        load_box(to, map, full, c, x, y, n);
+      else if (kCluster > 1 && box < kRowBoxes + kStrips &&
+               box % kCluster == block_of_cluster<HopperWgrad>())
+        load_box_to_cluster<kCluster>(to, map, full, c, x, y, n);
       advance(at, {0, 0, 1, 0}, {boxes.y, boxes.x, 1});
     }
   };
@@ -65,8 +75,8 @@ struct HopperWgrad {
   __device__ __forceinline__ Loader loader(const Piece& piece, int box) const {
     const Cursor at = cursor_at(piece.first, {boxes.y, boxes.x, 1});
     if (box < kRowBoxes) {
-      const int32_t first_output = piece.tile / column_tiles * kRowBoxes * kStrip;
-      return {*this, &gradient, box, first_output + box * kStrip, 0, 0, at};
+      const int32_t block = piece.tile / column_tiles * kCluster + block_of_cluster<HopperWgrad>();
+      return {*this, &gradient, box, (block * kRowBoxes + box) * kStrip, 0, 0, at};
     }
     const int32_t first_strip = piece.tile % column_tiles * kStrips;
     const Strip strip = strip_at(first_strip + box - kRowBoxes, channels);
@@ -77,7 +87,8 @@ struct HopperWgrad {
   __device__ __forceinline__ void store(const Piece& piece, int row,
                                         float (&sums)[kStrips][kBlocks][4]) const {
     constexpr int kColumns = kStrips * kStrip;
-    float* partial = workspace + piece.slot() * (kHopperRows * kColumns);
+    const int64_t block = piece.slot() * kCluster + block_of_cluster<HopperWgrad>();
+    float* partial = workspace + block * (kHopperRows * kColumns);
 #pragma unroll
     for (int i = 0; i < kStrips; ++i)
       store_partial_sums<kColumns>(partial, row, i * kStrip, sums[i]);
@@ -88,7 +99,7 @@ struct HopperWgrad {
 
 struct HopperWgradPlan {
   bool splits;
-  int strips;
+  int strips, cluster;
   WgradTiles tiles;
   PixelBoxes boxes;
   StreamK cut;
@@ -101,16 +112,19 @@ inline HopperWgradPlan hopper_wgrad_plan(const DenseConvolution& problem) {
   HopperWgradPlan plan{};
   plan.splits = problem.outputs <= kStrip;
   plan.strips = plan.splits || strips < 4 * ceiling(strips, 4) ? 3 : 4;
-  plan.tiles = wgrad_tiles_of(problem, plan.splits ? kStrip : kHopperRows, plan.strips);
+  plan.cluster = ceiling(problem.outputs, kHopperRows) % 2 == 0 ? 2 : 1;
+  const int rows = plan.splits ? kStrip : plan.cluster * kHopperRows;
+  plan.tiles = wgrad_tiles_of(problem, rows, plan.strips);
   plan.boxes = pixel_boxes(plan.splits ? 128 : 64, problem.n, problem.height, problem.width);
-  plan.cut = stream_k(plan.tiles.count(), plan.boxes.count, {kMultiprocessors, 1, INT32_MAX});
+  plan.cut = stream_k(plan.tiles.count(), plan.boxes.count,
+                      {kMultiprocessors / plan.cluster, 1, INT32_MAX});
   return plan;
 }
 
 template <typename T>
 int64_t hopper_wgrad_workspace(const DenseConvolution& problem) {
   const HopperWgradPlan plan = hopper_wgrad_plan(problem);
-  return plan.cut.slots() * kHopperRows * plan.strips * kStrip;
+  return plan.cut.slots() * plan.cluster * kHopperRows * plan.strips * kStrip;
 }
 
 // The boxes of pixels of a dense (N, H, W, C) without its last `rows` and `columns`.
@@ -129,12 +143,12 @@ cudaError_t map_pixels(const void* data, const DenseConvolution& problem, int32_
       map);
 }
 
-template <typename T, int kStrips, bool kSplits>
+template <typename T, int kStrips, bool kSplits, int kCluster>
 cudaError_t launch_hopper_wgrad(const DenseConvolution& problem, const HopperWgradPlan& plan,
                                 const void* gradient, void* grad_weight,
                                 const int64_t (&weight_strides)[4], float* workspace,
                                 cudaStream_t stream) {
-  HopperWgrad<T, kStrips, kSplits> product{};
+  HopperWgrad<T, kStrips, kSplits, kCluster> product{};
   product.boxes = plan.boxes;
   product.cut = plan.cut;
   product.channels = problem.channels;
@@ -150,7 +164,7 @@ cudaError_t launch_hopper_wgrad(const DenseConvolution& problem, const HopperWgr
   if (error == cudaSuccess) error = launch_hopper(product, stream);
   if (error != cudaSuccess) return error;
   constexpr int kParts = kSplits ? kConsumers : 1;
-  return launch_wgrad_reduce<T, kHopperRows / kParts, kStrips, kParts>(
+  return launch_wgrad_reduce<T, kCluster * kHopperRows / kParts, kStrips, kParts>(
       problem, plan.cut, workspace, grad_weight, weight_strides, stream);
 }
 
@@ -158,9 +172,12 @@ template <typename T>
 cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
                          const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream) {
   const HopperWgradPlan plan = hopper_wgrad_plan(problem);
-  const auto run = plan.splits        ? launch_hopper_wgrad<T, 3, true>
-                   : plan.strips == 3 ? launch_hopper_wgrad<T, 3, false>
-                                      : launch_hopper_wgrad<T, 4, false>;
+  const auto three = plan.splits         ? launch_hopper_wgrad<T, 3, true, 1>
+                     : plan.cluster == 1 ? launch_hopper_wgrad<T, 3, false, 1>
+                                         : launch_hopper_wgrad<T, 3, false, 2>;
+  const auto four =
+      plan.cluster == 1 ? launch_hopper_wgrad<T, 4, false, 1> : launch_hopper_wgrad<T, 4, false, 2>;
+  const auto run = plan.strips == 3 ? three : four;
   return run(problem, plan, gradient, grad_weight, weight_strides, static_cast<float*>(workspace),
              stream);
 }
