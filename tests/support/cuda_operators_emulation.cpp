@@ -16,6 +16,7 @@
 #include "cuda/sm80/expand_gradient.cu"
 #include "cuda/sm80/igemm_fprop.cuh"
 #include "cuda/sm80/rotate_weight.cu"
+#include "cuda/sm90/hopper_fprop.cuh"
 #include "cuda/sm90/hopper_wgrad.cuh"
 
 // An H100 to all appearances, unless a test says otherwise.
