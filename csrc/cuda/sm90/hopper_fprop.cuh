@@ -38,6 +38,7 @@ struct HopperFprop {
   VGG_HOST_DEVICE bool has(int32_t tile) const { return tile < tiles; }
   VGG_HOST_DEVICE void next(int32_t& tile, int32_t clusters) const { tile += clusters; }
   VGG_HOST_DEVICE int32_t steps_of(int32_t) const { return 9 * channel_steps; }
+  VGG_HOST_DEVICE int boxes() const { return 1 + kGroups; }
   // Of the block; the cluster's last one may have none.
   __device__ int64_t first_group(int32_t tile) const {
     const int64_t block = int64_t{tile / column_tiles} * kCluster + block_of_cluster<HopperFprop>();

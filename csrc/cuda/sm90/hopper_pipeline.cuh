@@ -20,8 +20,8 @@
 // A Product says what is multiplied: which tiles a cluster computes (first_tile(cluster),
 // has(tile), next(tile, clusters)) and their steps, layout, and what becomes of the sums. Its
 // loader(tile, box), of which each producer's thread has one, asks for box number `box` of each
-// step; there may be up to 128, and thread t has number t % 32 * 4 + t / 32, so that the warps
-// share them evenly.
+// step. A block asks for boxes() of them, up to 128, and thread t for number t % 32 * 4 + t / 32,
+// so that the warps share them evenly.
 
 #pragma once
 
@@ -108,6 +108,8 @@ template <typename Product>
 __device__ __forceinline__ void produce(const Product& product, const RingOf<Product>& ring) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int box = static_cast<int>(threadIdx.x) % 32 * kProducerWarps + warp;
+  // A stage doesn't wait for a warp without a box, which could sleep through two of its phases.
+  if (warp >= product.boxes()) return;
   Turn turn;
   for (auto tile = product.first_tile(cluster<Product>()); product.has(tile);
        product.next(tile, clusters<Product>())) {

@@ -32,56 +32,59 @@ struct HopperWgrad {
   static constexpr int kBoxBytes = (kSplits ? kConsumers : 1) * kColumnBytes;
 
   CUtensorMap gradient, input[2][2];  // without the last row, without the last column
-  PixelBoxes boxes;
+  PixelBoxes boxes_of_pixels;
   StreamK cut;
   int32_t channels, column_tiles;
   float* workspace;  // [slot][row][column]
 
   // What the pipeline calls a tile is a piece of one.
   VGG_HOST_DEVICE int32_t most_clusters() const { return cut.runs; }
-  VGG_HOST_DEVICE Piece first_tile(int32_t block) const { return first_piece(cut, block); }
+  VGG_HOST_DEVICE Piece first_tile(int32_t cluster) const { return first_piece(cut, cluster); }
   VGG_HOST_DEVICE bool has(const Piece& piece) const { return piece.run < cut.runs; }
-  VGG_HOST_DEVICE void next(Piece& piece, int32_t blocks) const {
+  VGG_HOST_DEVICE void next(Piece& piece, int32_t clusters) const {
     if (!is_last_of_run(cut, piece))
       piece = piece_of(cut, piece.run, piece.tile + 1);
-    else if ((piece.run += blocks) < cut.runs)
+    else if ((piece.run += clusters) < cut.runs)
       piece = first_piece(cut, piece.run);
   }
   VGG_HOST_DEVICE int32_t steps_of(const Piece& piece) const { return piece.steps; }
+  __device__ int boxes() const {
+    return kRowBoxes + (kStrips - block_of_cluster<HopperWgrad>() + kCluster - 1) / kCluster;
+  }
 
   // The first boxes are 64 channels of the gradient each, the others a strip of the input, of which
   // the blocks of a cluster take turns.
   struct Loader {
     const HopperWgrad& product;
     const CUtensorMap* map;
-    int box;
+    int box, column;  // number of the box, and of its column of lines in the stage
     int32_t c, dy, dx;
     Cursor at;
 
     __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) {
-      const PixelBoxes& boxes = product.boxes;
+      const PixelBoxes& boxes = product.boxes_of_pixels;
       const int32_t x = at.x * boxes.width + dx, y = at.y * boxes.height + dy;
       const int32_t n = static_cast<int32_t>(at.n) * boxes.images;
-      unsigned char* to = stage + box * kBoxBytes;
-      if (kCluster == 1 ? box < kRowBoxes + kStrips : box < kRowBoxes)
-        load_box(to, map, full, c, x, y, n);
-      else if (kCluster > 1 && box < kRowBoxes + kStrips &&
-               box % kCluster == block_of_cluster<HopperWgrad>())
+      unsigned char* to = stage + column * kBoxBytes;
+      if (kCluster > 1 && box >= kRowBoxes && box < product.boxes())
         load_box_to_cluster<kCluster>(to, map, full, c, x, y, n);
+      else if (box < product.boxes())
+        load_box(to, map, full, c, x, y, n);
       advance(at, {0, 0, 1, 0}, {boxes.y, boxes.x, 1});
     }
   };
 
   __device__ __forceinline__ Loader loader(const Piece& piece, int box) const {
-    const Cursor at = cursor_at(piece.first, {boxes.y, boxes.x, 1});
+    const Cursor at = cursor_at(piece.first, {boxes_of_pixels.y, boxes_of_pixels.x, 1});
+    const int block = block_of_cluster<HopperWgrad>();
     if (box < kRowBoxes) {
-      const int32_t block = piece.tile / column_tiles * kCluster + block_of_cluster<HopperWgrad>();
-      return {*this, &gradient, box, (block * kRowBoxes + box) * kStrip, 0, 0, at};
+      const int32_t row_tile = piece.tile / column_tiles * kCluster + block;
+      return {*this, &gradient, box, box, (row_tile * kRowBoxes + box) * kStrip, 0, 0, at};
     }
-    const int32_t first_strip = piece.tile % column_tiles * kStrips;
-    const Strip strip = strip_at(first_strip + box - kRowBoxes, channels);
+    const int of_tile = (box - kRowBoxes) * kCluster + block;
+    const Strip strip = strip_at(piece.tile % column_tiles * kStrips + of_tile, channels);
     const int32_t dy = strip.tap / 3 - 1, dx = strip.tap % 3 - 1;
-    return {*this, &input[dy < 0][dx < 0], box, strip.c, dy, dx, at};
+    return {*this, &input[dy < 0][dx < 0], box, kRowBoxes + of_tile, strip.c, dy, dx, at};
   }
 
   __device__ __forceinline__ void store(const Piece& piece, int row,
@@ -149,7 +152,7 @@ cudaError_t launch_hopper_wgrad(const DenseConvolution& problem, const HopperWgr
                                 const int64_t (&weight_strides)[4], float* workspace,
                                 cudaStream_t stream) {
   HopperWgrad<T, kStrips, kSplits, kCluster> product{};
-  product.boxes = plan.boxes;
+  product.boxes_of_pixels = plan.boxes;
   product.cut = plan.cut;
   product.channels = problem.channels;
   product.column_tiles = plan.tiles.column_tiles;
