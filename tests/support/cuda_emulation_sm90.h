@@ -82,6 +82,10 @@ inline void arrive(const Load& load, uint64_t* barrier) {
   phase_barrier(barrier).settle();
 }
 
+// What a kernel asked of the L2 cache, where a box for a whole cluster counts once; and the clocks
+// in which a multiprocessor's tensor cores, at their full rate, do what it multiplied.
+inline int64_t bytes_asked_for = 0, product_clocks = 0;
+
 inline uint16_t element_of_tile(uint64_t tile, int line_or_row, int k, bool transposed) {
   const auto field = [&](int bit) { return static_cast<uint32_t>(tile >> bit & 0x3fff) << 4; };
   const uint32_t start = field(0), column = field(16), eight = field(32);
@@ -103,6 +107,12 @@ T* in_block(T* in_shared, int other) {
 }
 
 inline int loads = 0;
+
+inline int64_t bytes_of(const CUtensorMap* map) {
+  Load load{};
+  std::memcpy(&load.boxes, map, sizeof(load.boxes));
+  return load.bytes();
+}
 
 inline void load_into_block(int to_block, void* to, const CUtensorMap* map, uint64_t* barrier,
                             std::array<int32_t, 4> at) {
@@ -187,12 +197,14 @@ inline void expect_bytes(uint64_t* barrier, int bytes) {
 
 inline void load_box(void* to, const CUtensorMap* map, uint64_t* barrier, int32_t c, int32_t x,
                      int32_t y, int32_t n) {
+  emulation::bytes_asked_for += emulation::bytes_of(map);
   emulation::load_into_block(emulation::block(), to, map, barrier, {c, x, y, n});
 }
 
 template <int kBlocksOfCluster>
 void load_box_to_cluster(void* to, const CUtensorMap* map, uint64_t* barrier, int32_t c, int32_t x,
                          int32_t y, int32_t n) {
+  emulation::bytes_asked_for += emulation::bytes_of(map);
   for (int block = 0; block < kBlocksOfCluster; ++block)
     emulation::load_into_block(block, to, map, barrier, {c, x, y, n});
 }
@@ -239,6 +251,7 @@ void keep_order(float (&)[kRowStrips][kStrips][8][4]) {}
 template <typename T, bool kTransposed, int kStrips>
 void multiply_tiles(float (&sums)[kStrips][8][4], uint64_t a, uint64_t b) {
   const int thread = emulation::current;
+  if (threadIdx.x % 128 == 0) emulation::product_clocks += 32 * kStrips;  // 4096 FLOP each
   emulation::open_products[thread].push_back([&sums, a, b, thread] {
     const auto value = [](uint64_t tile, int row, int k) {
       return emulation::half_of(emulation::element_of_tile(tile, row, k, kTransposed), 0, T{});

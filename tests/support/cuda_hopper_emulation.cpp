@@ -1,5 +1,7 @@
 // The launchers of Hopper's matrix products, and the arithmetic of their pipeline, for ctypes.
 
+#include <utility>
+
 #include "cuda_emulation_sm90.h"
 // The emulation has to come first.
 #include "cuda/sm90/hopper_fprop.cuh"
@@ -51,6 +53,12 @@ int emulate_wgrad(int storage, const int64_t* shape, const void* gradient, const
     return hopper_wgrad<decltype(element)>(dense(storage, shape, input, nullptr), gradient,
                                            grad_weight, to, workspace, nullptr);
   });
+}
+
+// Since the last call: bytes asked of the L2 cache, clocks of the tensor cores.
+void counted(int64_t* numbers) {
+  numbers[0] = std::exchange(emulation::bytes_asked_for, 0);
+  numbers[1] = std::exchange(emulation::product_clocks, 0);
 }
 
 void set_multiprocessors(int count) { emulation::multiprocessors = count; }
