@@ -21,6 +21,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 import setup_cuda
 import vgg_fast
 from tests.support.cuda_toolkit import build_once, cuobjdump, toolkit
+from tests.support.instruction_count import main_loops, times_the_bytes
 from vgg_fast import _extension
 
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -116,7 +117,8 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
         # The matrix products keep a tile in registers; the others hide latency with more warps.
         threads = 512
         if re.search(
-            r"(igemm_fprop|igemm_wgrad|hopper|hopper_halo|few_channels_product)_k", kernel.name
+            r"(igemm_fprop|igemm_wgrad|hopper|hopper_halo|few_channels_(wgrad|(wgrad_)?product))_k",
+            kernel.name,
         ):
             threads = 256
         assert threads * kernel.registers <= 64 * 1024, kernel
@@ -126,6 +128,7 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
 # 16-bit elements and no others.
 TENSOR_CORES = [
     (("80", "90a"), "few_channels_product_kernel", {"HMMA"}),
+    (("80", "90a"), "few_channels_wgrad_product_kernel", {"HMMA", "LDGSTS"}),
     (("80", "90a"), "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
     (("80", "90a"), "igemm_wgrad_kernelI.*(half|bfloat16)", {"HMMA", "LDGSTS", "LDSM"}),
     (("80", "90a"), "igemm_wgrad_kernelI.*Tf32", {"HMMA", "LDGSTS"}),
@@ -150,7 +153,7 @@ def instructions_of(object_file: Path, architecture: str) -> dict[str, list[str]
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
 @pytest.mark.parametrize(
-    "source", [s for s in SOURCES if re.search(r"_(bf16|fp16|tf32)\.cu|conv3x3", s)]
+    "source", [s for s in SOURCES if re.search(r"_(bf16|fp16|tf32)\.cu|few_channels", s)]
 )
 def test_products_run_on_tensor_cores(object_of, source):
     checked = set()
@@ -179,6 +182,62 @@ def test_pooling_has_a_windows_four_loads_in_flight(object_of, architecture):
         assert len(between) < 16 and "BRA" not in between, (name, between)
         checked += 1
     assert checked == 4
+
+
+# What the first layer's weight gradient reads of a window of 64 channels, beside 4 pixels of the
+# image: elements, and bytes of argmax.
+READS = {
+    "few_channels_linear.cu": (4 * 64, 0),
+    "few_channels_relu.cu": (4 * 2 * 64, 0),
+    "few_channels_relu_pool.cu": (2 * 64, 64),
+}
+
+# Kernel, element, its size, the windows that a turn of its main loop takes, and how many times the
+# bytes' time its instructions may take to issue, for one input channel and for three.
+FIRST_WGRADS = [
+    ("few_channels_linear.cu", "wgrad_product", "13__nv_bfloat16", 2, 4, (0.7, 0.95)),
+    ("few_channels_relu.cu", "wgrad_product", "13__nv_bfloat16", 2, 4, (0.42, 0.52)),
+    ("few_channels_relu_pool.cu", "wgrad_product", "13__nv_bfloat16", 2, 4, (1.2, 1.5)),
+    ("few_channels_relu_pool.cu", "wgrad_product", "6__half", 2, 4, (1.2, 1.5)),
+    ("few_channels_linear.cu", "wgrad", "f", 4, 2, (0.92, 1.6)),
+    ("few_channels_relu.cu", "wgrad", "f", 4, 2, (0.6, 0.97)),
+    ("few_channels_relu_pool.cu", "wgrad", "f", 4, 2, (1.42, 2.6)),  # 1.6 of it multiply-adds
+]
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize(
+    ("source", "kernel", "element", "size", "windows", "most"), FIRST_WGRADS, ids=str
+)
+def test_the_first_layers_weight_gradient_issues_little_for_its_bytes(
+    object_of, source, kernel, element, size, windows, most
+):
+    loops = main_loops(object_of(source), "90a")
+    elements, argmax = READS[source]
+    for channels, times in zip((1, 3), most, strict=True):
+        pattern = rf"few_channels_{kernel}_kernelI.*E\dE{element}Li{channels}E"
+        (loop,) = (loop for name, loop in loops.items() if re.search(pattern, name))
+        read = size * (elements + 4 * channels) + argmax
+        assert times_the_bytes(len(loop) / windows, read) <= times
+        assert not any(name.startswith(("LDL", "STL")) for name in loop)
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize("source", READS)
+def test_the_first_layers_gradient_is_copied_ahead_in_one_go(object_of, source):
+    elements, argmax = READS[source]
+    pieces = elements // 64 + (argmax > 0)  # of 8 channels, in a lane
+    checked = 0
+    for name, loop in main_loops(object_of(source), "90a").items():
+        if "wgrad_product_kernelI" not in name:
+            continue
+        copies = [i for i, instruction in enumerate(loop) if instruction.startswith("LDGSTS")]
+        assert len(copies) == pieces, name
+        waits = [i for i, instruction in enumerate(loop) if instruction.startswith("DEPBAR")]
+        assert len(waits) == 1 and copies[-1] < waits[0], name
+        assert not {"BRA", "WARPSYNC"} & {*loop[copies[0] : copies[-1]]}, name
+        checked += 1
+    assert checked == 4  # bf16 and fp16, of one channel and of three
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("hopper_")])

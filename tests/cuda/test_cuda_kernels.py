@@ -14,6 +14,7 @@ from tests.support.emulated import (
     EPILOGUES,
     TOLERANCE,
     Poisoned,
+    channels_last,
     emulation,
     exact,
     layouts,
@@ -25,7 +26,10 @@ from tests.support.emulated import (
 from tests.support.numerics import relative_error
 
 # N, C, H, W, K: odd, one pixel wide, K off and on the vector's multiple, K beyond one block's 64
-SHAPES = [(2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), (1, 3, 1, 5, 4)]
+SHAPES = [
+    (2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), (1, 3, 1, 5, 4),
+    (5, 1, 7, 6, 72),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -116,29 +120,101 @@ def test_only_the_bias_gradient_is_computed_when_only_it_is_wanted(emulated):
     torch.testing.assert_close(grad_bias.take(), grad_output.sum((0, 2, 3)))
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES)
-def test_a_batch_of_many_slices_gives_the_same_gradient_twice(emulated, epilogue):
-    shape = (3, 1, 40, 24, 4)  # 720 patches: six blocks write partial sums
-    input, weight, bias = problem(shape, torch.float32)
-    output, argmax = forward(emulated, epilogue, shape, input, weight, bias)
-    grad_output = torch.randn(output.shape).contiguous(memory_format=torch.channels_last)
-    found = []
-    for _ in range(2):
-        grad_weight = torch.full_like(weight, math.nan)
-        workspace = torch.full((emulated.emulate_workspace(longs(*shape)),), math.nan)
-        emulated.emulate_conv3x3_backward(
-            EPILOGUES.index(epilogue), 0, longs(*shape), pointer(input), longs(*input.stride()),
-            pointer(weight), longs(*weight.stride()), pointer(grad_output), pointer(output),
-            pointer(argmax), None, pointer(grad_weight), longs(*grad_weight.stride()), None,
-            pointer(workspace),
-        )  # fmt: skip
-        found.append(grad_weight)
-    assert torch.equal(*found)
-    arguments = (grad_output, input, weight, output, argmax)[: EPILOGUES.index(epilogue) + 3]
-    wide = [a.double() if a.is_floating_point() else a for a in arguments]
+def upstream(epilogue: str, shape, dtype):
+    """Gradient, output and argmax as a forward pass may have left them, in channels_last."""
+    size = pooled(shape, epilogue)
+    output = torch.randn(size).to(dtype).relu()
+    saved = (torch.randn(size).to(dtype), output, torch.randint(0, 4, size, dtype=torch.uint8))
+    return [channels_last(tensor) for tensor in saved]
+
+
+def weight_gradients(emulated, epilogue: str, input, weight, grad_output, output, argmax):
+    """What the kernels make of the weight's gradient and the bias's."""
+    shape = (*input.shape, len(weight))
+    grad_weight = torch.full_like(weight, math.nan)
+    grad_bias = Poisoned((len(weight),), input.dtype)
+    accumulator = torch.float64 if input.dtype == torch.float64 else torch.float32
+    workspace = Poisoned((emulated.emulate_workspace(longs(*shape)),), accumulator)
+    emulated.emulate_conv3x3_backward(
+        EPILOGUES.index(epilogue), DTYPES[input.dtype], longs(*shape), pointer(input),
+        longs(*input.stride()), pointer(weight), longs(*weight.stride()), pointer(grad_output),
+        pointer(output), pointer(argmax), None, pointer(grad_weight),
+        longs(*grad_weight.stride()), pointer(grad_bias.tensor), pointer(workspace.tensor),
+    )  # fmt: skip
+    workspace.take()
+    return grad_weight, grad_bias.take()
+
+
+def exact_weight_gradients(epilogue: str, input, weight, *saved):
+    grad_output, *others = saved[: EPILOGUES.index(epilogue) + 1]
+    wide = [a.double() if a.is_floating_point() else a for a in (grad_output, input, weight)]
+    others = [a.double() if a.is_floating_point() else a for a in others]
     reference = getattr(__import__("vgg_fast.ops", fromlist=[epilogue]), epilogue)
-    expected = reference.reference_backward(*wide, False, True, False)[1]
-    assert relative_error(found[0], expected) <= 5e-6
+    return reference.reference_backward(*wide, *others, False, True, True)[1:]
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((3, 1, 40, 24, 4), torch.float32),  # 720 patches: twelve blocks write partial sums
+        ((3, 3, 23, 37, 40), torch.float32),
+        ((3, 3, 23, 37, 40), torch.bfloat16),  # whole runs of channels: on the tensor cores
+        ((5, 1, 30, 22, 72), torch.float16),
+        ((2, 3, 21, 40, 20), torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_a_batch_of_many_slices_gives_the_same_gradients_twice(emulated, epilogue, shape, dtype):
+    input, weight, _ = problem(shape, dtype)
+    saved = upstream(epilogue, shape, dtype)
+    found = weight_gradients(emulated, epilogue, input, weight, *saved)
+    again = weight_gradients(emulated, epilogue, input, weight, *saved)
+    for one, other, wanted in zip(
+        found, again, exact_weight_gradients(epilogue, input, weight, *saved), strict=True
+    ):
+        assert torch.equal(one, other)
+        assert relative_error(one, wanted) <= 2.5 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("where", ["input", "gradient", "output"])
+def test_nan_and_infinity_reach_the_same_weights_as_in_the_reference(
+    emulated, epilogue, channels, dtype, where
+):
+    shape = (1, channels, 6, 5, 16)
+    input, weight, _ = problem(shape, dtype)
+    saved = upstream(epilogue, shape, dtype)
+    spoilt = {"input": input, "gradient": saved[0], "output": saved[1]}[where]
+    spoilt[0, 0, 1, 1], spoilt[0, -1, 0, 1] = math.nan, math.inf
+    if where == "output":  # a NaN of either sign lets the gradient through, a negative zero doesn't
+        saved[1][0, :2, 0, 0] = torch.tensor([-0.0, -3.0], dtype=dtype)
+        saved[1].view(torch.int16 if dtype != torch.float32 else torch.int32)[0, 2, 0, 0] = -1
+    found = weight_gradients(emulated, epilogue, input, weight, *saved)
+    for actual, wanted in zip(
+        found, exact_weight_gradients(epilogue, input, weight, *saved), strict=True
+    ):
+        assert torch.equal(actual.isnan(), wanted.isnan())
+        finite = wanted.isfinite()
+        assert relative_error(actual[finite], wanted[finite]) <= 2.5 * TOLERANCE[dtype]
+        infinite = wanted.isinf()
+        assert torch.equal(actual[infinite].double(), wanted[infinite])
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_a_gradient_that_begins_off_16_bytes_is_read_all_the_same(emulated, epilogue):
+    shape = (1, 3, 6, 4, 16)
+    input, weight, _ = problem(shape, torch.bfloat16)
+    saved = upstream(epilogue, shape, torch.bfloat16)
+    expected = exact_weight_gradients(epilogue, input, weight, *saved)
+    n, k, h, w = saved[0].shape
+    buffer = torch.full((saved[0].numel() + 1,), math.nan, dtype=torch.bfloat16)
+    saved[0] = buffer[1:].view(n, h, w, k).permute(0, 3, 1, 2).copy_(saved[0])
+    found = weight_gradients(emulated, epilogue, input, weight, *saved)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert relative_error(actual, wanted) <= 2.5 * TOLERANCE[torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -187,6 +187,19 @@ inline void __syncthreads() {
   emulation::of_block[emulation::block()].meet(emulation::running[emulation::block()]);
 }
 
+inline void __syncwarp() {
+  emulation::of_warp[emulation::current / emulation::kWarpSize].meet(emulation::kWarpSize);
+}
+
+// Byte i of the result is the one of x (0 to 3) or y (4 to 7) that digit i of `selector` names.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i)
+    result |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return result;
+}
+
 template <typename T>
 T __shfl_xor_sync(unsigned lanes, T value, int distance) {
   const T* of =

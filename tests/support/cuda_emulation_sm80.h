@@ -1,5 +1,6 @@
-// The instructions of csrc/cuda/sm80/instructions.cuh as plain functions, by the layouts that the PTX
-// manual gives ("Matrix Fragments for mma.m16n8k16", the same for m16n8k8, "ldmatrix", "cp.async").
+// The instructions of csrc/cuda/sm80/instructions.cuh as plain functions, by the layouts that the
+// PTX manual gives ("Matrix Fragments for mma.m16n8k16", the same for m16n8k8, "ldmatrix",
+// "cp.async").
 
 #pragma once
 
@@ -13,6 +14,7 @@ namespace emulation {
 struct Copy {
   void* to;
   const void* from;
+  size_t bytes;
   bool inside;
 };
 struct Copies {
@@ -23,8 +25,8 @@ inline Copies copies[kMaxThreads];
 
 inline void arrive(const std::vector<Copy>& group) {
   for (const Copy& copy : group) {
-    std::memset(copy.to, 0, 16);
-    if (copy.inside) std::memcpy(copy.to, copy.from, 16);
+    std::memset(copy.to, 0, copy.bytes);
+    if (copy.inside) std::memcpy(copy.to, copy.from, copy.bytes);
   }
 }
 
@@ -85,7 +87,11 @@ inline void multiply_add_tf32(float (&sums)[4], const Fragments& mine) {
 namespace vgg_fast::cuda {
 
 inline void copy_async(void* to, const void* from, bool inside) {
-  emulation::copies[emulation::current].open.push_back({to, from, inside});
+  emulation::copies[emulation::current].open.push_back({to, from, 16, inside});
+}
+
+inline void copy_8_async(void* to, const void* from, bool inside) {
+  emulation::copies[emulation::current].open.push_back({to, from, 8, inside});
 }
 
 inline void commit_copies() {

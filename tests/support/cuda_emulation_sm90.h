@@ -142,10 +142,6 @@ inline const bool kForgetsProducts = [] {
 
 }  // namespace emulation
 
-inline void __syncwarp() {
-  emulation::of_warp[emulation::current / emulation::kWarpSize].meet(emulation::kWarpSize);
-}
-
 namespace vgg_fast::cuda {
 
 inline int multiprocessors() { return emulation::multiprocessors; }

@@ -3,11 +3,12 @@
 //   forward:   output = convolution + bias
 //   backward:  g = grad_output as it is
 //
-// They are templates in few_channels_fprop.cuh and few_channels_backward.cuh; the epilogue is
-// chosen here.
+// They are templates in few_channels_fprop.cuh, few_channels_dgrad.cuh and few_channels_wgrad.cuh;
+// the epilogue is chosen here.
 
-#include "cuda/few_channels/few_channels_backward.cuh"
+#include "cuda/few_channels/few_channels_dgrad.cuh"
 #include "cuda/few_channels/few_channels_fprop.cuh"
+#include "cuda/few_channels/few_channels_wgrad.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -19,8 +20,10 @@ template cudaError_t few_channels_wgrad<Epilogue::kLinear>(const Convolution&, c
                                                            void*, const int64_t (&)[4], void*,
                                                            void*, cudaStream_t);
 
+// No epilogue has more slices than this one.
 int64_t few_channels_wgrad_workspace(const Convolution& problem) {
-  return int64_t{problem.channels} * kWgradSums * problem.outputs * wgrad_slices(problem);
+  return int64_t{wgrad_sums(problem.channels)} * problem.outputs *
+         wgrad_slices(Epilogue::kLinear, problem);
 }
 
 }  // namespace vgg_fast::cuda

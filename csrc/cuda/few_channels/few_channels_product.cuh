@@ -11,10 +11,9 @@
 
 #pragma once
 
-#include <cstring>
-
 #include "cuda/common/bits.cuh"
 #include "cuda/common/launch.cuh"
+#include "cuda/few_channels/few_channels_terms.cuh"
 #include "cuda/sm80/multiply.cuh"
 
 namespace vgg_fast::cuda {
@@ -54,26 +53,14 @@ VGG_HOST_DEVICE int channel_of_column(int block, int column) {
   return block / 4 * 32 + column / 2 * 8 + block % 4 * 2 + column % 2;
 }
 
-template <typename T>
-__device__ __forceinline__ uint32_t pair_of(T first, T second) {
-  const Vector<T, 2> pair{{first, second}};
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
-
 template <typename T, int kSteps>
 class WindowOperands {
  public:
   __device__ __forceinline__ explicit WindowOperands(const FewChannels<T>& layer) : layer_(layer) {
-    const int taps = 9 * layer.channels;
 #pragma unroll
-    for (int i = 0; i < 4 * kSteps; ++i) {
-      const int place = place_of_operand(threadIdx.x % 32, i / 4, i % 4);
-      const int r = place % 9 / 3, s = place % 3;
-      offsets_[i] = place / 9 * layer.input.c + (r - 1) * layer.input.y + (s - 1) * layer.input.x;
-      wanted_[i] = place < taps ? 1u << (4 * r + s) : place == taps ? kOne : 0u;
-    }
+    for (int i = 0; i < 4 * kSteps; ++i)
+      terms_[i] =
+          term_at(layer.input, layer.channels, place_of_operand(threadIdx.x % 32, i / 4, i % 4));
   }
 
   // rows[dy][step][2 * half + dx], half of the step's reduction, of pixel (dy, dx).
@@ -87,9 +74,7 @@ class WindowOperands {
       T values[4 * kSteps];
 #pragma unroll
       for (int i = 0; i < 4 * kSteps; ++i)
-        values[i] = wanted_[i] & inside >> (4 * dy + dx)
-                        ? window[offsets_[i] + dy * layer_.input.y + dx * layer_.input.x]
-                        : T(wanted_[i] == kOne ? 1.0f : 0.0f);
+        values[i] = value_of(terms_[i], layer_.input, window, inside, dy, dx);
 #pragma unroll
       for (int i = 0; i < 2 * kSteps; ++i)
         rows[dy][i / 2][i % 2 * 2 + dx] = pair_of(values[2 * i], values[2 * i + 1]);
@@ -97,11 +82,8 @@ class WindowOperands {
   }
 
  private:
-  static constexpr uint32_t kOne = 1u << 31;
-
   const FewChannels<T>& layer_;
-  int64_t offsets_[4 * kSteps];
-  uint32_t wanted_[4 * kSteps];  // the tap's bit of the window's surroundings, or kOne
+  Term terms_[4 * kSteps];
 };
 
 // The factor at place `place` of the reduction.

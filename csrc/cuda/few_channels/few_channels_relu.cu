@@ -3,11 +3,12 @@
 //   forward:   output = relu(convolution + bias)
 //   backward:  g = grad_output where output > 0, else 0
 //
-// They are templates in few_channels_fprop.cuh and few_channels_backward.cuh; the epilogue is
-// chosen here.
+// They are templates in few_channels_fprop.cuh, few_channels_dgrad.cuh and few_channels_wgrad.cuh;
+// the epilogue is chosen here.
 
-#include "cuda/few_channels/few_channels_backward.cuh"
+#include "cuda/few_channels/few_channels_dgrad.cuh"
 #include "cuda/few_channels/few_channels_fprop.cuh"
+#include "cuda/few_channels/few_channels_wgrad.cuh"
 
 namespace vgg_fast::cuda {
 

@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "cuda/few_channels/few_channels_backward.cuh"
+#include "cuda/few_channels/few_channels_gradient.cuh"
 #include "cuda/sm80/pipeline.cuh"
 
 namespace vgg_fast::cuda {
@@ -103,11 +103,11 @@ template <typename T>
 __global__ void __launch_bounds__(kGemmThreads)
     bias_gradient_kernel(const Accumulator<T>* __restrict__ partial, int32_t slices,
                          int32_t outputs, T* __restrict__ grad_bias) {
-  const int32_t k = blockIdx.x * kGemmWarps + threadIdx.x / kWarp;
+  const int32_t k = blockIdx.x * kGemmWarps + threadIdx.x / 32;
   if (k >= outputs) return;
-  const int lane = threadIdx.x % kWarp;
+  const int lane = threadIdx.x % 32;
   Accumulator<T> sum = 0;
-  for (int32_t slice = lane; slice < slices; slice += kWarp)
+  for (int32_t slice = lane; slice < slices; slice += 32)
     sum += partial[int64_t{k} * slices + slice];
   sum = add_over_warp(sum);
   if (lane == 0) grad_bias[k] = narrow<T>(sum);

@@ -31,6 +31,13 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool insi
                : "memory");
 }
 
+// The same of 8 bytes, which come through the L1 cache.
+__device__ __forceinline__ void copy_8_async(void* to, const void* from, bool inside) {
+  asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8, %2;\n" ::"r"(shared_address(to)),
+               "l"(from), "r"(inside ? 8 : 0)
+               : "memory");
+}
+
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
