@@ -70,8 +70,18 @@ def test_every_row_of_the_shipped_table_says_whether_it_was_measured() -> None:
 
 
 def test_the_layers_own_channels_decide_in_the_backward_pass_too() -> None:
-    assert first("conv3x3_relu", 3) == first("conv3x3_relu_backward", 3) == "cpp"
+    assert first("conv3x3_relu", 3) == "cpp" and first("conv3x3_relu_backward", 3) == "triton"
     assert first("conv3x3_relu", 64) == first("conv3x3_relu_backward", 64) == "triton"
+
+
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+@pytest.mark.parametrize("family", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_until_it_is_measured_a_first_layers_backward_is_tritons(op, family, c) -> None:
+    for arithmetic in ("half", "tf32", "float32"):
+        layer = choices.Layer(f"{op}_backward", arithmetic, 32, c, 224, 224, 64)
+        assert choices.for_layer(layer, family).backend == "triton"
+    assert first(f"{op}_backward", c, 64, torch.float64) == ("triton" if c == 2 else "cpp")
 
 
 def test_a_gpu_older_than_ampere_gets_pytorch(built, monkeypatch) -> None:
