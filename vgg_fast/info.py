@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from vgg_fast import _extension, backends, cpu
-from vgg_fast.dispatch import choices, environment, policy, route, tiles
+from vgg_fast.dispatch import architectures, choices, environment, policy, route, tiles
 from vgg_fast.layers.groups import Group, group
 from vgg_fast.models import SEED_ARCH, VGG
 
@@ -120,9 +120,16 @@ def _gpus() -> list[dict[str, Any]]:
                 "name": properties.name,
                 "compute capability": f"{properties.major}.{properties.minor}",
                 "memory, GiB": round(properties.total_memory / 2**30, 1),
+                "C++ kernels": architectures.why_not(index) or _built_for(),
             }
         )
     return gpus
+
+
+def _built_for() -> str:
+    """What the CUDA C++ kernels hold code for."""
+    listed = _extension.cuda_facts().get("cuda architectures")
+    return f"built for {listed}" if listed else "not there"
 
 
 def _layers() -> list[dict[str, Any]]:

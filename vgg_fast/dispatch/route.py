@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vgg_fast import _extension
-from vgg_fast.dispatch import choices, environment, policy, state
+from vgg_fast.dispatch import architectures, choices, environment, policy, state
 from vgg_fast.dispatch.folding import fold
 from vgg_fast.dispatch.policy import precision
 
@@ -122,6 +122,8 @@ def _forced(chosen: str, name: str, key: str, args: tuple[Any, ...]) -> tuple[Ca
             )
         if key == "CPU":
             return kernel, ""
+        if why_not := architectures.why_not(_gpu_of(args)):
+            return None, why_not
     else:
         kernel, why_not = _triton_kernel(name, key)
         if kernel is None:
@@ -153,9 +155,9 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
     later = _later(name, args)
     by_table = key == "CUDA" and later.is_only_a_scale
     for row in choices.order(name, args) if by_table else ():
-        if row.backend == choices.HOPPER and name in _sm90:
+        if row.backend == choices.HOPPER and name in _sm90 and _has_code_for(args):
             return choices.HOPPER, _folding(name, _sm90[name], later)
-        if row.backend == "cpp" and native is not None:
+        if row.backend == "cpp" and native is not None and _has_code_for(args):
             return "cpp", _folding(name, native, later)
         if row.backend == "triton":
             kernel, _ = _triton_kernel(name, key)
@@ -168,6 +170,17 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
         return "reference", half.reference
     # Here too a scale is folded: multiplying the sums would take a convolution in 32 bits.
     return "reference", _folding(name, half.reference, later)
+
+
+def _has_code_for(args: tuple[Any, ...]) -> bool:
+    """Whether the CUDA C++ kernels, where they are built, run on the GPU of a call."""
+    return not architectures.why_not(_gpu_of(args))
+
+
+def _gpu_of(args: tuple[Any, ...]) -> int | None:
+    """The GPU of a call; None, which is the current one, if its first tensor is on none."""
+    device = args[0].device
+    return device.index if device.type == "cuda" else None
 
 
 def _later(name: str, args: tuple[Any, ...]) -> Later:
