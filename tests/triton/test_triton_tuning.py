@@ -194,6 +194,19 @@ def test_newer_rows_replace_those_of_the_same_calls() -> None:
     assert [row.origin for row in table.merged(new, old)] == ["new", "old"]
 
 
+@pytest.mark.parametrize("family", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("kernel", ["fprop", "dgrad", "wgrad"])
+def test_a_measured_row_for_some_multiples_leaves_other_channels_their_last_resort(
+    kernel: str, family: str
+) -> None:
+    measured = Row(family, kernel, "half", Tile(64, 64, 16, 4, 2), "measured", multiple=64)
+    rows = table.merged([measured], tiles.shipped())
+    call = Call(kernel, "half", 8, 56, 56, 64, 128)
+    assert tiles.find(rows, family, call) == measured
+    odd = call._replace(c=24, k=40)
+    assert tiles.find(rows, family, odd) == tiles.find(tiles.shipped(), family, odd) is not None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["fprop", "wgrad"])
 def test_what_was_compiled_ahead_is_what_a_launch_looks_for(kernel: str) -> None:
