@@ -116,10 +116,9 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
     for kernel in kernels_of(source):
         # The matrix products keep a tile in registers; the others hide latency with more warps.
         threads = 512
-        if re.search(
-            r"(igemm_fprop|igemm_wgrad|hopper|hopper_halo|few_channels_(wgrad|(wgrad_)?product))_k",
-            kernel.name,
-        ):
+        products = "igemm_fprop|igemm_wgrad|hopper|hopper_halo"
+        first_layer = "few_channels_(dgrad|wgrad|(wgrad_)?product)"
+        if re.search(rf"({products}|{first_layer})_k", kernel.name):
             threads = 256
         assert threads * kernel.registers <= 64 * 1024, kernel
 
@@ -238,6 +237,33 @@ def test_the_first_layers_gradient_is_copied_ahead_in_one_go(object_of, source):
         assert not {"BRA", "WARPSYNC"} & {*loop[copies[0] : copies[-1]]}, name
         checked += 1
     assert checked == 4  # bf16 and fp16, of one channel and of three
+
+
+# Of the first layer's data gradient: the loads of a lane for a channel of 16 pixels, or of the 9
+# windows that they are in; and the most instructions for 32 channels, of 1 and of 3 input channels.
+FIRST_DGRADS = [
+    ("few_channels_linear.cu", "Gradient", 16, (240, 330)),
+    ("few_channels_relu.cu", "Gradient", 16 * 2, (400, 500)),
+    ("few_channels_relu.cu", "MaskedGradient", 16 * 2, (590, 680)),
+    ("few_channels_relu_pool.cu", "Gradient", 9 * 3, (370, 465)),
+    ("few_channels_relu_pool.cu", "MaskedGradient", 9 * 4, (525, 620)),
+]
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize(("source", "gradient", "expected", "most"), FIRST_DGRADS, ids=str)
+def test_the_first_layers_data_gradient_loads_everything_and_then_multiplies(
+    object_of, source, gradient, expected, most
+):
+    loops = main_loops(object_of(source), "90a")
+    for channels, instructions in zip((1, 3), most, strict=True):
+        pattern = rf"few_channels_dgrad_kernelI.*bfloat16NS0_\d+{gradient}I.*Li{channels}E"
+        (loop,) = (loop for name, loop in loops.items() if re.search(pattern, name))
+        loads = [i for i, instruction in enumerate(loop) if instruction.startswith("LDG")]
+        products = [i for i, instruction in enumerate(loop) if instruction.startswith("FFMA")]
+        assert len(loads) == expected and len(products) == 36 * channels
+        assert loads[-1] < products[0]
+        assert len(loop) <= instructions
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("hopper_")])

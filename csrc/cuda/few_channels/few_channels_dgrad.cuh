@@ -2,7 +2,10 @@
 //
 //   grad_input[n, c, y, x] = sum over k, r, s of weight[k, c, r, s] * g[n, k, y-r+1, x-s+1]
 //
-// One warp = one 2x2 patch, lanes over k.
+//   g g g g      one warp = one 2x2 patch of pixels (o), lanes over k, 32 at a time; a lane reads
+//   g o o g      the gradient at the 4x4 pixels around it, or the 3x3 windows that they are in,
+//   g o o g      all of it before it needs any. The patch's sums meet in the end, over the warp.
+//   g g g g      Weights wait in shared memory as [c * 9 + tap][channel]. Bound by instructions.
 
 #pragma once
 
@@ -11,93 +14,120 @@
 
 namespace vgg_fast::cuda {
 
-inline constexpr int kBackwardThreads = 256;
-inline constexpr int kWarps = kBackwardThreads / 32;
+inline constexpr int kDgradThreads = 128;
+inline constexpr int kDgradWarps = kDgradThreads / 32;
+inline constexpr int kDgradChannels = 64;  // output channels whose weights a block holds
 inline constexpr int64_t kDgradBlocks = kMultiprocessors * 8 * 4;
 
-// g at one pixel.
-template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ Accumulator<T> gradient_at(const Gradient<T>& from, int64_t n, int32_t y,
-                                                      int32_t x, int32_t k) {
-  using Acc = Accumulator<T>;
-  if (y < 0 || y >= from.height || x < 0 || x >= from.width) return Acc(0);
-  if constexpr (kEpilogue == Epilogue::kReluPool) {
-    const int32_t height = from.height / 2, width = from.width / 2;
-    if (y / 2 >= height || x / 2 >= width) return Acc(0);
-    const int64_t place = ((n * height + y / 2) * width + x / 2) * from.outputs + k;
-    if (from.argmax[place] != 2 * (y % 2) + x % 2) return Acc(0);
-    return mask_gradient(widen(from.grad_output[place]), widen(from.output[place]));
-  } else {
-    const int64_t place = ((n * from.height + y) * from.width + x) * from.outputs + k;
-    const Acc gradient = widen(from.grad_output[place]);
-    return kEpilogue == Epilogue::kRelu ? mask_gradient(gradient, widen(from.output[place]))
-                                        : gradient;
-  }
-}
-
-// The same by bits.
-template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ Accumulator<T> gradient_at(const MaskedGradient<T>& from, int64_t n,
-                                                      int32_t y, int32_t x, int32_t k) {
-  using Acc = Accumulator<T>;
-  if (y < 0 || y >= from.height || x < 0 || x >= from.width) return Acc(0);
-  if constexpr (kEpilogue == Epilogue::kReluPool) {
-    const int32_t height = from.height / 2, width = from.width / 2;
-    if (y / 2 >= height || x / 2 >= width) return Acc(0);
-    const int64_t window = (n * height + y / 2) * width + x / 2;
-    const uint32_t column = bits_from(from.windows, 2 * window, k, from.outputs) & 1;
-    const uint32_t row = bits_from(from.windows, 2 * window + 1, k, from.outputs) & 1;
-    const bool wins = column == static_cast<uint32_t>(x % 2) && row == static_cast<uint32_t>(y % 2);
-    if (!wins || !(bits_from(from.mask, window, k, from.outputs) & 1)) return Acc(0);
-    return widen(from.grad_pooled[window * from.outputs + k]);
-  } else {
-    const int64_t pixel = (n * from.height + y) * from.width + x;
-    if (!(bits_from(from.mask, pixel, k, from.outputs) & 1)) return Acc(0);
-    return widen(from.grad_output[pixel * from.outputs + k]);
-  }
-}
-
-template <Epilogue kEpilogue, typename T, typename From>
-__global__ void __launch_bounds__(kBackwardThreads, 2)
-    few_channels_dgrad_kernel(From gradient, Strided<const T> weight, int64_t n, int32_t channels,
-                              T* __restrict__ grad_input) {
-  using Acc = Accumulator<T>;
-  const int lane = threadIdx.x % 32;
-  const Extents extents{covering_patches(gradient.height), covering_patches(gradient.width),
-                        channels};
-  const Cursor step = cursor_at(int64_t{gridDim.x} * kWarps, extents);
-  Cursor at = cursor_at(int64_t{blockIdx.x} * kWarps + threadIdx.x / 32, extents);
-  for (; at.n < n; advance(at, step, extents)) {
-    Acc sums[4] = {};
-    for (int32_t k = lane; k < gradient.outputs; k += 32) {
-      // A row at a time, rolled: 16 pixels at once would cost 150 registers.
-#pragma unroll 1
-      for (int i = 0; i < 4; ++i) {
-        Acc pixels[4];
+// g of channel k at the pixels around a patch: around[i][j] is (2 * y - 1 + i, 2 * x - 1 + j).
+template <Epilogue kEpilogue, typename From, typename Acc>
+__device__ __forceinline__ void load_around(const From& from, const Cursor& patch, int64_t n,
+                                            int32_t k, Acc (&around)[4][4]) {
+  constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
+  constexpr int kSide = kPool ? 3 : 4;
+  const int32_t height = kPool ? from.height / 2 : from.height;
+  const int32_t width = kPool ? from.width / 2 : from.width;
+  const int32_t y = kPool ? patch.y - 1 : 2 * patch.y - 1,
+                x = kPool ? patch.x - 1 : 2 * patch.x - 1;
+  const bool wanted = patch.n < n && k < from.outputs;
+  const int64_t first = (patch.n * height + y) * width + x;
+  Asked<kEpilogue, From> asked[kSide][kSide];
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          pixels[j] = gradient_at<kEpilogue>(gradient, at.n, 2 * at.y - 1 + i, 2 * at.x - 1 + j, k);
+  for (int i = 0; i < kSide; ++i)
 #pragma unroll
-        for (int row = 0; row < 2; ++row) {
-          const int r = i - row;
-          if (r < 0 || r > 2) continue;
+    for (int j = 0; j < kSide; ++j)
+      asked[i][j].load(from, first + int64_t{i} * width + j, k,
+                       wanted && y + i >= 0 && y + i < height && x + j >= 0 && x + j < width);
 #pragma unroll
-          for (int s = 0; s < 3; ++s) {
-            const Acc rotated = widen(*weight.at(k, at.c, 2 - r, 2 - s));
-            sums[2 * row] += rotated * pixels[s];
-            sums[2 * row + 1] += rotated * pixels[s + 1];
-          }
-        }
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if constexpr (kPool) {
+        const auto& window = asked[(i + 1) / 2][(j + 1) / 2];
+        const int position = (i + 1) % 2 * 2 + (j + 1) % 2;
+        around[i][j] = window.is_at(position, k) ? window.value(k) : Acc(0);
+      } else {
+        around[i][j] = asked[i][j].value(k);
       }
     }
+}
+
+// Of each of kCount (a power of two) values the sum over the warp; lane i returns that of value
+// i / (32 / kCount). Lanes halve what they hold as they exchange: kCount shuffles and a few more.
+template <int kCount, int kDistance = 16, typename Acc>
+__device__ __forceinline__ Acc add_each_over_warp(const Acc (&values)[kCount]) {
+  if constexpr (kDistance == 0) {
+    return values[0];
+  } else if constexpr (kCount == 1) {
+    const Acc sum[1] = {values[0] + __shfl_xor_sync(0xffffffffu, values[0], kDistance)};
+    return add_each_over_warp<1, kDistance / 2>(sum);
+  } else {
+    constexpr int kHalf = kCount / 2;
+    const bool upper = threadIdx.x & kDistance;
+    Acc sums[kHalf];
 #pragma unroll
-    for (int position = 0; position < 4; ++position) {
-      const int32_t y = 2 * at.y + position / 2, x = 2 * at.x + position % 2;
-      const Acc sum = add_over_warp(sums[position]);
-      if (lane == position && y < gradient.height && x < gradient.width)
-        grad_input[((at.n * gradient.height + y) * gradient.width + x) * channels + at.c] =
-            narrow<T>(sum);
+    for (int i = 0; i < kHalf; ++i) {
+      const Acc first = values[i], second = values[i + kHalf];
+      sums[i] = (upper ? second : first) +
+                __shfl_xor_sync(0xffffffffu, upper ? first : second, kDistance);
     }
+    return add_each_over_warp<kHalf, kDistance / 2>(sums);
+  }
+}
+
+template <Epilogue kEpilogue, typename T, typename From, int kChannels>
+__global__ void __launch_bounds__(kDgradThreads, 3)
+    few_channels_dgrad_kernel(From gradient, Strided<const T> weight, int64_t n,
+                              T* __restrict__ grad_input) {
+  using Acc = Accumulator<T>;
+  constexpr int kSums = kChannels == 1 ? 4 : 16;  // 4 * kChannels, and zeros
+  __shared__ Acc weights[kChannels * 9][kDgradChannels];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const auto load_weights = [&](int32_t first) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < kChannels * 9 * kDgradChannels; i += kDgradThreads) {
+      const int tap = i / kDgradChannels % 9, c = i / kDgradChannels / 9;
+      const int32_t k = first + i % kDgradChannels;
+      weights[c * 9 + tap][i % kDgradChannels] =
+          k < gradient.outputs ? widen(*weight.at(k, c, tap / 3, tap % 3)) : Acc(0);
+    }
+    __syncthreads();
+  };
+
+  const Extents extents{covering_patches(gradient.height), covering_patches(gradient.width), 1};
+  const int64_t patches = n * extents.items_per_image(), stride = int64_t{gridDim.x} * kDgradWarps;
+  const Cursor step = cursor_at(stride, extents);
+  Cursor at = cursor_at(int64_t{blockIdx.x} * kDgradWarps + warp, extents);
+  load_weights(0);
+  // The block's warps go together, since they share the weights.
+  for (int64_t patch = int64_t{blockIdx.x} * kDgradWarps; patch < patches; patch += stride) {
+    Acc sums[kSums] = {};
+    for (int32_t first = 0; first < gradient.outputs; first += kDgradChannels) {
+      if (gradient.outputs > kDgradChannels) load_weights(first);
+#pragma unroll 1
+      for (int channel = lane; channel < kDgradChannels; channel += 32) {
+        Acc around[4][4];
+        load_around<kEpilogue>(gradient, at, n, first + channel, around);
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c)
+#pragma unroll
+          for (int tap = 0; tap < 9; ++tap) {
+            const Acc factor = weights[c * 9 + tap][channel];
+#pragma unroll
+            for (int position = 0; position < 4; ++position)
+              sums[position * kChannels + c] +=
+                  factor * around[position / 2 + 2 - tap / 3][position % 2 + 2 - tap % 3];
+          }
+      }
+    }
+    const Acc sum = add_each_over_warp(sums);
+    const int mine = lane / (32 / kSums), position = mine / kChannels;
+    const int32_t y = 2 * at.y + position / 2, x = 2 * at.x + position % 2;
+    if (lane % (32 / kSums) == 0 && position < 4 && at.n < n && y < gradient.height &&
+        x < gradient.width)
+      grad_input[((at.n * gradient.height + y) * gradient.width + x) * kChannels +
+                 mine % kChannels] = narrow<T>(sum);
+    advance(at, step, extents);
   }
 }
 
@@ -106,11 +136,13 @@ __global__ void __launch_bounds__(kBackwardThreads, 2)
 template <Epilogue kEpilogue, typename T, typename From>
 cudaError_t launch_few_channels_dgrad(const Convolution& problem, const From& gradient,
                                       void* grad_input, cudaStream_t stream) {
-  const unsigned grid = grid_for(patches_of(problem) * problem.channels, kWarps, kDgradBlocks);
+  const auto kernel = problem.channels == 1 ? few_channels_dgrad_kernel<kEpilogue, T, From, 1>
+                                            : few_channels_dgrad_kernel<kEpilogue, T, From, 3>;
   return launch(
-      few_channels_dgrad_kernel<kEpilogue, T, From>, grid, kBackwardThreads, stream, gradient,
+      kernel, grid_for(patches_of(problem), kDgradWarps, kDgradBlocks), kDgradThreads, stream,
+      gradient,
       Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
-      problem.n, problem.channels, static_cast<T*>(grad_input));
+      problem.n, static_cast<T*>(grad_input));
 }
 
 template <Epilogue kEpilogue>

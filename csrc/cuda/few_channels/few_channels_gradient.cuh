@@ -17,6 +17,64 @@ struct Gradient {
   const uint8_t* argmax;
 };
 
+// One channel's gradient at one pixel of the map that it comes from, pooled or not: what was asked
+// for, as it lies in memory, since loads only stand side by side if none waits for another. Zero
+// where the pixel isn't `inside`.
+template <Epilogue kEpilogue, typename From>
+struct Asked;
+
+template <Epilogue kEpilogue, typename T>
+struct Asked<kEpilogue, Gradient<T>> {
+  T gradient, output;
+  uint8_t argmax;
+
+  __device__ __forceinline__ void load(const Gradient<T>& from, int64_t pixel, int32_t k,
+                                       bool inside) {
+    const int64_t place = pixel * from.outputs + k;
+    gradient = inside ? from.grad_output[place] : T(0.0f);
+    if constexpr (kEpilogue != Epilogue::kLinear) output = inside ? from.output[place] : T(0.0f);
+    if constexpr (kEpilogue == Epilogue::kReluPool) argmax = inside ? from.argmax[place] : 0;
+  }
+
+  // Behind the ReLU's mask.
+  __device__ __forceinline__ Accumulator<T> value(int32_t) const {
+    if constexpr (kEpilogue == Epilogue::kLinear)
+      return widen(gradient);
+    else
+      return mask_gradient(widen(gradient), widen(output));
+  }
+  __device__ __forceinline__ bool is_at(int position, int32_t) const { return argmax == position; }
+};
+
+// The same by bits. Beyond the map it reads the first pixel instead, and ignores it: of so many
+// short loads the compiler would make branches.
+template <Epilogue kEpilogue, typename T>
+struct Asked<kEpilogue, MaskedGradient<T>> {
+  T gradient;
+  uint8_t mask, column, row;  // the bytes that channel k's bit is in
+
+  __device__ __forceinline__ void load(const MaskedGradient<T>& from, int64_t pixel, int32_t k,
+                                       bool inside) {
+    constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
+    if (!inside) pixel = k = 0;
+    const int32_t bytes = bytes_for(from.outputs);
+    gradient = (kPool ? from.grad_pooled : from.grad_output)[pixel * from.outputs + k];
+    mask = from.mask[pixel * bytes + k / 8];
+    if constexpr (kPool) {
+      column = from.windows[2 * pixel * bytes + k / 8];
+      row = from.windows[(2 * pixel + 1) * bytes + k / 8];
+    }
+    if (!inside) mask = 0;
+  }
+
+  __device__ __forceinline__ Accumulator<T> value(int32_t k) const {
+    return mask >> (k % 8) & 1 ? widen(gradient) : Accumulator<T>(0);
+  }
+  __device__ __forceinline__ bool is_at(int position, int32_t k) const {
+    return (column >> (k % 8) & 1) == position % 2 && (row >> (k % 8) & 1) == position / 2;
+  }
+};
+
 inline int64_t patches_of(const Convolution& problem) {
   return problem.n * covering_patches(problem.height) * covering_patches(problem.width);
 }

@@ -34,20 +34,15 @@ class PatchGradient {
                                        int32_t k) {
     const int32_t height = from.height / kScale, width = from.width / kScale;
     const int32_t y = kSide * patch.y, x = kSide * patch.x;
-    const int64_t first = ((patch.n * height + y) * width + x) * from.outputs + k;
+    const int64_t first = (patch.n * height + y) * width + x;
 #pragma unroll
     for (int pixel = 0; pixel < kPixels; ++pixel) {
       const int dy = pixel / 2, dx = pixel % 2;
       const bool inside = patch.n < n && y + dy < height && x + dx < width;
-      const int64_t place = first + (int64_t{dy} * width + dx) * from.outputs;
 #pragma unroll
-      for (int i = 0; i < kPerLane<T>; ++i) {
-        const bool wanted = inside && k + 32 * i < from.outputs;
-        gradient_[i][pixel] = wanted ? from.grad_output[place + 32 * i] : T(0.0f);
-        if constexpr (kEpilogue != Epilogue::kLinear)
-          output_[i][pixel] = wanted ? from.output[place + 32 * i] : T(0.0f);
-        if constexpr (kPool) argmax_[i] = wanted ? from.argmax[place + 32 * i] : uint8_t{0};
-      }
+      for (int i = 0; i < kPerLane<T>; ++i)
+        asked_[i][pixel].load(from, first + int64_t{dy} * width + dx, k + 32 * i,
+                              inside && k + 32 * i < from.outputs);
     }
   }
 
@@ -57,15 +52,13 @@ class PatchGradient {
     Acc total = 0;
 #pragma unroll
     for (int pixel = 0; pixel < kPixels; ++pixel) {
-      g[pixel] = widen(gradient_[i][pixel]);
-      if constexpr (kEpilogue != Epilogue::kLinear)
-        g[pixel] = mask_gradient(g[pixel], widen(output_[i][pixel]));
+      g[pixel] = asked_[i][pixel].value(0);
       total += g[pixel];
     }
     if constexpr (kPool) {
 #pragma unroll
       for (int position = 0; position < 4; ++position)
-        g[position] = argmax_[i] == position ? total : Acc(0);
+        g[position] = asked_[i][0].is_at(position, 0) ? total : Acc(0);
     }
     return total;
   }
@@ -76,8 +69,7 @@ class PatchGradient {
   static constexpr int kSide = kPool ? 1 : 2;   // of a patch, in the map that is read
   static constexpr int kScale = kPool ? 2 : 1;  // pixels of the convolution for one of that map
 
-  T gradient_[kPerLane<T>][kPixels], output_[kPerLane<T>][kPixels];
-  uint8_t argmax_[kPerLane<T>];
+  Asked<kEpilogue, Gradient<T>> asked_[kPerLane<T>][kPixels];
 };
 
 // The 4x6 pixels around a pair of patches, lane 6 * row + column's share of them.
