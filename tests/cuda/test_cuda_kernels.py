@@ -28,7 +28,7 @@ from tests.support.numerics import relative_error
 # N, C, H, W, K: odd, one pixel wide, K off and on the vector's multiple, K beyond one block's 64
 SHAPES = [
     (2, 1, 5, 7, 3), (1, 3, 2, 2, 8), (3, 3, 7, 4, 16), (1, 1, 9, 8, 70), (1, 3, 1, 5, 4),
-    (5, 1, 7, 6, 72),
+    (5, 1, 7, 6, 72), (1, 3, 3, 5, 72),
 ]  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def exact_weight_gradients(epilogue: str, input, weight, *saved):
     [
         ((3, 1, 40, 24, 4), torch.float32),  # 720 patches: twelve blocks write partial sums
         ((3, 3, 23, 37, 40), torch.float32),
-        ((3, 3, 23, 37, 40), torch.bfloat16),  # whole runs of channels: on the tensor cores
+        ((3, 3, 23, 37, 72), torch.bfloat16),  # whole runs of channels: on the tensor cores
         ((5, 1, 30, 22, 72), torch.float16),
         ((2, 3, 21, 40, 20), torch.bfloat16),
     ],
