@@ -38,22 +38,30 @@ class Launch(NamedTuple):
         )
 
 
-def launches(row: tiles.Row, packing: bool = False) -> Iterator[Launch]:
-    """The different kernels that the row's calls launch, of each type of values."""
+def launches(row: tiles.Row, packing: bool = False, later: bool = False) -> Iterator[Launch]:
+    """The different kernels that the row's calls launch, of each type of values.
+
+    Args:
+        row: of the table.
+        packing: they pack bits.
+        later: they have a scale, where they are forward, and a slope.
+    """
     seen = []
     sizes = MAPS[:1] if row.kernel.startswith("direct") else MAPS
     for call in calls(row, BATCH, tuple((size, size) for size in sizes)):
         # A type of the same size makes the same code except for the instruction's name.
         for type in TYPES[row.arithmetic] if call.h == MAPS[0] else TYPES[row.arithmetic][:1]:
-            launched = describe(call, row.tile, type, packing)
+            launched = describe(call, row.tile, type, packing, later)
             key = (launched.arguments.keys(), type, launched.constants)
             if key not in seen:
                 seen.append(key)
                 yield launched
 
 
-def describe(call: tiles.Call, tile: tiles.Tile, type: str, packing: bool = False) -> Launch:
-    """The launch of ``call`` with ``tile``, of values of Triton's ``type``; ``packing`` bits."""
+def describe(
+    call: tiles.Call, tile: tiles.Tile, type: str, packing: bool = False, later: bool = False
+) -> Launch:
+    """The launch of ``call`` with ``tile``, of values of Triton's ``type``."""
     pointers: dict[str, Any] = dict.fromkeys(POINTERS[call.kernel], f"*{type}")
     sums = "*fp64" if type == "fp64" else "*fp32"
     if call.kernel in ("fprop", "dgrad"):
@@ -69,8 +77,12 @@ def describe(call: tiles.Call, tile: tiles.Tile, type: str, packing: bool = Fals
         kernel = direct.direct_kernel if call.kernel == "direct" else direct.direct_wgrad_kernel
     if call.kernel == "direct_wgrad":
         pointers |= {"weights": sums, "biases": sums, "argmax": "*u8" if call.pool else None}
-        constants = {**constants, "RELU": True}
+        constants = {**constants, "RELU": True, "LEAKY": later}
+        pointers["slope"] = "fp64"
     elif call.kernel != "wgrad":
+        constants = {**constants, "LEAKY": later}
+        pointers |= {"scale": sums, "bias": sums} if later else {"scale": None}
+        pointers["slope"] = "fp64"
         argmax = call.pool and not packing
         pointers |= {"argmax": "*u8" if argmax else None, "bits": "*u8" if packing else None}
         pointers |= {"windows": "*u8" if packing and call.pool else None, "floor": "fp32"}

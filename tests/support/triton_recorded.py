@@ -105,13 +105,17 @@ def main(path: str) -> None:
     launch.Launch.__call__ = lambda self, *tensors: recorder.call(self, *tensors)
     for n, c, k, size in ((3, 2, 5, 6), (4, 20, 24, 7), (32, 64, 128, 14)):
         input, weight, bias = maps(n, c, size, size), maps(k, c, 3, 3), maps(k, 1, 1, 1).view(k)
-        output, argmax = conv3x3_relu_pool.conv3x3_relu_pool(input, weight, bias)
-        conv3x3_relu_pool.conv3x3_relu_pool_backward(
-            output, input, weight, output, argmax, True, True, True
-        )
+        scale = torch.ones(k)
+        for later in ((), (scale, 0.125), (scale, 0.25)):
+            given = (bias, True) if not later else (scale, True)
+            output, argmax = conv3x3_relu_pool.conv3x3_relu_pool(input, weight, *given, *later)
+            conv3x3_relu_pool.conv3x3_relu_pool_backward(
+                output, input, weight, output, argmax, True, True, True, *later[1:]
+            )
         output, pooled, mask, windows = frozen._conv3x3_relu_and_pool_masked(input, weight, bias)
         frozen._conv3x3_relu_and_pool_dgrad(output, pooled, weight, mask, windows)
         frozen._conv3x3_relu_dgrad(output, weight, mask)
+        frozen._conv3x3_relu_dgrad(output, weight, mask, 0.125)
         pooled, mask, windows = frozen._conv3x3_relu_pool_masked(input, weight, bias)
         frozen._conv3x3_relu_pool_dgrad(pooled, weight, mask, windows, size, size)
         full = conv3x3.conv3x3(input, weight.contiguous())

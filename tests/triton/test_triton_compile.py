@@ -6,6 +6,7 @@ counts on: wgmma and the tensor memory accelerator on Hopper, mma.sync and cp.as
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -42,6 +43,13 @@ def test_a_row_of_the_table_that_packs_bits(row: tiles.Row) -> None:
     # Seven patches of few columns and of 32 images or so, of the largest tiles, leave registers to
     # memory: in the epilogue, once a tile.
     check_row(row, list(launches(row, packing=True)), spilled=192)
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in tiles.shipped() if r.kernel not in ("dgrad", "wgrad")], ids=row_name
+)
+def test_a_row_of_the_table_with_a_scale_and_a_slope(row: tiles.Row) -> None:
+    check_row(row, list(launches(row, later=True)))
 
 
 def check_row(row: tiles.Row, reached: list[Launch], spilled: int = 0) -> None:
@@ -126,6 +134,7 @@ def test_pointers_and_eight_warps_are_refused() -> None:
 def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
     value, sums = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
     whole = {"grad_output": value, "sums": sums, "rows": 9, "H": 28, "W": 28, "K": k, "steps": 7}
+    whole |= {"slope": "fp64"}
     relu = whole | {"output": value, "grad": value}
     torch_type = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     tile, pooled = (
@@ -135,14 +144,13 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
     split |= {"channels": k, "programs": 9, "count_2": k, "splits_2": 33}
     both = split | {"workspace_2": sums, "output_2": value}
     large = {"SPLITS_2": 32, "BLOCK_2": 64}
+    linear = {"RELU": False, "LEAKY": False, "POOL": False}
+    masks = [linear | {"RELU": True, "LEAKY": leaky} for leaky in (False, True)]
+    windows = relu | {"argmax": "*u8"}
     for kernel, arguments, constants in (
-        (expand.expand_kernel, whole, tile | {"RELU": False, "POOL": False}),
-        (expand.expand_kernel, relu, tile | {"RELU": True, "POOL": False}),
-        (
-            expand.expand_kernel,
-            relu | {"argmax": "*u8"},
-            pooled | {"RELU": True, "POOL": True},
-        ),
+        (expand.expand_kernel, whole, tile | linear),
+        *((expand.expand_kernel, relu, tile | mask) for mask in masks),
+        *((expand.expand_kernel, windows, pooled | mask | {"POOL": True}) for mask in masks),
         (reduce.sum_splits_kernel, both, large | {"TAPS_LAST": True, "SPLITS": 32, "BLOCK": 64}),
         (reduce.sum_splits_kernel, split, large | {"TAPS_LAST": False, "SPLITS": 1, "BLOCK": 2048}),
     ):
@@ -154,12 +162,12 @@ def test_the_kernels_without_a_product(k: int, dtype: str, target: int) -> None:
 @pytest.mark.parametrize("k", [64, 5])
 def test_a_gradient_expanded_by_bits(k: int, dtype: str, target: int) -> None:
     value, torch_type = f"*{dtype}", tuning.TYPES["float64" if dtype == "fp64" else "half"]
-    shared = {"grad": value, "mask": "*u8", "rows": 9, "H": 28, "W": 28, "K": k}
+    shared = {"grad": value, "mask": "*u8", "rows": 9, "H": 28, "W": 28, "K": k, "slope": "fp64"}
     full, pooled = {"grad_output": value}, {"grad_pooled": value, "windows": "*u8"}
-    for given in (full, pooled, full | pooled):
+    for given, leaky in itertools.product((full, pooled, full | pooled), (False, True)):
         tile = expand_bits.tile_for(k, torch_type, "grad_pooled" in given)
         kernel = expand_bits.expand_bits_kernel
-        compiled = compile_ahead(kernel, shared | given, tile, target)
+        compiled = compile_ahead(kernel, shared | given, {"LEAKY": leaky, **tile}, target)
         assert compiled.spilled == 0
         if k == 64:  # 16 bytes a thread of the maps, whatever is read of the bits
             assert all(".v" in a for a in re.findall(r"st\.global\S*", compiled.ptx))

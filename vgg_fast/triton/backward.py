@@ -31,6 +31,7 @@ def gradients(
     need_bias: bool,
     output: Tensor | None = None,
     argmax: Tensor | None = None,
+    negative_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients that are needed; tensors without elements in place of the others.
 
@@ -43,6 +44,7 @@ def gradients(
         need_bias: whether that of the bias is.
         output: of the operator, if it has a ReLU.
         argmax: of the operator, if it pools.
+        negative_slope: of its ReLU.
     """
     if input.shape[0] == 0:
         return (
@@ -55,12 +57,14 @@ def gradients(
     first = policy.is_first_layer(input.shape[1], arithmetic)
     if first and (need_weight or need_bias):
         # Both come from one pass, and from the same one whichever is wanted: the same bits.
-        weights, biases = _direct_wgrad(arithmetic, grad_output, input, output, argmax)
+        weights, biases = _direct_wgrad(
+            arithmetic, grad_output, input, output, argmax, negative_slope
+        )
     if need_input or not first:
         grad = grad_output  # without a ReLU it is the gradient of the sums already
         if output is not None or (need_bias and not first):
             height, width = input.shape[2:]
-            grad, sums = expand(grad_output, height, width, output, argmax)
+            grad, sums = expand(grad_output, height, width, output, argmax, negative_slope)
             biases = biases if first else sums
         if need_input:
             grad_input = dgrad(arithmetic, grad, weight)
@@ -113,16 +117,17 @@ def _direct_wgrad(
     input: Tensor,
     output: Tensor | None,
     argmax: Tensor | None,
+    negative_slope: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of weight and bias in splits, as wgrad's and expand's, in one pass."""
     n, c, h, w = input.shape
     k, pool = grad_output.shape[1], argmax is not None
     call = Call("direct_wgrad", arithmetic, n, h, w, c, k, pool)
     choice = tuning.choice_for(call, input.device)
-    key = (input.dtype, output is not None)
+    key = (input.dtype, output is not None, negative_slope)
     launch = choice.ready.get(key)
     if launch is None:
-        launch = choice.ready[key] = direct.plan(call, choice.tile).launch_wgrad(key[1])
+        launch = choice.ready[key] = direct.plan(call, choice.tile).launch_wgrad(*key[1:])
     return direct.run_wgrad(
         launch,
         to_channels_last(grad_output),

@@ -1,4 +1,4 @@
-"""``vgg_fast::conv3x3`` in Triton: the convolution and its bias; see fprop.py and wgrad.py."""
+"""``vgg_fast::conv3x3`` in Triton: the convolution, its scale and bias; see fprop.py, wgrad.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from vgg_fast.triton.launch import INTERPRETED
 __all__ = ["INTERPRETED", "conv3x3", "conv3x3_backward"]
 
 
-def conv3x3(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Equivalent to: ``F.conv2d(input, weight, bias, padding=1)``."""
+def conv3x3(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """Equivalent to: ``F.conv2d(input, weight, padding=1) * scale + bias``, each per channel."""
     output = empty_channels_last(input, weight.shape[0], input.shape[2], input.shape[3])
-    forward(input, weight, bias, output)
+    forward(input, weight, bias, output, scale=scale)
     return output
 
 

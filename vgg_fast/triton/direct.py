@@ -30,7 +30,7 @@ from vgg_fast.triton.patch import (
     patch_pixels,
 )
 from vgg_fast.triton.reduce import MULTIPROCESSORS
-from vgg_fast.triton.window import mask_gradient
+from vgg_fast.triton.window import mask_gradient, passes
 
 _SPLITS = 8 * MULTIPROCESSORS  # several waves of programs
 
@@ -60,10 +60,11 @@ def _load_terms(
 
 @triton.jit
 def direct_kernel(
-    input, weight, bias, output, argmax, bits, windows,
-    N, H, W, K, patches_y, patches_x, bias_channels, argmax_channels, floor,
-    C: tl.constexpr, TERMS: tl.constexpr, POOL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    input, weight, bias, scale, output, argmax, bits, windows,
+    N, H, W, K, patches_y, patches_x,
+    bias_channels, argmax_channels, floor, slope: tl.float64,
+    LEAKY: tl.constexpr, POOL: tl.constexpr,
+    C: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile: BLOCK_K output channels of a patch of pixels."""
@@ -83,15 +84,15 @@ def direct_kernel(
     sums = tl.zeros((BLOCK_K, PATCH_N * PATCH_H * PATCH_W), tl.float32)
     sums = dot(weights, pixels.T, sums, PRECISION)
     store_tile(
-        sums, bias, output, argmax, bits, windows, n0, y0, x0, k0, k, N, H, W, K,
-        bias_channels, argmax_channels, floor, POOL, PATCH_N, PATCH_H, PATCH_W,
+        sums, bias, scale, output, argmax, bits, windows, n0, y0, x0, k0, k, N, H, W, K,
+        bias_channels, argmax_channels, floor, slope, LEAKY, POOL, PATCH_N, PATCH_H, PATCH_W,
     )  # fmt: skip
 
 
 @triton.jit
 def _load_gradients(
-    grad_output, output, argmax, n0, y0, n, y, x, k, N, H, W, K,
-    RELU: tl.constexpr, POOL: tl.constexpr,
+    grad_output, output, argmax, n0, y0, n, y, x, k, N, H, W, K, slope,
+    RELU: tl.constexpr, LEAKY: tl.constexpr, POOL: tl.constexpr,
 ):  # fmt: skip
     """The tile (pixels, channels) of the gradient, un-pooled and masked."""
     position = y % 2 * 2 + x % 2
@@ -108,7 +109,7 @@ def _load_gradients(
     gradients = tl.load(grad_output + first + offsets, mask=mask, other=0.0)
     if RELU:
         values = tl.load(output + first + offsets, mask=mask, other=0.0)
-        gradients = mask_gradient(gradients, values)
+        gradients = mask_gradient(gradients, passes(values, LEAKY), slope, LEAKY)
     if POOL:
         winners = tl.load(argmax + first + offsets, mask=mask, other=0)
         gradients = tl.where(winners == position[:, None], gradients, 0.0)
@@ -118,9 +119,9 @@ def _load_gradients(
 @triton.jit
 def direct_wgrad_kernel(
     grad_output, output, argmax, input, weights, biases,
-    N, H, W, K, patches, patches_y, patches_x, patches_per_split,
-    C: tl.constexpr, TERMS: tl.constexpr, RELU: tl.constexpr, POOL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    N, H, W, K, patches, patches_y, patches_x, patches_per_split, slope: tl.float64,
+    RELU: tl.constexpr, LEAKY: tl.constexpr, POOL: tl.constexpr,
+    C: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One split: BLOCK_K output channels of all taps, over its patches of pixels."""
@@ -133,7 +134,7 @@ def direct_wgrad_kernel(
         n0, y0, x0 = patch_origin(patch, patches_y, patches_x, PATCH_N, PATCH_H, PATCH_W)
         n, y, x = patch_pixels(n0, y0, x0, PATCH_N, PATCH_H, PATCH_W)
         gradients = _load_gradients(
-            grad_output, output, argmax, n0, y0, n, y, x, k, N, H, W, K, RELU, POOL
+            grad_output, output, argmax, n0, y0, n, y, x, k, N, H, W, K, slope, RELU, LEAKY, POOL
         )
         pixels = _load_terms(input, n0, y0, n, y, x, N, H, W, C, TERMS)
         sums = dot(gradients.T, pixels, sums, PRECISION)
@@ -155,15 +156,17 @@ class Plan(NamedTuple):
     extents: tuple[int, ...]
     constants: dict[str, Any]
 
-    def launch(self, relu: bool, bias: bool, argmax: bool) -> Launch:
+    def launch(self, relu: bool, bias: bool, argmax: bool, negative_slope: float = 0.0) -> Launch:
         """Ready to be called by ``epilogue.run``."""
-        numbers = (*self.extents, *epilogue(self.extents[3], relu, bias, argmax))
-        return Launch(direct_kernel, self.grid, numbers, self.constants)
+        last, constants = epilogue(self.extents[3], relu, bias, argmax, negative_slope)
+        numbers, constants = (*self.extents, *last), {**self.constants, **constants}
+        return Launch(direct_kernel, self.grid, numbers, constants)
 
-    def launch_wgrad(self, relu: bool) -> Launch:
+    def launch_wgrad(self, relu: bool, negative_slope: float = 0.0) -> Launch:
         """Ready to be called with what :func:`run_wgrad` hands over."""
-        constants = {**self.constants, "RELU": relu}
-        return Launch(direct_wgrad_kernel, self.grid, self.extents, constants)
+        constants = {**self.constants, "RELU": relu, "LEAKY": negative_slope != 0}
+        numbers = (*self.extents, negative_slope)
+        return Launch(direct_wgrad_kernel, self.grid, numbers, constants)
 
 
 def run_wgrad(

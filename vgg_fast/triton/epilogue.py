@@ -1,6 +1,7 @@
-"""What happens to a tile of sums before it is stored: bias, ReLU, 2×2 maximum and its position.
+"""What happens to a tile of sums before it is stored: scale, bias, ReLU, 2×2 maximum, its position.
 
-    sums (BLOCK_K channels, pixels of a patch)  →  + bias → ReLU → [maximum of windows] → one store
+    sums (BLOCK_K channels, pixels of a patch)
+      →  [· scale] → + bias → ReLU, leaky or not → [maximum of windows]  →  one store
 
 Channels are the rows. In a tensor core's accumulators each thread holds neighbours along the
 columns, so a window's four pixels meet in one thread's registers, and need no exchange.
@@ -12,6 +13,7 @@ stored.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -21,19 +23,25 @@ from torch import Tensor
 from vgg_fast.triton.bits import store_mask, store_window_bits
 from vgg_fast.triton.launch import Launch
 from vgg_fast.triton.patch import first_pixel, patch_pixels
-from vgg_fast.triton.window import narrow, widen, window_max
+from vgg_fast.triton.window import narrow, passes, window_max
 
 
 @triton.jit
 def store_tile(
-    sums, bias, output, argmax, bits, windows,
-    n0, y0, x0, k0, k, N, H, W, K, bias_channels, argmax_channels, floor,
-    POOL: tl.constexpr, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
+    sums, bias, scale, output, argmax, bits, windows,
+    n0, y0, x0, k0, k, N, H, W, K, bias_channels, argmax_channels, floor, slope,
+    LEAKY: tl.constexpr, POOL: tl.constexpr,
+    PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
 ):  # fmt: skip
     """Finish the sums of a patch, and store them."""
+    if scale is not None:
+        sums *= tl.load(scale + k, mask=k < K, other=0.0)[:, None]
     # What is absent at run time has no channels; one compiled kernel serves with and without.
     sums += tl.load(bias + k, mask=k < bias_channels, other=0.0).to(sums.dtype)[:, None]
-    sums = tl.where(sums < floor, floor, sums)
+    if LEAKY:
+        sums = tl.where(sums <= 0, sums * tl.full(sums.shape, slope, sums.dtype), sums)
+    else:
+        sums = tl.where(sums < floor, floor, sums)
     if POOL:
         best, position = _windows(sums, PATCH_N, PATCH_H, PATCH_W)
         # An odd last row or column is in no window.
@@ -50,16 +58,16 @@ def store_tile(
     if bits is not None:
         # What the backward pass will ask of the output, which is rounded. They come first: the sums
         # take most registers, and fewer of them while there is nothing else to store.
-        passes = ~(widen(narrow(best, output.dtype.element_ty)) <= 0)
+        passed = passes(narrow(best, output.dtype.element_ty), LEAKY)
         inside = (n < N) & (y < H) & (x < W)
         first_of_all = first_pixel(n0, y0, H, W, 1)
         pixels = ((n - n0) * H + (y - y0)) * W + x
         if POOL:
             store_window_bits(
-                passes, position, bits, windows, first_of_all, pixels, inside, k0, k, K
+                passed, position, bits, windows, first_of_all, pixels, inside, k0, k, K
             )
         else:
-            store_mask(passes, bits, first_of_all, pixels, inside, k0, k, K)
+            store_mask(passed, bits, first_of_all, pixels, inside, k0, k, K)
     tl.store(output + first + offsets, tl.trans(narrow(best, output.dtype.element_ty)), mask=mask)
     if POOL and argmax is not None:
         tl.store(
@@ -81,9 +89,15 @@ def _windows(sums, PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.con
     return tl.reshape(best, (BLOCK_K, WINDOWS)), tl.reshape(position, (BLOCK_K, WINDOWS))
 
 
-def epilogue(k: int, relu: bool, bias: bool, argmax: bool) -> tuple[float, ...]:
-    """The last numbers of a kernel with ``store_tile``: what is absent has no channels."""
-    return k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf
+def epilogue(
+    k: int, relu: bool, bias: bool, argmax: bool, negative_slope: float
+) -> tuple[tuple[float, ...], dict[str, Any]]:
+    """The last numbers of a kernel with ``store_tile``, and its constant of the same name.
+
+    What is absent has no channels. The slope itself is a number: another one compiles nothing.
+    """
+    numbers = (k if bias else 0, k if argmax else 0, 0.0 if relu else -math.inf, negative_slope)
+    return numbers, {"LEAKY": negative_slope != 0}
 
 
 def run(
@@ -95,12 +109,15 @@ def run(
     argmax: Tensor | None,
     bits: Tensor | None = None,
     windows: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> None:
     """Launch what a plan made ready; all maps are channels_last, and fit it.
 
-    ``bits`` and ``windows``, if they are there, are filled as vgg_fast/ops/frozen.py packs them.
+    With a ``scale``, both it and the bias have the dtype of the sums. ``bits`` and ``windows``, if
+    they are there, are filled as vgg_fast/ops/frozen.py packs them.
     """
     if argmax is None and bits is None and launch.constants["POOL"]:
         argmax = input.new_empty(1, dtype=torch.uint8)
     of_bias = weight if bias is None else bias.contiguous()
-    launch(input, weight, of_bias, output, argmax, bits, windows)
+    of_scale = None if scale is None else scale.contiguous()
+    launch(input, weight, of_bias, of_scale, output, argmax, bits, windows)

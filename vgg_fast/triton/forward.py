@@ -23,12 +23,15 @@ def forward(
     bits: Tensor | None = None,
     windows: Tensor | None = None,
     *,
+    scale: Tensor | None = None,
     relu: bool = False,
+    negative_slope: float = 0.0,
     pool: bool = False,
 ) -> None:
     """Fill ``output`` (channels_last), and what else there is; launches one kernel.
 
-    The dtype, device and shapes fit already. ``argmax`` is uint8, of the shape of ``output``. If
+    The dtype, device and shapes fit already; with a ``scale``, the bias has its dtype. With a
+    ``negative_slope`` the ReLU is a leaky one. ``argmax`` is uint8, of the shape of ``output``. If
     there are ``bits``, and with a pooling ``windows``, there is no ``argmax``; ops/frozen.py says
     how they are packed.
 
@@ -47,11 +50,13 @@ def forward(
         "direct" if first else "fprop", arithmetic, n, h, w, c, weight.shape[0], pool, aligned
     )
     choice = tuning.choice_for(call, input.device)
-    key = (input.dtype, relu, bias is not None, argmax is not None, bits is not None)
+    wanted = (relu, bias is not None, argmax is not None, negative_slope)
+    # A launch is of one kind of tensors: which of them there are is in its key.
+    key = (input.dtype, *wanted, bits is not None, scale is not None)
     launch = choice.ready.get(key)
     if launch is None:
         plan = (
             direct.plan(call, choice.tile) if first else fprop.plan(call, choice.tile, input.device)
         )
-        launch = choice.ready[key] = plan.launch(*key[1:4])
-    run(launch, input, weight, bias, output, argmax, bits, windows)
+        launch = choice.ready[key] = plan.launch(*wanted)
+    run(launch, input, weight, bias, output, argmax, bits, windows, scale)

@@ -1,7 +1,7 @@
 """3×3 convolution as an implicit matrix product, with its epilogue, in one kernel.
 
     sums[k, m] = Σ_{r, s, c} weight[k, r, s, c] · input[pixel m shifted by (r-1, s-1), c]
-    output = epilogue(sums + bias)
+    output = epilogue(sums)
 
     for each tile, for each tap and BLOCK_C channels:
         (K × C weights of the tap) × (patch of pixels, shifted by the tap), transposed
@@ -41,9 +41,11 @@ from vgg_fast.triton.patch import (
 
 @triton.jit
 def fprop_kernel(
-    input, weight, bias, output, argmax, bits, windows,
-    N, H, W, C, K, tiles, patches_y, patches_x, bias_channels, argmax_channels, floor,
-    POOL: tl.constexpr, ROTATED: tl.constexpr, DESCRIPTORS: tl.constexpr, FLATTEN: tl.constexpr,
+    input, weight, bias, scale, output, argmax, bits, windows,
+    N, H, W, C, K, tiles, patches_y, patches_x,
+    bias_channels, argmax_channels, floor, slope: tl.float64,
+    LEAKY: tl.constexpr, POOL: tl.constexpr,
+    ROTATED: tl.constexpr, DESCRIPTORS: tl.constexpr, FLATTEN: tl.constexpr,
     ACCUMULATOR: tl.constexpr, PRECISION: tl.constexpr,
     PATCH_N: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -98,8 +100,8 @@ def fprop_kernel(
                 weights = tl.load(taps, mask=(k < K)[:, None] & (c < C)[None, :], other=0.0)
                 sums = dot(weights, pixels.T, sums, PRECISION)
         store_tile(
-            sums, bias, output, argmax, bits, windows, n0, y0, x0, k0, k, N, H, W, K,
-            bias_channels, argmax_channels, floor, POOL, PATCH_N, PATCH_H, PATCH_W,
+            sums, bias, scale, output, argmax, bits, windows, n0, y0, x0, k0, k, N, H, W, K,
+            bias_channels, argmax_channels, floor, slope, LEAKY, POOL, PATCH_N, PATCH_H, PATCH_W,
         )  # fmt: skip
 
 
@@ -128,11 +130,12 @@ class Plan(NamedTuple):
     rotates: bool
     """The kernel reads the unrotated weight of a data gradient."""
 
-    def launch(self, relu: bool, bias: bool, argmax: bool) -> Launch:
+    def launch(self, relu: bool, bias: bool, argmax: bool, negative_slope: float = 0.0) -> Launch:
         """Ready to be called by ``epilogue.run``."""
-        numbers = (*self.extents, *epilogue(self.extents[4], relu, bias, argmax))
+        last, constants = epilogue(self.extents[4], relu, bias, argmax, negative_slope)
+        numbers, constants = (*self.extents, *last), {**self.constants, **constants}
         descriptors = self.constants["DESCRIPTORS"]
-        return Launch(fprop_kernel, self.programs, numbers, self.constants, descriptors)
+        return Launch(fprop_kernel, self.programs, numbers, constants, descriptors)
 
 
 def rotated(weight: Tensor) -> Tensor:

@@ -33,32 +33,50 @@ __all__ = [
 
 
 def _conv3x3_relu_masked(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The output and its mask."""
     n, _, h, w = input.shape
     output = empty_channels_last(input, weight.shape[0], h, w)
     mask = _empty_bits(output, n, h, w)
-    forward(input, weight, bias, output, bits=mask, relu=True)
+    forward(
+        input, weight, bias, output, bits=mask, scale=scale, relu=True,
+        negative_slope=negative_slope,
+    )  # fmt: skip
     return output, mask
 
 
 def _conv3x3_relu_pool_masked(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, its mask and the windows' largest values."""
     n, h, w = input.shape[0], input.shape[2] // 2, input.shape[3] // 2
     output = empty_channels_last(input, weight.shape[0], h, w)
     mask, windows = _empty_bits(output, n, h, w), _empty_bits(output, n, h, w, 2)
-    forward(input, weight, bias, output, bits=mask, windows=windows, relu=True, pool=True)
+    forward(
+        input, weight, bias, output, bits=mask, windows=windows, scale=scale, relu=True,
+        negative_slope=negative_slope, pool=True,
+    )  # fmt: skip
     return output, mask, windows
 
 
 def _conv3x3_relu_and_pool_masked(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    negative_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The output, that map pooled, the output's mask and the windows' largest values."""
-    output, mask = _conv3x3_relu_masked(input, weight, bias)
+    output, mask = _conv3x3_relu_masked(input, weight, bias, scale, negative_slope)
     n, _, h, w = output.shape
     windows = _empty_bits(output, n, h // 2, w // 2, 2)
     return output, max_pool2x2_packing(output, windows), mask, windows
@@ -71,24 +89,40 @@ def _conv3x3_dgrad(grad_output: Tensor, weight: Tensor) -> Tensor:
     return dgrad(policy.arithmetic(grad_output.dtype), grad_output, weight)
 
 
-def _conv3x3_relu_dgrad(grad_output: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+def _conv3x3_relu_dgrad(
+    grad_output: Tensor, weight: Tensor, mask: Tensor, negative_slope: float = 0.0
+) -> Tensor:
     """The input's gradient."""
-    return _expanded_dgrad(grad_output, None, weight, mask, None, *grad_output.shape[2:])
+    height, width = grad_output.shape[2:]
+    return _expanded_dgrad(grad_output, None, weight, mask, None, height, width, negative_slope)
 
 
 def _conv3x3_relu_pool_dgrad(
-    grad_output: Tensor, weight: Tensor, mask: Tensor, windows: Tensor, height: int, width: int
+    grad_output: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    windows: Tensor,
+    height: int,
+    width: int,
+    negative_slope: float = 0.0,
 ) -> Tensor:
     """The input's gradient."""
-    return _expanded_dgrad(None, grad_output, weight, mask, windows, height, width)
+    return _expanded_dgrad(None, grad_output, weight, mask, windows, height, width, negative_slope)
 
 
 def _conv3x3_relu_and_pool_dgrad(
-    grad_output: Tensor, grad_pooled: Tensor, weight: Tensor, mask: Tensor, windows: Tensor
+    grad_output: Tensor,
+    grad_pooled: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    windows: Tensor,
+    negative_slope: float = 0.0,
 ) -> Tensor:
     """The input's gradient."""
-    size = grad_output.shape[2:]
-    return _expanded_dgrad(grad_output, grad_pooled, weight, mask, windows, *size)
+    height, width = grad_output.shape[2:]
+    return _expanded_dgrad(
+        grad_output, grad_pooled, weight, mask, windows, height, width, negative_slope
+    )
 
 
 def _expanded_dgrad(
@@ -99,10 +133,11 @@ def _expanded_dgrad(
     windows: Tensor | None,
     height: int,
     width: int,
+    negative_slope: float,
 ) -> Tensor:
     if mask.shape[0] == 0:
         return empty_channels_last(weight[:0], weight.shape[1], height, width)
-    grad = expand_bits(grad_output, grad_pooled, mask, windows, height, width)
+    grad = expand_bits(grad_output, grad_pooled, mask, windows, height, width, negative_slope)
     return dgrad(policy.arithmetic(grad.dtype), grad, weight)
 
 

@@ -1,7 +1,8 @@
 """The arithmetic of a 2×2 window, as in ``csrc/cuda/common/window.cuh``.
 
 max:  the first maximum in row-major order; any NaN beats it, and the last NaN beats all
-mask: d relu(v) / dv = 0 where relu(v) <= 0, else 1 (so a NaN lets the gradient through)
+mask: the gradient passes where the activation's output is positive, and elsewhere times the slope:
+      a ReLU's is 0. Of a NaN it passes the ReLU, and is multiplied by a leaky one's slope.
 """
 
 from __future__ import annotations
@@ -31,9 +32,20 @@ def narrow(value, dtype: tl.constexpr):
 
 
 @triton.jit
-def mask_gradient(gradient, output):
-    """``gradient`` where the ReLU's ``output`` lets it through, else 0."""
-    return tl.where(widen(output) <= 0, 0.0, gradient)
+def passes(output, LEAKY: tl.constexpr):
+    """Whether the activation with this ``output``, as it is stored, passes the whole gradient."""
+    return widen(output) > 0 if LEAKY else ~(widen(output) <= 0)
+
+
+@triton.jit
+def mask_gradient(gradient, passed, slope, LEAKY: tl.constexpr):
+    """``gradient`` where it is ``passed``, else its product with the slope, or 0."""
+    if LEAKY:
+        wide = widen(gradient)
+        product = wide * tl.full(wide.shape, slope, wide.dtype)
+        return tl.where(passed, gradient, narrow(product, gradient.dtype))
+    else:
+        return tl.where(passed, gradient, 0.0)
 
 
 @triton.jit
