@@ -159,7 +159,10 @@ def instances() -> dict[str, str]:
             for packing, suffix, epilogues in (("", "", EPILOGUES), (", true", "_bits", RELUS)):
                 name = ELEMENTS[element]
                 types = [f"<Epilogue::{epilogue}, {name}{packing}>" for epilogue in epilogues]
-                arguments = "(const DenseConvolution&, const void*, const Results&, cudaStream_t)"
+                arguments = (
+                    "(const DenseConvolution&, const EpilogueArguments&, const Results&, "
+                    "cudaStream_t)"
+                )
                 lines = [f"template cudaError_t {kernel}{type}{arguments};" for type in types]
                 file = f"{kernel}_{element}{suffix}.cu"
                 files[file] = _instance(f"{folder}/{kernel}.cuh", lines)

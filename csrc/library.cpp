@@ -109,51 +109,57 @@ STABLE_TORCH_LIBRARY(vgg_fast, m) {
   m.def("to_nchw(Tensor input) -> Tensor");
 
   // The CUDA C++ kernels with what vgg_fast/dispatch/route.py decides, ahead of the public
-  // operator's arguments: whether fp32 is multiplied as TF32, and whether Hopper's own kernels run.
+  // operator's arguments but the padding, which is zeros: whether fp32 is multiplied as TF32, and
+  // whether Hopper's own kernels run.
   m.def(
-      "_cuda_conv3x3(bool allow_tf32, bool sm90, Tensor input, Tensor weight, Tensor? bias=None) "
-      "-> Tensor");
+      "_cuda_conv3x3(bool allow_tf32, bool sm90, Tensor input, Tensor weight, Tensor? bias=None, "
+      "Tensor? scale=None) -> Tensor");
   m.def(
       "_cuda_conv3x3_backward(bool allow_tf32, bool sm90, Tensor grad_output, Tensor input, "
       "Tensor weight, bool need_input, bool need_weight, bool need_bias) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "_cuda_conv3x3_relu(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
-      "Tensor? bias=None) -> Tensor");
+      "Tensor? bias=None, Tensor? scale=None, float negative_slope=0.) -> Tensor");
   m.def(
       "_cuda_conv3x3_relu_backward(bool allow_tf32, bool sm90, Tensor grad_output, Tensor input, "
-      "Tensor weight, Tensor output, bool need_input, bool need_weight, bool need_bias) "
-      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+      "Tensor weight, Tensor output, bool need_input, bool need_weight, bool need_bias, "
+      "float negative_slope=0.) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "_cuda_conv3x3_relu_pool(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
-      "Tensor? bias=None, bool return_argmax=True) -> (Tensor output, Tensor argmax)");
+      "Tensor? bias=None, bool return_argmax=True, Tensor? scale=None, float negative_slope=0.) "
+      "-> (Tensor output, Tensor argmax)");
   m.def(
       "_cuda_conv3x3_relu_pool_backward(bool allow_tf32, bool sm90, Tensor grad_output, "
       "Tensor input, Tensor weight, Tensor output, Tensor argmax, bool need_input, "
-      "bool need_weight, bool need_bias) "
+      "bool need_weight, bool need_bias, float negative_slope=0.) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "_cuda_conv3x3_relu_masked(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
-      "Tensor? bias=None) -> (Tensor output, Tensor mask)");
+      "Tensor? bias=None, Tensor? scale=None, float negative_slope=0.) "
+      "-> (Tensor output, Tensor mask)");
   m.def(
       "_cuda_conv3x3_relu_pool_masked(bool allow_tf32, bool sm90, Tensor input, Tensor weight, "
-      "Tensor? bias=None) -> (Tensor output, Tensor mask, Tensor windows)");
+      "Tensor? bias=None, Tensor? scale=None, float negative_slope=0.) "
+      "-> (Tensor output, Tensor mask, Tensor windows)");
   m.def(
       "_cuda_conv3x3_relu_and_pool_masked(bool allow_tf32, bool sm90, Tensor input, "
-      "Tensor weight, Tensor? bias=None) "
+      "Tensor weight, Tensor? bias=None, Tensor? scale=None, float negative_slope=0.) "
       "-> (Tensor output, Tensor pooled, Tensor mask, Tensor windows)");
   m.def(
       "_cuda_conv3x3_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, Tensor weight) "
       "-> Tensor");
   m.def(
       "_cuda_conv3x3_relu_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, Tensor weight, "
-      "Tensor mask) -> Tensor");
+      "Tensor mask, float negative_slope=0.) -> Tensor");
   m.def(
       "_cuda_conv3x3_relu_pool_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, "
-      "Tensor weight, Tensor mask, Tensor windows, SymInt height, SymInt width) -> Tensor");
+      "Tensor weight, Tensor mask, Tensor windows, SymInt height, SymInt width, "
+      "float negative_slope=0.) -> Tensor");
   m.def(
       "_cuda_conv3x3_relu_and_pool_dgrad(bool allow_tf32, bool sm90, Tensor grad_output, "
-      "Tensor grad_pooled, Tensor weight, Tensor mask, Tensor windows) -> Tensor");
+      "Tensor grad_pooled, Tensor weight, Tensor mask, Tensor windows, float negative_slope=0.) "
+      "-> Tensor");
 
   // How the CPU kernels work: vgg_fast/cpu.py says what the numbers mean.
   m.def("cpu_settings() -> (int algorithm, int workspace, int weight_cache)");

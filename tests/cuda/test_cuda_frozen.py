@@ -19,7 +19,7 @@ from tests.support.frozen import (
     drawn_gradient,
     with_nans,
 )
-from tests.support.operators import random_arguments
+from tests.support.operators import random_arguments, random_further_arguments
 from tests.support.poison import poisoned_memory
 
 # The first layer's kernels; channels and outputs on and off whole bytes, strips and tiles; odd
@@ -40,6 +40,7 @@ KERNELS = (
     ("sm_90a", torch.float16),
 )
 TF32_SLACK = 2.0**-9
+SLOPE = 0.125  # what is multiplied by it needs no rounding
 
 kernels = pytest.mark.parametrize(("kernels", "dtype"), KERNELS, ids=str)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -67,6 +68,26 @@ def _emulated(library) -> None:
 @masked
 def test_the_bits_are_those_of_the_public_operator(op: str, shape: Shape, kernels, dtype) -> None:
     assert_masked(calling(kernels), op, random_arguments("conv3x3_relu", shape, dtype))
+
+
+@kernels
+@shapes
+@masked
+def test_the_bits_with_a_scale_and_a_slope(op: str, shape: Shape, kernels, dtype) -> None:
+    for options in ({"scaled": True}, {"negative_slope": SLOPE, "scaled": True}):
+        arguments = random_further_arguments("conv3x3_relu", shape, dtype, **options)
+        assert_masked(calling(kernels), op, arguments)
+
+
+@kernels
+@masked
+def test_a_nan_does_not_pass_with_a_slope(op: str, kernels: str, dtype: torch.dtype) -> None:
+    for c in (1, 8):
+        arguments = with_nans(Shape(2, c, 13, 4, 5), dtype)
+        arguments.negative_slope = SLOPE
+        found = assert_masked(calling(kernels), op, arguments)
+        mask = found[-2] if op != "conv3x3_relu" else found[-1]
+        assert found[0][:, -1].isnan().all() and not (mask[..., -1] >> 4).any()
 
 
 @kernels
@@ -126,6 +147,14 @@ def test_a_batch_of_many_blocks() -> None:
 @dgrads
 def test_the_inputs_gradient(op: str, shape: Shape, kernels: str, dtype: torch.dtype) -> None:
     drawn = drawn_gradient(op, shape, dtype)
+    assert_dgrad(calling(kernels)(f"_{op}_dgrad", *drawn.given), drawn, dtype)
+
+
+@kernels
+@shapes
+@masked
+def test_the_inputs_gradient_with_a_slope(op: str, shape: Shape, kernels: str, dtype) -> None:
+    drawn = drawn_gradient(op, shape, dtype, slope=SLOPE)
     assert_dgrad(calling(kernels)(f"_{op}_dgrad", *drawn.given), drawn, dtype)
 
 

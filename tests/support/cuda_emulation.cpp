@@ -63,7 +63,7 @@ void emulate_conv3x3(int epilogue, int storage, const int64_t* shape, const void
   const auto run = epilogue == 0   ? few_channels_fprop<Epilogue::kLinear>
                    : epilogue == 1 ? few_channels_fprop<Epilogue::kRelu>
                                    : few_channels_fprop<Epilogue::kReluPool>;
-  run(problem, bias, {output, argmax}, nullptr);
+  run(problem, {bias}, {output, argmax}, nullptr);
 }
 
 int64_t emulate_workspace(const int64_t* shape) {
@@ -93,7 +93,7 @@ double window(const double* values, uint8_t* argmax) {
 }
 
 double relu_window(const double* values, uint8_t* argmax) {
-  const auto best = relu_window_max(values[0], values[1], values[2], values[3]);
+  const auto best = relu_window_max(values[0], values[1], values[2], values[3], true);
   *argmax = best.argmax;
   return best.value;
 }

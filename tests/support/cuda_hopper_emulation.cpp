@@ -38,7 +38,7 @@ int emulate_fprop(int epilogue, int storage, const int64_t* shape, const void* i
     const auto run = epilogue == 0   ? hopper_fprop<Epilogue::kLinear, T>
                      : epilogue == 1 ? hopper_fprop<Epilogue::kRelu, T>
                                      : hopper_fprop<Epilogue::kReluPool, T>;
-    return run(dense(storage, shape, input, weight), bias, {output, argmax}, nullptr);
+    return run(dense(storage, shape, input, weight), {bias}, {output, argmax}, nullptr);
   });
 }
 

@@ -35,7 +35,7 @@ int emulate_fprop(int epilogue, int arithmetic, const int64_t* shape, const void
     const auto run = epilogue == 0   ? igemm_fprop<Epilogue::kLinear, T>
                      : epilogue == 1 ? igemm_fprop<Epilogue::kRelu, T>
                                      : igemm_fprop<Epilogue::kReluPool, T>;
-    return run(problem, bias, {output, argmax}, nullptr);
+    return run(problem, {bias}, {output, argmax}, nullptr);
   });
 }
 

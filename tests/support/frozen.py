@@ -38,13 +38,16 @@ def packed_windows(argmax: Tensor) -> Tensor:
 def assert_masked(call: Call, op: str, arguments: Arguments) -> tuple[Tensor, ...]:
     """The operator gives the public one's output, to the bit, and its bits; returns them."""
     given = (arguments.input, arguments.weight, arguments.bias)
-    found = call(f"_{op}_masked", *given)
+    later = (arguments.scale, arguments.negative_slope)
+    found = call(f"_{op}_masked", *given, *later)
     if op == "conv3x3_relu_pool":
-        output, argmax = call(op, *given, True)
-        expected = [output, packed(~(output <= 0)), packed_windows(argmax)]
+        output, argmax = call(op, *given, True, *later)
     else:
-        output = call("conv3x3_relu", *given)
-        expected = [output, packed(~(output <= 0))]
+        output = call("conv3x3_relu", *given, *later)
+    passed = output > 0 if arguments.negative_slope else ~(output <= 0)
+    expected = [output, packed(passed)]
+    if op == "conv3x3_relu_pool":
+        expected.append(packed_windows(argmax))
     if op == "conv3x3_relu_and_pool":
         pooled, argmax = call("max_pool2x2", output, True)
         expected = [output, pooled, expected[1], packed_windows(argmax)]
@@ -71,13 +74,18 @@ def with_nans(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Arguments:
 class Gradient:
     """What an operator for the input's gradient is given, and its result in fp64."""
 
-    given: tuple[Tensor | int, ...]
+    given: tuple[Tensor | float, ...]
     exact: Tensor
     magnitudes: Tensor
 
 
-def drawn_gradient(op: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Gradient:
-    """Random gradients and bits; some gradients are NaN where the bits stop them."""
+def drawn_gradient(
+    op: str, shape: Shape, dtype: torch.dtype, seed: int = 0, slope: float = 0.0
+) -> Gradient:
+    """Random gradients and bits; some gradients are NaN where the bits stop them.
+
+    A ``slope``, a power of two, is the operator's last argument; then nothing is stopped.
+    """
     generator = torch.Generator().manual_seed(seed)
     n, c, k, h, w = shape
     pooled = (n, k, h // 2, w // 2)
@@ -94,23 +102,27 @@ def drawn_gradient(op: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> 
         grad = normal(n, k, h, w)
         return _gradient((grad, weight), grad, weight)
     mask = packed(passes)
+    last = (slope,) if slope else ()
+
+    def stopped(grad: Tensor) -> Tensor:
+        if not slope:
+            grad[:1] = torch.where(passes[:1], grad[:1], torch.nan)
+        return grad
+
+    def masked(grad: Tensor) -> Tensor:
+        return torch.where(passes, grad, slope * grad if slope else 0)
+
     if op == "conv3x3_relu":
-        grad = _stopped(normal(n, k, h, w), passes)
-        full = torch.where(passes, grad, 0)
-        return _gradient((grad, weight, mask), full, weight)
+        grad = stopped(normal(n, k, h, w))
+        return _gradient((grad, weight, mask, *last), masked(grad), weight)
     windows = packed_windows(argmax)
     if op == "conv3x3_relu_pool":
-        grad = _stopped(normal(*pooled), passes)
-        full = unpooled(torch.where(passes, grad, 0), argmax, h, w)
-        return _gradient((grad, weight, mask, windows, h, w), full, weight)
-    grad, of_pooled = _stopped(normal(n, k, h, w), passes), normal(*pooled)
-    full = torch.where(passes, grad + unpooled(of_pooled, argmax, h, w), 0)
-    return _gradient((grad, of_pooled, weight, mask, windows), full, weight)
-
-
-def _stopped(grad: Tensor, passes: Tensor) -> Tensor:
-    grad[:1] = torch.where(passes[:1], grad[:1], torch.nan)
-    return grad
+        grad = stopped(normal(*pooled))
+        full = unpooled(masked(grad), argmax, h, w)
+        return _gradient((grad, weight, mask, windows, h, w, *last), full, weight)
+    grad, of_pooled = stopped(normal(n, k, h, w)), normal(*pooled)
+    full = masked(grad + unpooled(of_pooled, argmax, h, w))
+    return _gradient((grad, of_pooled, weight, mask, windows, *last), full, weight)
 
 
 def unpooled(grad: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
@@ -120,7 +132,7 @@ def unpooled(grad: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
     return F.pad(full, (0, width % 2, 0, height % 2))
 
 
-def _gradient(given: tuple[Tensor | int, ...], full: Tensor, weight: Tensor) -> Gradient:
+def _gradient(given: tuple[Tensor | float, ...], full: Tensor, weight: Tensor) -> Gradient:
     def through(*tensors: Tensor) -> Tensor:
         return F.conv_transpose2d(*(t.contiguous() for t in tensors), padding=1)
 

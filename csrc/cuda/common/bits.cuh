@@ -10,16 +10,29 @@ namespace vgg_fast::cuda {
 
 VGG_HOST_DEVICE int32_t bytes_for(int32_t channels) { return (channels + 7) / 8; }
 
-// Whether the ReLU passes the gradient of this value, which is its output as it is stored, on.
+// Whether the ReLU passes the gradient of this value, which is its output as it is stored, on: of a
+// NaN if it isn't leaky.
 template <typename T>
-__device__ __forceinline__ bool passes(T stored) {
-  return !(widen(stored) <= Accumulator<T>(0));
+__device__ __forceinline__ bool passes(T stored, bool is_relu) {
+  const Accumulator<T> value = widen(stored);
+  return is_relu ? !(value <= Accumulator<T>(0)) : value > Accumulator<T>(0);
 }
 
-// The mask's bit, the column's and the row's of a pooled value: one in each of three bytes.
+// What is left of a gradient that the mask doesn't pass on.
 template <typename T>
-__device__ __forceinline__ uint32_t flags_of(T stored, uint8_t argmax) {
-  return (passes(stored) ? 1u : 0u) | (argmax & 1u) << 8 | (argmax >> 1 & 1u) << 16;
+__device__ __forceinline__ T held_back(T gradient, Accumulator<T> slope) {
+  return slope == Accumulator<T>(0) ? T(0) : narrow<T>(slope * widen(gradient));
+}
+
+// The column's and the row's bit of a window's largest value, in the second and the third byte.
+__device__ __forceinline__ uint32_t window_flags(uint8_t argmax) {
+  return (argmax & 1u) << 8 | (argmax >> 1 & 1u) << 16;
+}
+
+// The same, and the mask's bit in the first byte.
+template <typename T>
+__device__ __forceinline__ uint32_t flags_of(T stored, uint8_t argmax, bool is_relu) {
+  return (passes(stored, is_relu) ? 1u : 0u) | window_flags(argmax);
 }
 
 // The bytes of a pixel, or of a window, that hold channel k's bit.
@@ -44,11 +57,13 @@ __device__ __forceinline__ uint32_t bits_from(const uint8_t* bits, int64_t pixel
   return uint32_t{bits[pixel * bytes_for(outputs) + k / 8]} >> (k % 8);
 }
 
-// The `or` of kLanes neighbouring lanes' words, the first a multiple of kLanes. The warp's others
-// may be elsewhere.
-template <int kLanes>
+// The `or` of kLanes neighbouring lanes' words, the first a multiple of kLanes. Unless it is said
+// that the whole warp is here, its other lanes may be elsewhere: then each exchange takes a dozen
+// instructions that bring together whoever is.
+template <int kLanes, bool kWholeWarp = false>
 __device__ __forceinline__ uint32_t or_over_lanes(uint32_t word) {
-  const uint32_t lanes = ((1u << kLanes) - 1) << (threadIdx.x % 32 / kLanes * kLanes);
+  const uint32_t lanes =
+      kWholeWarp ? 0xffffffffu : ((1u << kLanes) - 1) << (threadIdx.x % 32 / kLanes * kLanes);
 #pragma unroll
   for (int distance = 1; distance < kLanes; distance *= 2)
     word |= __shfl_xor_sync(lanes, word, distance);

@@ -40,11 +40,20 @@ struct DenseConvolution {
   const void* weight;
 };
 
+// What becomes of a forward pass's sums: activation(scale * sum + bias). Beside a scale the bias is
+// of the accumulator's type, as the scale is; else of the elements'. Both are dense.
+struct EpilogueArguments {
+  const void* bias = nullptr;   // may be null
+  const void* scale = nullptr;  // may be null
+  double negative_slope = 0;    // kRelu, kReluPool: of a leaky ReLU
+};
+
 // What a backward pass starts from, each dense and channels_last.
 struct Upstream {
   const void* grad_output;
-  const void* output;     // kRelu, kReluPool: its sign is the ReLU's mask
-  const uint8_t* argmax;  // kReluPool
+  const void* output;         // kRelu, kReluPool: its sign is the ReLU's mask
+  const uint8_t* argmax;      // kReluPool
+  double negative_slope = 0;  // kRelu, kReluPool
 };
 
 // The same of a frozen weight's operator. What a gradient wasn't asked of, or has no pooling, is
@@ -54,6 +63,7 @@ struct MaskedUpstream {
   const void* grad_pooled;  // of the map behind the pooling
   const uint8_t* mask;
   const uint8_t* windows;
+  double negative_slope = 0;
 };
 
 // What a forward pass writes, each dense and channels_last. If it packs bits (bits.cuh), there is
@@ -75,10 +85,10 @@ cudaError_t max_pool2x2_backward(const Pooling& pooling, const View& grad_output
 cudaError_t max_pool2x2_packing(const Pooling& pooling, const void* input, void* output,
                                 uint8_t* windows, cudaStream_t stream);
 
-// C is 1 or 3. bias may be null.
+// C is 1 or 3.
 template <Epilogue kEpilogue, bool kBits = false>
-cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, const Results& results,
-                               cudaStream_t stream);
+cudaError_t few_channels_fprop(const Convolution& problem, const EpilogueArguments& arguments,
+                               const Results& results, cudaStream_t stream);
 
 // grad_input is dense and channels_last.
 template <Epilogue kEpilogue>
@@ -102,11 +112,11 @@ int64_t few_channels_wgrad_workspace(const Convolution& problem);
 // Any number of channels. T is the element type that DenseConvolution's storage names; for fp32 it
 // may also be Tf32 (tf32.cuh), which is how its products are computed.
 
-// bias may be null. With the weight that rotate_weight makes, the gradient as its input, and C and
-// K exchanged, kLinear is the data gradient.
+// With the weight that rotate_weight makes, the gradient as its input, and C and K exchanged,
+// kLinear is the data gradient.
 template <Epilogue kEpilogue, typename T, bool kBits = false>
-cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
-                        cudaStream_t stream);
+cudaError_t igemm_fprop(const DenseConvolution& problem, const EpilogueArguments& arguments,
+                        const Results& results, cudaStream_t stream);
 
 // gradient is what expand_gradient writes. The workspace holds igemm_wgrad_workspace(problem)
 // elements of fp32, or of fp64 for fp64.
@@ -120,8 +130,8 @@ int64_t igemm_wgrad_workspace(const DenseConvolution& problem);
 // channels that are summed over (and for the weight's gradient K too) are a multiple of 8, and
 // tensors begin on 16 bytes; products.h checks all that.
 template <Epilogue kEpilogue, typename T, bool kBits = false>
-cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
-                         cudaStream_t stream);
+cudaError_t hopper_fprop(const DenseConvolution& problem, const EpilogueArguments& arguments,
+                         const Results& results, cudaStream_t stream);
 template <typename T>
 cudaError_t hopper_wgrad(const DenseConvolution& problem, const void* gradient, void* grad_weight,
                          const int64_t (&weight_strides)[4], void* workspace, cudaStream_t stream);

@@ -43,12 +43,13 @@ inline void check_options(const char* op, const Options& options) {
 }
 
 template <Epilogue kEpilogue, typename T, bool kBits = false>
-cudaError_t fprop_product(const Options& options, const DenseConvolution& problem, const void* bias,
-                          const Results& results, cudaStream_t stream) {
+cudaError_t fprop_product(const Options& options, const DenseConvolution& problem,
+                          const EpilogueArguments& arguments, const Results& results,
+                          cudaStream_t stream) {
   if constexpr (sizeof(T) == 2)
     if (options.sm90 && hopper_serves_fprop(problem))
-      return hopper_fprop<kEpilogue, T, kBits>(problem, bias, results, stream);
-  return igemm_fprop<kEpilogue, T, kBits>(problem, bias, results, stream);
+      return hopper_fprop<kEpilogue, T, kBits>(problem, arguments, results, stream);
+  return igemm_fprop<kEpilogue, T, kBits>(problem, arguments, results, stream);
 }
 
 // `allocate(elements)` gives the workspace.

@@ -1,7 +1,9 @@
 // The arithmetic that a 2x2 window needs, for the GPU and for the host that tests it:
 //
 //   max:    the first maximum in row-major order; any NaN beats it, and the last NaN beats all
-//   mask:   d relu(v) / dv = 0 where relu(v) <= 0, else 1 (so a NaN lets the gradient through)
+//   relu:   v where it isn't <= 0, else 0; leaky: else slope * v
+//   mask:   the gradient of a ReLU passes where its output isn't <= 0 (so a NaN lets it through);
+//           of a leaky one where it is > 0, and elsewhere times the slope
 //   cursor: an odometer (n, y, x, c), so that a grid-stride loop divides once, not per step
 //
 // Nothing here includes CUDA or PyTorch: g++ compiles it for tests/cuda/test_cuda_kernels.py.
@@ -24,8 +26,15 @@ VGG_HOST_DEVICE Acc relu(Acc value) {
 }
 
 template <typename Acc>
-VGG_HOST_DEVICE Acc mask_gradient(Acc gradient, Acc output) {
-  return output <= Acc(0) ? Acc(0) : gradient;
+VGG_HOST_DEVICE Acc leaky_relu(Acc value, Acc slope) {
+  return value <= Acc(0) ? value * slope : value;
+}
+
+// A slope of 0 is a ReLU's.
+template <typename Acc>
+VGG_HOST_DEVICE Acc mask_gradient(Acc gradient, Acc output, Acc slope) {
+  if (slope == Acc(0)) return output <= Acc(0) ? Acc(0) : gradient;
+  return output > Acc(0) ? gradient : slope * gradient;
 }
 
 template <typename Acc>
@@ -50,11 +59,11 @@ VGG_HOST_DEVICE WindowMax<Acc> window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
 }
 
 // The same for the values' ReLUs, with three fewer of them to compute. Where none is positive all
-// are zero, and the first wins.
+// are zero, and the first wins. Of a leaky ReLU's results, `is_relu` being false, the maximum.
 template <typename Acc>
-VGG_HOST_DEVICE WindowMax<Acc> relu_window_max(Acc v00, Acc v01, Acc v10, Acc v11) {
+VGG_HOST_DEVICE WindowMax<Acc> relu_window_max(Acc v00, Acc v01, Acc v10, Acc v11, bool is_relu) {
   const WindowMax<Acc> best = window_max(v00, v01, v10, v11);
-  return best.value <= Acc(0) ? WindowMax<Acc>{Acc(0), 0} : best;
+  return is_relu && best.value <= Acc(0) ? WindowMax<Acc>{Acc(0), 0} : best;
 }
 
 // Bit 4 * i + j: the pixel in row 2 * y - 1 + i and column 2 * x - 1 + j lies inside the image. The

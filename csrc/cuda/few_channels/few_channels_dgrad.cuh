@@ -45,9 +45,9 @@ __device__ __forceinline__ void load_around(const From& from, const Cursor& patc
       if constexpr (kPool) {
         const auto& window = asked[(i + 1) / 2][(j + 1) / 2];
         const int position = (i + 1) % 2 * 2 + (j + 1) % 2;
-        around[i][j] = window.is_at(position, k) ? window.value(k) : Acc(0);
+        around[i][j] = window.is_at(position, k) ? window.value(k, from.slope) : Acc(0);
       } else {
-        around[i][j] = asked[i][j].value(k);
+        around[i][j] = asked[i][j].value(k, from.slope);
       }
     }
 }

@@ -1,7 +1,7 @@
 // The first layer's convolution (C = 1 or 3), forward, with its epilogue in registers; in bf16 and
 // fp16 it is few_channels_product.cuh's.
 //
-//   output[n, k, y, x] = epilogue(bias[k] + sum over c, r, s of
+//   output[n, k, y, x] = epilogue(sum over c, r, s of
 //                                 weight[k, c, r, s] * input[n, c, y + r - 1, x + s - 1])
 //
 //   . . . .      one thread = one 2x2 patch of pixels (o) x 16 bytes of output channels;
@@ -49,10 +49,37 @@ __device__ __forceinline__ void load_weights(const FewChannels<T>& problem, int3
     weights[c * 9 + tap][i % kFpropChannels] =
         k < problem.outputs ? widen(*problem.weight.at(k, c, tap / 3, tap % 3)) : Accumulator<T>(0);
   }
+  const T* given = problem.finish.bias;
   for (int i = threadIdx.x; i < kFpropChannels; i += kFpropThreads)
-    bias[i] = problem.bias != nullptr && first + i < problem.outputs
-                  ? widen(problem.bias[first + i])
-                  : Accumulator<T>(0);
+    bias[i] = given != nullptr && first + i < problem.outputs ? widen(given[first + i])
+                                                              : Accumulator<T>(0);
+}
+
+// What is left to do with a patch's sums, which began with a bias of the elements' type: channels
+// from k on.
+template <Epilogue kEpilogue, typename T>
+__device__ __forceinline__ void finish_patch(const FewChannels<T>& problem, int32_t k,
+                                             Accumulator<T> (&sums)[4][kVector<T>]) {
+  const Finish<T>& finish = problem.finish;
+  if (finish.scale != nullptr) {
+#pragma unroll
+    for (int pair = 0; pair < kVector<T>; pair += 2) {
+      const auto scale = pair_at(finish, finish.scale, k + pair, problem.outputs);
+      const auto shift = pair_at(finish, finish.shift, k + pair, problem.outputs);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        Accumulator<T>& sum = sums[i / 2][pair + i % 2];
+        sum = sum * scale.values[i % 2] + shift.values[i % 2];
+      }
+    }
+  }
+  if constexpr (kEpilogue != Epilogue::kLinear)
+    if (!finish.is_relu())
+#pragma unroll
+      for (int i = 0; i < 4 * kVector<T>; ++i) {
+        Accumulator<T>& sum = sums[i / kVector<T>][i % kVector<T>];
+        sum = leaky_relu(sum, finish.slope);
+      }
 }
 
 // The lanes whose channels make a byte.
@@ -97,6 +124,7 @@ __device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const
                                             const Accumulator<T> (&sums)[4][kVector<T>]) {
   constexpr int V = kVector<T>;
   const int count = min(V, problem.outputs - k);
+  const bool is_relu = kEpilogue != Epilogue::kLinear && problem.finish.is_relu();
   uint32_t word = 0;
   if constexpr (kEpilogue == Epilogue::kReluPool) {
     const int64_t place =
@@ -105,10 +133,10 @@ __device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const
     Vector<uint8_t, V> positions;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const auto maximum = relu_window_max(sums[0][v], sums[1][v], sums[2][v], sums[3][v]);
+      const auto maximum = relu_window_max(sums[0][v], sums[1][v], sums[2][v], sums[3][v], is_relu);
       best.values[v] = narrow<T>(maximum.value);
       positions.values[v] = maximum.argmax;
-      if (kBits && v < count) word |= flags_of(best.values[v], maximum.argmax) << v;
+      if (kBits && v < count) word |= flags_of(best.values[v], maximum.argmax, is_relu) << v;
     }
     if (!kBits || count > 0) store(problem.output + place, best, count, problem.aligned);
     if (!kBits && problem.argmax != nullptr)
@@ -122,8 +150,9 @@ __device__ __forceinline__ void store_patch(const FewChannels<T>& problem, const
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         const Accumulator<T> sum = sums[position][v];
-        pixel.values[v] = narrow<T>(kEpilogue == Epilogue::kRelu ? relu(sum) : sum);
-        if (kBits && v < count && passes(pixel.values[v])) word |= 1u << (8 * position + v);
+        pixel.values[v] = narrow<T>(is_relu ? relu(sum) : sum);
+        if (kBits && v < count && passes(pixel.values[v], is_relu))
+          word |= 1u << (8 * position + v);
       }
       const int64_t place = ((at.n * problem.height + y) * problem.width + x) * problem.outputs + k;
       if (!kBits || count > 0) store(problem.output + place, pixel, count, problem.aligned);
@@ -173,6 +202,7 @@ __global__ void __launch_bounds__(kFpropThreads, 2)
                 weight.values[v] * pixels[tap / 3 + position / 2][tap % 3 + position % 2];
       }
     }
+    finish_patch<kEpilogue>(problem, first + k, sums);
     store_patch<kEpilogue, kBits>(problem, at, first + k, sums);
   }
 }
@@ -180,8 +210,8 @@ __global__ void __launch_bounds__(kFpropThreads, 2)
 // ------------------------------------------------------------------------------------------------
 
 template <Epilogue kEpilogue, bool kBits>
-cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, const Results& results,
-                               cudaStream_t stream) {
+cudaError_t few_channels_fprop(const Convolution& problem, const EpilogueArguments& arguments,
+                               const Results& results, cudaStream_t stream) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   const int64_t patches = problem.n *
                           (kPool ? problem.height / 2 : covering_patches(problem.height)) *
@@ -196,7 +226,7 @@ cudaError_t few_channels_fprop(const Convolution& problem, const void* bias, con
         problem.width,
         Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
         Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
-        static_cast<const T*>(bias),
+        finish_of<T>(arguments, problem.outputs),
         static_cast<T*>(results.output),
         results.argmax,
         problem.outputs % kVector<T> == 0,

@@ -15,6 +15,7 @@ struct Gradient {
   const T* grad_output;
   const T* output;
   const uint8_t* argmax;
+  Accumulator<T> slope;  // of a leaky ReLU; 0: of a ReLU
 };
 
 // One channel's gradient at one pixel of the map that it comes from, pooled or not: what was asked
@@ -36,12 +37,12 @@ struct Asked<kEpilogue, Gradient<T>> {
     if constexpr (kEpilogue == Epilogue::kReluPool) argmax = inside ? from.argmax[place] : 0;
   }
 
-  // Behind the ReLU's mask.
-  __device__ __forceinline__ Accumulator<T> value(int32_t) const {
+  // Behind the ReLU's mask; a leaky one lets `slope` times the gradient through.
+  __device__ __forceinline__ Accumulator<T> value(int32_t, Accumulator<T> slope) const {
     if constexpr (kEpilogue == Epilogue::kLinear)
       return widen(gradient);
     else
-      return mask_gradient(widen(gradient), widen(output));
+      return mask_gradient(widen(gradient), widen(output), slope);
   }
   __device__ __forceinline__ bool is_at(int position, int32_t) const { return argmax == position; }
 };
@@ -64,11 +65,14 @@ struct Asked<kEpilogue, MaskedGradient<T>> {
       column = from.windows[2 * pixel * bytes + k / 8];
       row = from.windows[(2 * pixel + 1) * bytes + k / 8];
     }
-    if (!inside) mask = 0;
+    if (inside) return;
+    mask = 0;
+    gradient = T(0.0f);
   }
 
-  __device__ __forceinline__ Accumulator<T> value(int32_t k) const {
-    return mask >> (k % 8) & 1 ? widen(gradient) : Accumulator<T>(0);
+  __device__ __forceinline__ Accumulator<T> value(int32_t k, Accumulator<T> slope) const {
+    const Accumulator<T> wide = widen(gradient);
+    return mask >> (k % 8) & 1 ? wide : slope == Accumulator<T>(0) ? slope : slope * wide;
   }
   __device__ __forceinline__ bool is_at(int position, int32_t k) const {
     return (column >> (k % 8) & 1) == position % 2 && (row >> (k % 8) & 1) == position / 2;
@@ -86,7 +90,8 @@ Gradient<T> gradient_of(const Convolution& problem, const Upstream& upstream) {
           problem.width,
           static_cast<const T*>(upstream.grad_output),
           static_cast<const T*>(upstream.output),
-          upstream.argmax};
+          upstream.argmax,
+          static_cast<Accumulator<T>>(upstream.negative_slope)};
 }
 
 template <typename Acc>

@@ -12,8 +12,9 @@
 
 namespace vgg_fast::cuda {
 
-template cudaError_t few_channels_fprop<Epilogue::kLinear>(const Convolution&, const void*,
-                                                           const Results&, cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kLinear>(const Convolution&,
+                                                           const EpilogueArguments&, const Results&,
+                                                           cudaStream_t);
 template cudaError_t few_channels_dgrad<Epilogue::kLinear>(const Convolution&, const Upstream&,
                                                            void*, cudaStream_t);
 template cudaError_t few_channels_wgrad<Epilogue::kLinear>(const Convolution&, const Upstream&,

@@ -1,7 +1,8 @@
 // The first layer's convolution in bf16 and fp16 (C = 1 or 3) on the tensor cores, forward:
 //
 //   rows: 8 windows of 2x2 pixels      x      columns: 64 output channels
-//   reduction: the 9 * C taps, then the bias against a one, then zeros up to 16 or 32
+//   reduction: the 9 * C taps, then the bias against a one, then zeros up to 16 or 32; beside a
+//   scale the bias is added to the product of sum and scale
 //
 // Rows and columns are dealt out so that a lane's sums are the four pixels of one window, and two
 // runs of eight neighbouring channels: it pools without asking another lane, and stores 16 bytes at
@@ -12,6 +13,7 @@
 #pragma once
 
 #include "cuda/common/bits.cuh"
+#include "cuda/common/finish.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/few_channels/few_channels_terms.cuh"
 #include "cuda/sm80/multiply.cuh"
@@ -23,7 +25,7 @@ struct FewChannels {
   int64_t n;
   int32_t channels, outputs, height, width;
   Strided<const T> input, weight;
-  const T* bias;  // may be null
+  Finish<T> finish;
   T* output;
   uint8_t* argmax;   // may be null
   bool aligned;      // every store of 16 bytes is aligned
@@ -92,7 +94,33 @@ __device__ __forceinline__ T weight_at(const FewChannels<T>& layer, int32_t k, i
   const int taps = 9 * layer.channels, tap = place % 9;
   if (k >= layer.outputs || place > taps) return T(0.0f);
   if (place < taps) return *layer.weight.at(k, place / 9, tap / 3, tap % 3);
-  return layer.bias != nullptr ? layer.bias[k] : T(0.0f);
+  return layer.finish.bias != nullptr ? layer.finish.bias[k] : T(0.0f);
+}
+
+// What the product, which has added a bias of the elements' type, leaves to do: channels from k on.
+template <Epilogue kEpilogue, typename T>
+__device__ __forceinline__ void finish_window(const FewChannels<T>& layer, int32_t k,
+                                              float (&sums)[2][kBlocks][4]) {
+  const Finish<T>& finish = layer.finish;
+  if (finish.scale != nullptr) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      const int32_t channel = k + channel_of_column(block, threadIdx.x % 4 * 2);
+      const auto scale = pair_at(finish, finish.scale, channel, layer.outputs);
+      const auto shift = pair_at(finish, finish.shift, channel, layer.outputs);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        sums[i / 4][block][i % 4] =
+            sums[i / 4][block][i % 4] * scale.values[i % 2] + shift.values[i % 2];
+    }
+  }
+  if constexpr (kEpilogue != Epilogue::kLinear)
+    if (!finish.is_relu())
+#pragma unroll
+      for (int i = 0; i < 8 * kBlocks; ++i) {
+        float& sum = sums[i / (4 * kBlocks)][i / 4 % kBlocks][i % 4];
+        sum = leaky_relu(sum, finish.slope);
+      }
 }
 
 // sums[dy][block][2 * dx + i] is channel channel_of_column(block, 2 * (lane % 4) + i), from k on.
@@ -100,6 +128,7 @@ template <Epilogue kEpilogue, bool kArgmax, bool kBits, typename T>
 __device__ __forceinline__ void store_window(const FewChannels<T>& layer, const Cursor& at,
                                              int32_t k, const float (&sums)[2][kBlocks][4]) {
   if (at.n >= layer.n) return;
+  const bool is_relu = kEpilogue != Epilogue::kLinear && layer.finish.is_relu();
 #pragma unroll
   for (int run = 0; run < 2; ++run) {
     const int32_t channel = k + channel_of_column(4 * run, threadIdx.x % 4 * 2);
@@ -115,10 +144,10 @@ __device__ __forceinline__ void store_window(const FewChannels<T>& layer, const 
       for (int v = 0; v < 8; ++v) {
         const int block = 4 * run + v / 2, i = v % 2;
         const auto maximum = relu_window_max(sums[0][block][i], sums[0][block][2 + i],
-                                             sums[1][block][i], sums[1][block][2 + i]);
+                                             sums[1][block][i], sums[1][block][2 + i], is_relu);
         best.values[v] = narrow<T>(maximum.value);
         positions.values[v] = maximum.argmax;
-        if (kBits && v < count) word |= flags_of(best.values[v], maximum.argmax) << v;
+        if (kBits && v < count) word |= flags_of(best.values[v], maximum.argmax, is_relu) << v;
       }
       store(layer.output + place, best, count, layer.aligned);
       if constexpr (kArgmax) store(layer.argmax + place, positions, count, layer.aligned);
@@ -139,8 +168,8 @@ __device__ __forceinline__ void store_window(const FewChannels<T>& layer, const 
 #pragma unroll
         for (int v = 0; v < 8; ++v) {
           const float sum = sums[pixel / 2][4 * run + v / 2][pixel % 2 * 2 + v % 2];
-          values.values[v] = narrow<T>(kEpilogue == Epilogue::kRelu ? relu(sum) : sum);
-          if (kBits && v < count && passes(values.values[v])) byte |= 1u << v;
+          values.values[v] = narrow<T>(is_relu ? relu(sum) : sum);
+          if (kBits && v < count && passes(values.values[v], is_relu)) byte |= 1u << v;
         }
         const int64_t place =
             ((at.n * layer.height + y) * layer.width + x) * layer.outputs + channel;
@@ -192,6 +221,7 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps, kBits)
     const Cursor here = at;
     advance(at, step, extents);
     pixels.load(at, rows);
+    finish_window<kEpilogue>(layer, k, sums);
     store_window<kEpilogue, kArgmax, kBits>(layer, here, k, sums);
   }
 }

@@ -12,9 +12,11 @@
 
 namespace vgg_fast::cuda {
 
-template cudaError_t few_channels_fprop<Epilogue::kRelu>(const Convolution&, const void*,
-                                                         const Results&, cudaStream_t);
-template cudaError_t few_channels_fprop<Epilogue::kRelu, true>(const Convolution&, const void*,
+template cudaError_t few_channels_fprop<Epilogue::kRelu>(const Convolution&,
+                                                         const EpilogueArguments&, const Results&,
+                                                         cudaStream_t);
+template cudaError_t few_channels_fprop<Epilogue::kRelu, true>(const Convolution&,
+                                                               const EpilogueArguments&,
                                                                const Results&, cudaStream_t);
 template cudaError_t few_channels_dgrad_by_bits<Epilogue::kRelu>(const Convolution&,
                                                                  const MaskedUpstream&, void*,

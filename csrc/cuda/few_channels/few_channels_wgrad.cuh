@@ -47,12 +47,13 @@ class PatchGradient {
   }
 
   // g of the lane's channel i at the four pixels, and its sum over them.
-  __device__ __forceinline__ Accumulator<T> read(int i, Accumulator<T> (&g)[4]) const {
+  __device__ __forceinline__ Accumulator<T> read(int i, Accumulator<T> slope,
+                                                 Accumulator<T> (&g)[4]) const {
     using Acc = Accumulator<T>;
     Acc total = 0;
 #pragma unroll
     for (int pixel = 0; pixel < kPixels; ++pixel) {
-      g[pixel] = asked_[i][pixel].value(0);
+      g[pixel] = asked_[i][pixel].value(0, slope);
       total += g[pixel];
     }
     if constexpr (kPool) {
@@ -185,7 +186,8 @@ __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue,
     Acc g[2][kPer][4];
 #pragma unroll
     for (int i = 0; i < 2 * kPer; ++i)
-      sums[i % kPer][kSums - 1] += here[i / kPer].read(i % kPer, g[i / kPer][i % kPer]);
+      sums[i % kPer][kSums - 1] +=
+          here[i / kPer].read(i % kPer, gradient.slope, g[i / kPer][i % kPer]);
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) multiply_pair(g, around[warp][turn].pixels[c], c, sums);
   }

@@ -91,6 +91,29 @@ __device__ __forceinline__ uint32_t passing(uint32_t pair, __nv_bfloat16) {
   return __hgtu2_mask(values, __nv_bfloat162{0.0f, 0.0f});
 }
 
+// What the masks of four pairs of outputs leave of the gradient's: of a leaky ReLU the slope times
+// what they stop.
+template <typename T>
+__device__ __forceinline__ void mask_pairs(uint32_t (&pairs)[4], const uint32_t (&outputs)[4],
+                                           float slope) {
+  if (slope == 0.0f) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] &= passing(outputs[i], T{});
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    Vector<T, 2> gradient, output;
+    memcpy(&gradient, &pairs[i], sizeof(gradient));
+    memcpy(&output, &outputs[i], sizeof(output));
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      gradient.values[j] =
+          narrow<T>(mask_gradient(widen(gradient.values[j]), widen(output.values[j]), slope));
+    memcpy(&pairs[i], &gradient, sizeof(gradient));
+  }
+}
+
 // A pooled value at its position of the window, zero at the other three: the upper row's pair of
 // pixels and the lower one's. Each byte of `bytes` says which two bytes of `pair` a pixel gets, two
 // of which hold the value and four of which would be zero; turned by 8 bits, the next pixel has it.
@@ -103,7 +126,7 @@ __device__ __forceinline__ void unpool(uint32_t pair, uint32_t bytes, uint32_t b
 
 // The rows of the four tiles: row m of tile i is channel 8 * (m % 8) + 2 * i + m / 8.
 template <Epilogue kEpilogue, typename T>
-__device__ __forceinline__ void read_rows(const WgradStage<kEpilogue>& stage,
+__device__ __forceinline__ void read_rows(const WgradStage<kEpilogue>& stage, float slope,
                                           uint32_t (&rows)[kWgradTiles][4]) {
   using Stage = WgradStage<kEpilogue>;
   const int lane = threadIdx.x % 32;
@@ -114,8 +137,7 @@ __device__ __forceinline__ void read_rows(const WgradStage<kEpilogue>& stage,
     if constexpr (Stage::kMasked) {
       uint32_t outputs[4];
       memcpy(outputs, stage.output[pixel][lane], 16);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) pairs[pixel][i] &= passing(outputs[i], T{});
+      mask_pairs<T>(pairs[pixel], outputs, slope);
     }
   }
   if constexpr (Stage::kPool) {
@@ -209,7 +231,7 @@ __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue,
     uint32_t columns[kColumns][2], rows[kWgradTiles][4];
     pixels.pack(columns);
     wait_for_copies<kWgradStages<kEpilogue> - 1>();
-    read_rows<kEpilogue, T>(ring[warp][stage], rows);
+    read_rows<kEpilogue, T>(ring[warp][stage], gradient.slope, rows);
     advance(at, step, extents);
     pixels.load(at, n, gradient.height, gradient.width);
 #pragma unroll

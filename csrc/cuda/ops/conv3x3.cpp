@@ -1,4 +1,4 @@
-// conv3x3 for CUDA tensors: convolution and bias.
+// conv3x3 for CUDA tensors: convolution, scale and bias.
 //
 // Python chooses the arithmetic and the kernels, and calls the operators that begin with an
 // underscore. A program without Python calls the public ones, and gets fp32 as fp32 from the
@@ -10,9 +10,9 @@ namespace vgg_fast::cuda {
 namespace {
 
 Tensor conv3x3_operator(bool allow_tf32, bool sm90, const Tensor& input, const Tensor& weight,
-                        const std::optional<Tensor>& bias) {
-  return std::get<0>(
-      convolve<Epilogue::kLinear>("conv3x3", {allow_tf32, sm90}, input, weight, bias, false));
+                        const std::optional<Tensor>& bias, const std::optional<Tensor>& scale) {
+  return std::get<0>(convolve<Epilogue::kLinear>("conv3x3", {allow_tf32, sm90}, input, weight,
+                                                 {.bias = bias, .scale = scale}));
 }
 
 Gradients conv3x3_backward_operator(bool allow_tf32, bool sm90, const Tensor& grad_output,
@@ -25,8 +25,8 @@ Gradients conv3x3_backward_operator(bool allow_tf32, bool sm90, const Tensor& gr
 
 Tensor plain_conv3x3(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                      const std::optional<Tensor>& scale, const std::string& padding) {
-  refuse_later_arguments("conv3x3", scale.has_value(), 0, padding);
-  return conv3x3_operator(false, false, input, weight, bias);
+  refuse_padding("conv3x3", padding);
+  return conv3x3_operator(false, false, input, weight, bias, scale);
 }
 
 Gradients plain_conv3x3_backward(const Tensor& grad_output, const Tensor& input,

@@ -19,25 +19,23 @@ namespace vgg_fast::cuda {
 using torch::stable::accelerator::DeviceGuard;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
-// The CUDA kernels know none of these; Python computes them otherwise before it calls one.
-inline void refuse_later_arguments(const char* op, bool has_scale, double negative_slope,
-                                   const std::string& padding) {
-  require(!has_scale && negative_slope == 0 && padding == "zeros", "vgg_fast::", op,
-          ": the CUDA C++ kernels take no scale, no negative_slope, and no padding but zeros; fold "
-          "a scale into weight and bias, and leave the rest to torch");
+// The CUDA kernels know none but zeros; Python leaves the others to torch.
+inline void refuse_padding(const char* op, const std::string& padding) {
+  require(padding == "zeros", "vgg_fast::", op,
+          ": the CUDA C++ kernels take no padding but zeros; leave ", padding, " to torch");
 }
 
 template <Epilogue kEpilogue, bool kBits>
 cudaError_t fprop(const char* op, const Options& options, const Tensor& input, const Tensor& weight,
-                  const void* bias, const Results& results) {
+                  const EpilogueArguments& arguments, const Results& results) {
   const cudaStream_t stream = current_stream(input);
   if (has_few_channels(input))
-    return few_channels_fprop<kEpilogue, kBits>(convolution_of(op, input, weight), bias, results,
-                                                stream);
+    return few_channels_fprop<kEpilogue, kBits>(convolution_of(op, input, weight), arguments,
+                                                results, stream);
   const Tensor dense_input = channels_last(input), dense_weight = channels_last(weight);
   const DenseConvolution problem = dense_convolution_of(op, dense_input, dense_weight);
   return with_arithmetic(input, options.allow_tf32, [&](auto element) {
-    return fprop_product<kEpilogue, decltype(element), kBits>(options, problem, bias, results,
+    return fprop_product<kEpilogue, decltype(element), kBits>(options, problem, arguments, results,
                                                               stream);
   });
 }
@@ -45,21 +43,22 @@ cudaError_t fprop(const char* op, const Options& options, const Tensor& input, c
 // Computes `output` and what else `results` has room for.
 template <Epilogue kEpilogue, bool kBits = false>
 void run_fprop(const char* op, const Options& options, const Tensor& input, const Tensor& weight,
-               const std::optional<Tensor>& bias, const Tensor& output, const Results& results) {
+               const Arguments& arguments, const Tensor& output, const Results& results) {
   if (output.numel() == 0) return;
-  std::optional<Tensor> dense_bias;
-  if (bias.has_value()) dense_bias = torch::stable::contiguous(*bias);
-  require_launched(op, fprop<kEpilogue, kBits>(
-                           op, options, input, weight,
-                           dense_bias.has_value() ? dense_bias->data_ptr() : nullptr, results));
+  std::optional<Tensor> bias, scale;
+  if (arguments.bias) bias = torch::stable::contiguous(*arguments.bias);
+  if (arguments.scale) scale = torch::stable::contiguous(*arguments.scale);
+  const EpilogueArguments given{bias ? bias->data_ptr() : nullptr,
+                                scale ? scale->data_ptr() : nullptr, arguments.negative_slope};
+  require_launched(op, fprop<kEpilogue, kBits>(op, options, input, weight, given, results));
 }
 
 template <Epilogue kEpilogue>
 std::tuple<Tensor, Tensor> convolve(const char* op, const Options& options, const Tensor& input,
-                                    const Tensor& weight, const std::optional<Tensor>& bias,
-                                    bool return_argmax) {
+                                    const Tensor& weight, const Arguments& arguments,
+                                    bool return_argmax = false) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
-  check_convolution(op, input, weight, {.bias = bias});
+  check_convolution(op, input, weight, arguments);
   if (kPool) check_poolable(op, input);
   const DeviceGuard guard(input.get_device_index());
   check_options(op, options);
@@ -70,7 +69,7 @@ std::tuple<Tensor, Tensor> convolve(const char* op, const Options& options, cons
                       ? empty_channels_last(input, weight.size(0), height, width, ScalarType::Byte)
                       : nothing(input, ScalarType::Byte);
   run_fprop<kEpilogue>(
-      op, options, input, weight, bias, output,
+      op, options, input, weight, arguments, output,
       {output.data_ptr(),
        kPool && return_argmax ? static_cast<uint8_t*>(argmax.data_ptr()) : nullptr});
   return {output, argmax};
@@ -132,7 +131,7 @@ inline void dgrad(const char* op, const Options& options, const void* gradient, 
                                 gradient,        rotated.data_ptr()};
   require_launched(op, with_arithmetic(input, options.allow_tf32, [&](auto element) {
                      return fprop_product<Epilogue::kLinear, decltype(element)>(
-                         options, turned, nullptr, {grad_input.data_ptr()}, stream);
+                         options, turned, {}, {grad_input.data_ptr()}, stream);
                    }));
 }
 
@@ -189,8 +188,8 @@ Gradients convolve_backward(const char* op, const Options& options, const Tensor
                             const Tensor& input, const Tensor& weight,
                             const std::optional<Tensor>& output,
                             const std::optional<Tensor>& argmax, bool need_input, bool need_weight,
-                            bool need_bias) {
-  check_convolution(op, input, weight);
+                            bool need_bias, double negative_slope = 0) {
+  check_convolution(op, input, weight, {.negative_slope = negative_slope});
   const int64_t scale = kEpilogue == Epilogue::kReluPool ? 2 : 1;
   const auto check = [&](const char* name, const Tensor& tensor) {
     check_saved(op, name, tensor,
@@ -212,7 +211,7 @@ Gradients convolve_backward(const char* op, const Options& options, const Tensor
   check_options(op, options);
   const Tensor gradient = channels_last(grad_output);
   std::optional<Tensor> mask, positions;
-  Upstream upstream{gradient.data_ptr(), nullptr, nullptr};
+  Upstream upstream{gradient.data_ptr(), nullptr, nullptr, negative_slope};
   if (output.has_value()) {
     mask = channels_last(*output);
     upstream.output = mask->data_ptr();

@@ -17,27 +17,32 @@ Tensor empty_bits(const Tensor& input, std::vector<int64_t> places, int64_t outp
 uint8_t* bytes_of(const Tensor& bits) { return static_cast<uint8_t*>(bits.data_ptr()); }
 
 std::tuple<Tensor, Tensor> relu_masked(bool allow_tf32, bool sm90, const Tensor& input,
-                                       const Tensor& weight, const std::optional<Tensor>& bias) {
+                                       const Tensor& weight, const std::optional<Tensor>& bias,
+                                       const std::optional<Tensor>& scale, double negative_slope) {
   constexpr const char* op = "conv3x3_relu";
   const Options options{allow_tf32, sm90};
-  check_convolution(op, input, weight, {.bias = bias});
+  const Arguments arguments{bias, scale, negative_slope};
+  check_convolution(op, input, weight, arguments);
   const DeviceGuard guard(input.get_device_index());
   check_options(op, options);
   const int64_t n = input.size(0), outputs = weight.size(0);
   const int64_t height = input.size(2), width = input.size(3);
   Tensor output = empty_channels_last(input, outputs, height, width, input.scalar_type());
   Tensor mask = empty_bits(input, {n, height, width}, outputs);
-  run_fprop<Epilogue::kRelu, true>(op, options, input, weight, bias, output,
+  run_fprop<Epilogue::kRelu, true>(op, options, input, weight, arguments, output,
                                    {.output = output.data_ptr(), .mask = bytes_of(mask)});
   return {output, mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor> relu_pool_masked(bool allow_tf32, bool sm90, const Tensor& input,
                                                     const Tensor& weight,
-                                                    const std::optional<Tensor>& bias) {
+                                                    const std::optional<Tensor>& bias,
+                                                    const std::optional<Tensor>& scale,
+                                                    double negative_slope) {
   constexpr const char* op = "conv3x3_relu_pool";
   const Options options{allow_tf32, sm90};
-  check_convolution(op, input, weight, {.bias = bias});
+  const Arguments arguments{bias, scale, negative_slope};
+  check_convolution(op, input, weight, arguments);
   check_poolable(op, input);
   const DeviceGuard guard(input.get_device_index());
   check_options(op, options);
@@ -47,20 +52,20 @@ std::tuple<Tensor, Tensor, Tensor> relu_pool_masked(bool allow_tf32, bool sm90, 
   Tensor mask = empty_bits(input, {n, height, width}, outputs);
   Tensor windows = empty_bits(input, {n, height, width, 2}, outputs);
   run_fprop<Epilogue::kReluPool, true>(
-      op, options, input, weight, bias, output,
+      op, options, input, weight, arguments, output,
       {.output = output.data_ptr(), .mask = bytes_of(mask), .windows = bytes_of(windows)});
   return {output, mask, windows};
 }
 
 // Two kernels: the product's tiles are cut for one map or for the other.
-std::tuple<Tensor, Tensor, Tensor, Tensor> relu_and_pool_masked(bool allow_tf32, bool sm90,
-                                                                const Tensor& input,
-                                                                const Tensor& weight,
-                                                                const std::optional<Tensor>& bias) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> relu_and_pool_masked(
+    bool allow_tf32, bool sm90, const Tensor& input, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& scale, double negative_slope) {
   constexpr const char* op = "conv3x3_relu_and_pool";
-  check_convolution(op, input, weight, {.bias = bias});
+  check_convolution(op, input, weight, {bias, scale, negative_slope});
   check_poolable(op, input);
-  const auto [output, mask] = relu_masked(allow_tf32, sm90, input, weight, bias);
+  const auto [output, mask] =
+      relu_masked(allow_tf32, sm90, input, weight, bias, scale, negative_slope);
   const DeviceGuard guard(input.get_device_index());
   const int64_t n = input.size(0), outputs = weight.size(0);
   const int64_t height = input.size(2) / 2, width = input.size(3) / 2;
@@ -135,7 +140,7 @@ Tensor conv3x3_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output, cons
 }
 
 Tensor relu_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output, const Tensor& weight,
-                  const Tensor& mask) {
+                  const Tensor& mask, double negative_slope) {
   constexpr const char* op = "_conv3x3_relu_dgrad";
   check_input(op, grad_output);
   const int64_t n = grad_output.size(0), height = grad_output.size(2), width = grad_output.size(3);
@@ -143,14 +148,15 @@ Tensor relu_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output, const T
   check_bits(op, "mask", mask, {n, height, width}, weight.size(0), grad_output);
   const Tensor gradient = channels_last(grad_output), bits = torch::stable::contiguous(mask);
   Tensor grad_input = empty_grad_input(grad_output, weight, height, width);
-  dgrad_by_bits<Epilogue::kRelu>(op, {allow_tf32, sm90},
-                                 {gradient.data_ptr(), nullptr, bytes_of(bits), nullptr}, weight,
-                                 grad_input);
+  dgrad_by_bits<Epilogue::kRelu>(
+      op, {allow_tf32, sm90},
+      {gradient.data_ptr(), nullptr, bytes_of(bits), nullptr, negative_slope}, weight, grad_input);
   return grad_input;
 }
 
 Tensor relu_pool_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output, const Tensor& weight,
-                       const Tensor& mask, const Tensor& windows, int64_t height, int64_t width) {
+                       const Tensor& mask, const Tensor& windows, int64_t height, int64_t width,
+                       double negative_slope) {
   constexpr const char* op = "_conv3x3_relu_pool_dgrad";
   check_dgrad(op, grad_output, weight, height / 2, width / 2);
   const int64_t n = grad_output.size(0), outputs = weight.size(0);
@@ -160,14 +166,15 @@ Tensor relu_pool_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output, co
   const Tensor winners = torch::stable::contiguous(windows);
   Tensor grad_input = empty_grad_input(grad_output, weight, height, width);
   dgrad_by_bits<Epilogue::kReluPool>(
-      op, {allow_tf32, sm90}, {nullptr, gradient.data_ptr(), bytes_of(bits), bytes_of(winners)},
-      weight, grad_input);
+      op, {allow_tf32, sm90},
+      {nullptr, gradient.data_ptr(), bytes_of(bits), bytes_of(winners), negative_slope}, weight,
+      grad_input);
   return grad_input;
 }
 
 Tensor relu_and_pool_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output,
                            const Tensor& grad_pooled, const Tensor& weight, const Tensor& mask,
-                           const Tensor& windows) {
+                           const Tensor& windows, double negative_slope) {
   constexpr const char* op = "_conv3x3_relu_and_pool_dgrad";
   check_input(op, grad_output);
   const int64_t n = grad_output.size(0), height = grad_output.size(2), width = grad_output.size(3);
@@ -183,7 +190,8 @@ Tensor relu_and_pool_dgrad(bool allow_tf32, bool sm90, const Tensor& grad_output
   Tensor grad_input = empty_grad_input(grad_output, weight, height, width);
   dgrad_by_bits<Epilogue::kLinear>(
       op, {allow_tf32, sm90},
-      {full.data_ptr(), pooled.data_ptr(), bytes_of(bits), bytes_of(winners)}, weight, grad_input);
+      {full.data_ptr(), pooled.data_ptr(), bytes_of(bits), bytes_of(winners), negative_slope},
+      weight, grad_input);
   return grad_input;
 }
 

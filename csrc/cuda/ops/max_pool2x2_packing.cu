@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kPackingThreads)
       const auto maximum = window_max(widen(pixels[0].values[i]), widen(pixels[1].values[i]),
                                       widen(pixels[2].values[i]), widen(pixels[3].values[i]));
       best.values[i] = narrow<T>(maximum.value);
-      if (i < count) word |= flags_of(best.values[i], maximum.argmax) << i;
+      if (i < count) word |= window_flags(maximum.argmax) << i;
     }
     const int64_t window = (at.n * height + at.y) * width + at.x;
     store(output + window * shape.channels + c, best, count, aligned);

@@ -4,6 +4,8 @@
 //   kFull             grad_output where the mask lets it through
 //   kPooled           grad_pooled at the largest pixel of its window, where the mask does
 //   kFull and kPooled the sum of both, where the mask, which is the full map's, does
+//
+// Where it doesn't there is nothing, or of a leaky ReLU the slope times that.
 
 #pragma once
 
@@ -21,6 +23,7 @@ struct MaskedGradient {
   const T* grad_pooled;
   const uint8_t* mask;
   const uint8_t* windows;
+  Accumulator<T> slope;
 };
 
 // One thread = one 2x2 patch x 16 bytes of channels; neighbours take the next ones.
@@ -49,7 +52,7 @@ __global__ void __launch_bounds__(kExpandThreads)
           const uint32_t mask = bits_from(from.mask, window, k, from.outputs);
 #pragma unroll
           for (int v = 0; v < V; ++v)
-            if (!(mask >> v & 1)) pooled.values[v] = T(0);
+            if (!(mask >> v & 1)) pooled.values[v] = held_back(pooled.values[v], from.slope);
         }
       }
     }
@@ -72,7 +75,7 @@ __global__ void __launch_bounds__(kExpandThreads)
         for (int v = 0; v < V; ++v) {
           const Acc sum = widen(full.values[v]) + widen(value.values[v]);
           const T both = kPooled ? narrow<T>(sum) : full.values[v];
-          value.values[v] = mask >> v & 1 ? both : T(0);
+          value.values[v] = mask >> v & 1 ? both : held_back(both, from.slope);
         }
       }
       store(gradient + pixel * from.outputs + k, value, count, aligned);
@@ -91,7 +94,8 @@ MaskedGradient<T> masked_gradient_of(int32_t outputs, int32_t height, int32_t wi
           static_cast<const T*>(upstream.grad_output),
           static_cast<const T*>(upstream.grad_pooled),
           upstream.mask,
-          upstream.windows};
+          upstream.windows,
+          static_cast<Accumulator<T>>(upstream.negative_slope)};
 }
 
 template <typename T>

@@ -31,7 +31,8 @@ __device__ __forceinline__ void expand_patch(const Gradient<T>& from, const Curs
     }
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const Acc masked = mask_gradient(widen(gradient.values[v]), widen(output.values[v]));
+      const Acc masked =
+          mask_gradient(widen(gradient.values[v]), widen(output.values[v]), from.slope);
       total[v] += masked;
 #pragma unroll
       for (int position = 0; position < 4; ++position)
@@ -51,7 +52,9 @@ __device__ __forceinline__ void expand_patch(const Gradient<T>& from, const Curs
       for (int v = 0; v < V; ++v) {
         const Acc wide = widen(gradient.values[v]);
         const Acc masked =
-            kEpilogue == Epilogue::kRelu ? mask_gradient(wide, widen(output.values[v])) : wide;
+            kEpilogue == Epilogue::kRelu
+                ? mask_gradient(wide, widen(output.values[v]), from.slope)
+                : wide;
         total[v] += masked;
         patch[position].values[v] = narrow<T>(masked);
       }
@@ -130,7 +133,8 @@ cudaError_t launch_expand_gradient(const DenseConvolution& problem, const Upstre
                          problem.width,
                          static_cast<const T*>(upstream.grad_output),
                          static_cast<const T*>(upstream.output),
-                         upstream.argmax};
+                         upstream.argmax,
+                         static_cast<Accumulator<T>>(upstream.negative_slope)};
   const bool aligned = problem.outputs % kVector<T> == 0 && is_aligned(upstream.grad_output) &&
                        is_aligned(upstream.output) && is_aligned(upstream.argmax) &&
                        is_aligned(gradient);

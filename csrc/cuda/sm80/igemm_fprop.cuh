@@ -1,6 +1,6 @@
 // The convolution of any number of channels as an implicit matrix product, sm_80 and newer:
 //
-//   output[pixel, k] = epilogue(bias[k] + sum over tap, c of
+//   output[pixel, k] = epilogue(sum over tap, c of
 //                               input[pixel under tap, c] * weight[k, tap, c])
 //
 //   rows: pixels in groups (tile_map.cuh)      x  columns: output channels
@@ -112,12 +112,13 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
         const unsigned char* tile = shared + stage * Tile::kStageBytes;
         multiply_lines<T>(tile, tile + Tile::kPixels * kLineBytes, row, column, sums);
       });
+  finish_sums<kEpilogue, kGroups<T>>(to, first_output + column, sums);
 #pragma unroll
   for (int group = 0; group < kGroups<T>; ++group) {
     const int64_t at = first_group + row / kGroup + group;
     if (at < to.map.groups)
-      store_group<kEpilogue, kBits>(to, group_origin(to.map, at), first_output + column,
-                                    sums[group]);
+      store_finished<kEpilogue, kBits>(to, group_origin(to.map, at), first_output + column,
+                                       sums[group]);
   }
 }
 
@@ -135,8 +136,8 @@ cudaError_t launch_igemm_fprop(const Igemm<T>& problem, const Output<T>& to, cud
 }
 
 template <Epilogue kEpilogue, typename T, bool kBits>
-cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
-                        cudaStream_t stream) {
+cudaError_t igemm_fprop(const DenseConvolution& problem, const EpilogueArguments& arguments,
+                        const Results& results, cudaStream_t stream) {
   const Igemm<T> gemm{problem.n,
                       problem.channels,
                       problem.outputs,
@@ -146,7 +147,7 @@ cudaError_t igemm_fprop(const DenseConvolution& problem, const void* bias, const
                       static_cast<const T*>(problem.weight),
                       problem.channels % kVector<T> == 0 && is_aligned(problem.input) &&
                           is_aligned(problem.weight)};
-  const Output<T> to = output_of<kEpilogue, T>(problem, bias, results);
+  const Output<T> to = output_of<kEpilogue, T>(problem, arguments, results);
   return problem.outputs <= kStrip ? launch_igemm_fprop<kEpilogue, T, kBits, 1>(gemm, to, stream)
                                    : launch_igemm_fprop<kEpilogue, T, kBits, 2>(gemm, to, stream);
 }

@@ -136,10 +136,10 @@ inline bool hopper_takes_patches(const DenseConvolution& problem, bool pool) {
 }
 
 template <Epilogue kEpilogue, typename T, bool kBits>
-cudaError_t hopper_fprop(const DenseConvolution& problem, const void* bias, const Results& results,
-                         cudaStream_t stream) {
+cudaError_t hopper_fprop(const DenseConvolution& problem, const EpilogueArguments& arguments,
+                         const Results& results, cudaStream_t stream) {
   constexpr bool kPools = kEpilogue == Epilogue::kReluPool;
-  Output<T> to = output_of<kEpilogue, T>(problem, bias, results);
+  Output<T> to = output_of<kEpilogue, T>(problem, arguments, results);
   const bool narrow = problem.outputs <= kStrip, wide = problem.outputs > 2 * kStrip;
   auto run = narrow ? launch_hopper_fprop<kEpilogue, T, kBits, 1>
              : wide ? launch_hopper_fprop<kEpilogue, T, kBits, 4>

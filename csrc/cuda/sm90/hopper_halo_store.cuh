@@ -33,11 +33,12 @@ __device__ __forceinline__ void store_pooled_patch(const Output<T>& to, const Pi
     [[maybe_unused]] uint32_t flags[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const auto maximum =
-          window_max(columns[0][i], columns[1][i], columns[0][i + 2], columns[1][i + 2]);
+      const auto maximum = relu_window_max(columns[0][i], columns[1][i], columns[0][i + 2],
+                                           columns[1][i + 2], to.finish.is_relu());
       best.values[i] = narrow<T>(maximum.value);
       positions.values[i] = maximum.argmax;
-      if constexpr (kBits) flags[i] = flags_of(best.values[i], maximum.argmax);
+      if constexpr (kBits)
+        flags[i] = flags_of(best.values[i], maximum.argmax, to.finish.is_relu());
     }
     const int32_t channel = k + (block + right) * 8 + column_of_sum(lane, 0);
     if constexpr (kBits) store_bits(to, window, channel, inside, flags);
@@ -55,9 +56,7 @@ __device__ __forceinline__ void store_group_of_patch(const Output<T>& to, const 
                                                      int32_t k,
                                                      Accumulator<T> (&sums)[kBlocks][4]) {
   if constexpr (kEpilogue == Epilogue::kReluPool) {
-    add_bias(to, k, sums);
-#pragma unroll
-    for (int i = 0; i < 4 * kBlocks; ++i) sums[i / 4][i % 4] = relu(sums[i / 4][i % 4]);
+    finish_sums<kEpilogue, 1>(to, k, &sums);
     store_pooled_patch<kBits>(to, origin, k, sums);
   } else {
     store_group<kEpilogue, kBits>(to, origin, k, sums);
