@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seed_layers import SEED_LAYERS
+from tests.ops.test_scale_and_slope import some_slope
 from tests.support.cases import CONVOLUTIONS, LAYOUTS, TOLERANCES, Shape
 from tests.support.cuda_toolkit import skip_if_not_built
 from tests.support.frozen import (
@@ -33,6 +34,7 @@ from tests.support.operators import (
     forward,
     forward_backward,
     random_arguments,
+    random_further_arguments,
     saved_for_backward,
 )
 from tests.support.poison import poisoned_memory
@@ -84,7 +86,10 @@ def backend(request, monkeypatch):
 
 def on(device: torch.device | str, values: Arguments | Results):
     """The same record with its tensors on ``device``."""
-    moved = {n: t if t is None else t.detach().to(device) for n, t in vars(values).items()}
+    moved = {
+        name: value.detach().to(device) if isinstance(value, Tensor) else value
+        for name, value in vars(values).items()
+    }
     return type(values)(**moved)
 
 
@@ -113,6 +118,25 @@ def network(**options) -> VGG:
 @pytest.mark.parametrize("op", CONVOLUTIONS)
 def test_odd_shapes(backend: str, op: str, shape: Shape, dtype: torch.dtype) -> None:
     check(op, random_arguments(op, shape, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ODD, ids=str)
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_a_scale_and_a_slope(backend: str, op: str, shape: Shape, dtype: torch.dtype) -> None:
+    options = {"scaled": True, "negative_slope": some_slope(op)}
+    check(op, random_further_arguments(op, shape, dtype, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=["float16", "float64"])
+@pytest.mark.parametrize("shape", [WIDE, FIRST], ids=str)
+def test_a_slope_is_taken_as_it_is_given(backend: str, shape: Shape, dtype: torch.dtype) -> None:
+    # 0.2 isn't a number of fp32; of 0.125 any product is one of fp16.
+    slope = 0.2 if dtype == torch.float64 else 0.125
+    options = {"scaled": True, "negative_slope": slope}
+    check(
+        "conv3x3_relu_pool", random_further_arguments("conv3x3_relu_pool", shape, dtype, **options)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=["float16", "float64"])
@@ -166,6 +190,9 @@ def test_bits_for_a_frozen_weight(backend: str, op: str, shape: Shape, dtype: to
         found = assert_masked(call_private, op, on(GPU, with_nans(shape, dtype)))
         mask = found[-2] if op != "conv3x3_relu" else found[-1]
         assert shape.k % 8 == 0 or not (mask[..., -1] >> (shape.k % 8)).any()
+    options = {"scaled": True, "negative_slope": 0.125}
+    further = random_further_arguments("conv3x3_relu", shape, dtype, **options)
+    assert_masked(call_private, op, on(GPU, further))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -174,8 +201,9 @@ def test_bits_for_a_frozen_weight(backend: str, op: str, shape: Shape, dtype: to
 def test_the_gradient_of_a_frozen_layers_input(
     backend: str, op: str, shape: Shape, dtype: torch.dtype
 ) -> None:
-    drawn = drawn_gradient(op, shape, dtype)
-    assert_dgrad(call_private(f"_{op}_dgrad", *drawn.given), drawn, dtype)
+    for slope in (0.0, 0.125) if op in MASKED else (0.0,):
+        drawn = drawn_gradient(op, shape, dtype, slope=slope)
+        assert_dgrad(call_private(f"_{op}_dgrad", *drawn.given), drawn, dtype)
 
 
 @pytest.mark.parametrize("op", ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool"])

@@ -123,23 +123,25 @@ def test_a_backend_that_is_not_there_leaves_them_to_the_reference(name: str, mon
 
 @pytest.mark.parametrize("backend", ["auto", "cpp", "triton"])
 @pytest.mark.parametrize("name", [f"_{op}_masked" for op in MASKED])
-def test_a_slope_and_another_padding_are_the_references(name: str, backend: str) -> None:
-    arguments = call_of(name, SHAPE)
+def test_another_padding_is_the_references(name: str, backend: str) -> None:
+    arguments, later = call_of(name, SHAPE), (torch.ones(SHAPE.k), 0.125)
     with backends.use(backend):
-        for later in ((None, 0.125), (None, 0.0, "reflect")):
-            assert route.kernel_for(name, "CUDA", *arguments, *later) == by_reference(name)
-        scale = torch.ones(SHAPE.k)
-        found, kernel = route.kernel_for(name, "CUDA", *arguments, scale)
-    assert found == ("triton" if backend == "auto" else backend)
-    assert len(kernel(*arguments, scale)) == 3  # input, and what the scale is folded into
+        found, _ = route.kernel_for(name, "CUDA", *arguments, None, 0.0, "reflect")
+        assert found == "reference"
+        found, kernel = route.kernel_for(name, "CUDA", *arguments, *later)
+        assert (found, kernel) == ("triton" if backend == "auto" else backend, given)
+        # That it is zeros nobody has to be told.
+        _, kernel = route.kernel_for(name, "CUDA", *arguments, *later, "zeros")
+    assert kernel(*arguments, *later, "zeros") == (*arguments, *later)
 
 
+@pytest.mark.parametrize("backend", ["auto", "cpp", "triton"])
 @pytest.mark.parametrize("op", MASKED)
-def test_a_slope_of_a_gradient_is_the_references(op: str) -> None:
-    name = f"_{op}_dgrad"
-    arguments = call_of(name, SHAPE)
-    assert route.kernel_for(name, "CUDA", *arguments, 0.125) == by_reference(name)
-    assert route.kernel_for(name, "CUDA", *arguments)[0] != "reference"
+def test_a_gradients_slope_is_the_kernels(op: str, backend: str) -> None:
+    arguments = (*call_of(f"_{op}_dgrad", SHAPE), 0.125)
+    with backends.use(backend):
+        found, kernel = route.kernel_for(f"_{op}_dgrad", "CUDA", *arguments)
+    assert (found, kernel) == ("triton" if backend == "auto" else backend, given)
 
 
 @private

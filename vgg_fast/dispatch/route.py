@@ -23,9 +23,10 @@ from vgg_fast.dispatch.policy import precision
 
 
 class Later(NamedTuple):
-    """The last arguments of an operator, which only the reference and C++ on a CPU compute with.
+    """The last arguments of an operator.
 
-    In front of any other kernel a scale is folded into weight and bias, and the rest isn't served.
+    Every kernel computes with a scale and a slope. Another padding than zeros only the reference
+    and C++ on a CPU know, and no other kernel is told of one.
     """
 
     scale: Tensor | None = None
@@ -33,9 +34,9 @@ class Later(NamedTuple):
     padding: str = "zeros"
 
     @property
-    def is_only_a_scale(self) -> bool:
-        """Whether, but for a scale, the call is one that every kernel serves."""
-        return self.negative_slope == 0 and self.padding == "zeros"
+    def is_served(self) -> bool:
+        """Whether every kernel serves the call."""
+        return self.padding == "zeros"
 
 
 class PythonHalf(NamedTuple):
@@ -52,6 +53,11 @@ class PythonHalf(NamedTuple):
 
     later: tuple[str, ...]
     """Which of the later ones the operator has."""
+
+    @property
+    def told(self) -> int:
+        """How many arguments a kernel takes that knows zeros around the map alone."""
+        return self.early + len(self.later) - ("padding" in self.later)
 
     @property
     def is_composed(self) -> bool:
@@ -128,13 +134,12 @@ def _forced(chosen: str, name: str, key: str, args: tuple[Any, ...]) -> tuple[Ca
         kernel, why_not = _triton_kernel(name, key)
         if kernel is None:
             return None, f"the backend 'triton' can't run: {why_not}"
-    later = _later(name, args)
-    if not later.is_only_a_scale:
+    if not _later(name, args).is_served:
         return None, (
-            f"the backend {chosen!r} has no kernel for {key} with a negative_slope, or with "
-            "another padding than zeros; use the backend 'auto'"
+            f"the backend {chosen!r} has no kernel for {key} with another padding than zeros; use "
+            "the backend 'auto'"
         )
-    return _folding(name, kernel, later), ""
+    return _without_padding(name, kernel, args), ""
 
 
 def planned(layer: choices.Layer, family: str) -> tuple[str, str]:
@@ -153,23 +158,25 @@ def _fastest(name: str, key: str, args: tuple[Any, ...]) -> tuple[str, Callable]
     if key == "CPU" and native is not None:
         return "cpp", native
     later = _later(name, args)
-    by_table = key == "CUDA" and later.is_only_a_scale
-    for row in choices.order(name, args) if by_table else ():
+    for row in choices.order(name, args) if key == "CUDA" and later.is_served else ():
         if row.backend == choices.HOPPER and name in _sm90 and _has_code_for(args):
-            return choices.HOPPER, _folding(name, _sm90[name], later)
+            return choices.HOPPER, _without_padding(name, _sm90[name], args)
         if row.backend == "cpp" and native is not None and _has_code_for(args):
-            return "cpp", _folding(name, native, later)
+            return "cpp", _without_padding(name, native, args)
         if row.backend == "triton":
             kernel, _ = _triton_kernel(name, key)
             if kernel is not None:
-                return "triton", _folding(name, kernel, later)
+                return "triton", _without_padding(name, kernel, args)
         if row.backend == "reference":
             break
     half = _operators[name]
     if half.is_composed:
         return "reference", half.reference
-    # Here too a scale is folded: multiplying the sums would take a convolution in 32 bits.
-    return "reference", _folding(name, half.reference, later)
+    # Multiplying the sums would take a convolution in 32 bits. But a float16 weight times a scale
+    # may leave its range.
+    if later.scale is not None and args[0].dtype != torch.float16:
+        return "reference", _folding(name, half.reference, later.scale)
+    return "reference", half.reference
 
 
 def _has_code_for(args: tuple[Any, ...]) -> bool:
@@ -188,18 +195,20 @@ def _later(name: str, args: tuple[Any, ...]) -> Later:
     return Later(**dict(zip(half.later, args[half.early :], strict=False)))
 
 
-def _folding(name: str, kernel: Callable, later: Later) -> Callable:
-    """``kernel``, which is to be given any scale as a part of weight and bias."""
-    if later.scale is None:
-        return kernel
-    half = _operators[name]
+def _without_padding(name: str, kernel: Callable, args: tuple[Any, ...]) -> Callable:
+    """``kernel``, which isn't told of the padding: of zeros, whoever calls it says so or not."""
+    told = _operators[name].told
+    return kernel if len(args) <= told else lambda *given: kernel(*given[:told])
+
+
+def _folding(name: str, kernel: Callable, scale: Tensor) -> Callable:
+    """``kernel``, which is given the scale as a part of weight and bias."""
+    early = _operators[name].early
 
     def call(*args: Any) -> Any:
-        half.check(*args)  # the kernel could only check what is folded
-        input, weight, bias, *rest = args[: half.early]
-        if not later.is_only_a_scale:
-            rest += [None, *args[half.early + 1 :]]
-        return kernel(input, *fold(weight, bias, later.scale), *rest)
+        input, weight, bias, *rest = args[:early]
+        folded = fold(weight, bias, scale)
+        return kernel(input, *folded, *rest, None, *args[early + 1 :])
 
     return call
 

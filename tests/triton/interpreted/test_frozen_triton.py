@@ -19,7 +19,7 @@ from tests.support.frozen import (
     drawn_gradient,
     with_nans,
 )
-from tests.support.operators import OPS, random_arguments
+from tests.support.operators import OPS, random_arguments, random_further_arguments
 from tests.support.poison import poisoned_memory
 from tests.support.tile_rows import check_bits, row_name
 from vgg_fast import backends
@@ -37,6 +37,7 @@ CASES = (
     (torch.bfloat16, Shape(2, 5, 130, 2, 2)),
     (torch.float64, Shape(1, 9, 33, 3, 2)),
 )
+SLOPE = 0.125  # what is multiplied by it needs no rounding
 cases = pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
 masked = pytest.mark.parametrize("op", MASKED)
 dgrads = pytest.mark.parametrize("op", DGRADS)
@@ -72,6 +73,23 @@ def test_the_kernels_are_tritons() -> None:
 @masked
 def test_the_bits_are_those_of_the_public_operator(op: str, dtype, shape: Shape) -> None:
     assert_masked(call, op, random_arguments("conv3x3_relu", shape, dtype))
+
+
+@cases
+@masked
+def test_the_bits_with_a_scale_and_a_slope(op: str, dtype, shape: Shape) -> None:
+    for options in ({"scaled": True}, {"negative_slope": SLOPE, "scaled": True}):
+        assert_masked(call, op, random_further_arguments("conv3x3_relu", shape, dtype, **options))
+
+
+@masked
+@pytest.mark.parametrize("c", [3, 20])
+def test_a_nan_does_not_pass_with_a_slope(op: str, c: int) -> None:
+    arguments = with_nans(Shape(2, c, 13, 4, 5), torch.bfloat16)
+    arguments.negative_slope = SLOPE
+    found = assert_masked(call, op, arguments)
+    mask = found[-2] if op != "conv3x3_relu" else found[-1]
+    assert found[0][:, -1].isnan().all() and not (mask[..., -1] >> 4).any()
 
 
 @masked
@@ -139,6 +157,13 @@ def test_the_inputs_gradient(op: str, dtype, shape: Shape) -> None:
     assert_dgrad(call(f"_{op}_dgrad", *drawn.given), drawn, dtype)
 
 
+@cases
+@pytest.mark.parametrize("op", MASKED)
+def test_the_inputs_gradient_with_a_slope(op: str, dtype, shape: Shape) -> None:
+    drawn = drawn_gradient(op, shape, dtype, slope=SLOPE)
+    assert_dgrad(call(f"_{op}_dgrad", *drawn.given), drawn, dtype)
+
+
 @dgrads
 def test_the_gradient_of_no_images(op: str) -> None:
     drawn = drawn_gradient(op, Shape(0, 5, 9, 4, 4), torch.float32)
@@ -164,25 +189,18 @@ def test_the_gradient_by_tiles_of_hopper(op: str, hopper) -> None:
 
 @pytest.mark.parametrize("op", ["conv3x3", "conv3x3_relu", "conv3x3_relu_pool"])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_frozen_layer_by_autograd(op: str, scaled: bool) -> None:
+@pytest.mark.parametrize("slope", [0.0, SLOPE])
+def test_a_frozen_layer_by_autograd(op: str, scaled: bool, slope: float) -> None:
     given = random_arguments(op, Shape(1, 5, 9, 5, 4), torch.float32)
     gradients = []
     for frozen in (True, False):
         input = given.input.clone().requires_grad_()
         weight, bias = (t.clone().requires_grad_(not frozen) for t in (given.weight, given.bias))
-        later = [torch.linspace(0.5, 1.5, 9)] if scaled else []
+        later = [torch.linspace(0.5, 1.5, 9) if scaled else None]
+        later += [] if op == "conv3x3" else [slope]
         argmax = [False] if op == "conv3x3_relu_pool" else []
         output = getattr(OPS, op)(input, weight, bias, *argmax, *later)
         output = output[0] if argmax else output
         output.backward(given.grad_output)
         gradients.append(input.grad)
     torch.testing.assert_close(*gradients)
-
-
-def test_a_slope_is_the_references() -> None:
-    given = drawn_gradient("conv3x3_relu", Shape(1, 5, 9, 5, 4), torch.float32).given
-    name, _ = route.kernel_for("_conv3x3_relu_dgrad", "CPU", *given, 0.125)
-    assert name == "reference"
-    gradient = OPS._conv3x3_relu_dgrad(*given, 0.125)
-    with backends.use("reference"):
-        torch.testing.assert_close(gradient, OPS._conv3x3_relu_dgrad(*given, 0.125), equal_nan=True)
