@@ -2,8 +2,8 @@
 
     scale = gamma / √(var + eps)        bias' = (bias - mean) · scale + beta
 
-The CPU's operators take a scale, which costs nothing and leaves the weight what it is. On a GPU,
-and where gamma wants a gradient, the graph multiplies the weight by it.
+The operators take a scale, which costs nothing and leaves the weight what it is. Where gamma wants
+a gradient, the graph multiplies the weight by it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def why_not_taken(
 
 def is_scale(norm: BatchNorm, result: Tensor) -> bool:
     """Whether the operator gets a scale for the norm of ``result``, or a weight times that."""
-    learns = result.requires_grad and _wants_gradient(norm.weight)
-    return result.device.type == "cpu" and not learns
+    return not (result.requires_grad and _wants_gradient(norm.weight))
 
 
 def is_free(norm: BatchNorm, result: Tensor) -> bool:

@@ -153,7 +153,7 @@ def _why_not_padded(group: Group, convolution: Convolution) -> str | None:
     border = _border(convolution, group.convolution) if group.padding == "valid" else None
     if border is not None:
         group.pad, group.padding = convolution.input, border
-    if group.padding != "zeros" and _is_on_gpu(group.convolution):
+    if group.padding != "zeros" and value(group.convolution).device.type == "cuda":
         return f"has padding {group.padding}, which no kernel for GPUs knows"
     return None
 
@@ -212,8 +212,6 @@ def _activation(user: Node, group: Group) -> tuple[tuple[str, Node, float] | Non
     relu = None if relu_node is None else spellings.relu(relu_node)
     if relu is None or relu_node is None or (pools_first and relu.negative_slope):
         return None, f"is followed by {_spelled(user)}, not by a ReLU"
-    if relu.negative_slope and _is_on_gpu(user):
-        return None, "is followed by a leaky ReLU, which no kernel for GPUs knows"
     wants_gradient = value(relu_node).requires_grad
     if relu.by_clamp and wants_gradient:
         return None, "is followed by a clamp, whose gradient at 0 isn't a ReLU's"
@@ -233,10 +231,6 @@ def _activation(user: Node, group: Group) -> tuple[tuple[str, Node, float] | Non
         if written is not None:
             return None, f"is followed by a ReLU whose result {_spelled(written)} changes in place"
     return ("conv3x3_relu", user, relu.negative_slope), why
-
-
-def _is_on_gpu(node: Node) -> bool:
-    return value(node).device.type == "cuda"
 
 
 def _pools(node: Node) -> bool:

@@ -9,8 +9,8 @@
 The ReLU may be a LeakyReLU if it comes before the pooling: behind it, its rounding can't make two
 pixels of a window equal, and torch's gradient may be another one's. A norm in eval mode, of which
 nothing wants a gradient, is folded into the convolution; one in training runs behind it, as one
-operator with the ReLU, and on CPUs alone (norm.py). On a GPU a LeakyReLU, and a convolution that
-pads with anything but zeros, stay torch's.
+operator with the ReLU, and on CPUs alone (norm.py). On a GPU a convolution that pads with anything
+but zeros stays torch's.
 
 A layer takes part if it is exactly of one of these types, with settings that the operators serve,
 and if calling it does nothing else. An ``nn.Identity`` or an inactive ``nn.Dropout`` may stand
@@ -67,10 +67,7 @@ class Group:
     def takes(self, role: str, layer: Any, setting: Any) -> bool:
         """Whether the operator computes ``layer`` as well; then all but ``layers`` says so."""
         if role == "relu":
-            if self.operator != "conv3x3":
-                return False
-            # No kernel for GPUs knows a slope.
-            if setting and (self.pools_first or self.conv.weight.is_cuda):
+            if self.operator != "conv3x3" or (setting and self.pools_first):
                 return False
             self.operator = "conv3x3_relu_pool" if self.pools_first else "conv3x3_relu"
             self.negative_slope = setting

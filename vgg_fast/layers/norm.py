@@ -61,21 +61,19 @@ def _takes_maps_of(dtype: torch.dtype, weight: Tensor) -> bool:
     casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if casts and of_map is not torch.float64:
         of_map = torch.get_autocast_dtype(device)
-    if of_map is torch.float16 and not weight.is_cpu:
-        return False  # GPUs' kernels have no scale, and times the weight it may leave the range
     return dtype is of_map or (dtype is torch.float32 and of_map in (torch.bfloat16, torch.float16))
 
 
 def is_folded_cheaply(weight: Tensor, input: Tensor, pixels: int) -> bool:
     """Whether a scale costs less than a norm, behind a convolution to maps of so many pixels.
 
-    The CPU's forward kernels scale their sums. GPUs', and every backward pass, get a weight that
-    was multiplied, which may have more elements than the maps.
+    Forward kernels scale their sums. Every backward pass gets a weight that was multiplied, which
+    may have more elements than the maps.
     """
     if torch.compiler.is_compiling():  # a compiled program is to stay free in its sizes
         return True
     wants_gradients = torch.is_grad_enabled() and (weight.requires_grad or input.requires_grad)
-    if weight.is_cpu and not wants_gradients:
+    if not wants_gradients:
         return True
     return weight.numel() <= input.size(0) * weight.size(0) * pixels
 
