@@ -1,4 +1,4 @@
-"""A convolution's scale as a part of its weight: for kernels that know none, and for gradients."""
+"""A convolution's scale as a part of its weight: for gradients, and for torch on a GPU."""
 
 from __future__ import annotations
 
