@@ -218,10 +218,10 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(kSteps, kBits)
       multiply_add(sums[dy][block], rows[dy][part], columns[part][block][0],
                    columns[part][block][1], T{});
     }
+    finish_window<kEpilogue>(layer, k, sums);
     const Cursor here = at;
     advance(at, step, extents);
     pixels.load(at, rows);
-    finish_window<kEpilogue>(layer, k, sums);
     store_window<kEpilogue, kArgmax, kBits>(layer, here, k, sums);
   }
 }

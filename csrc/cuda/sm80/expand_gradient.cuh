@@ -51,10 +51,9 @@ __device__ __forceinline__ void expand_patch(const Gradient<T>& from, const Curs
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         const Acc wide = widen(gradient.values[v]);
-        const Acc masked =
-            kEpilogue == Epilogue::kRelu
-                ? mask_gradient(wide, widen(output.values[v]), from.slope)
-                : wide;
+        const Acc masked = kEpilogue == Epilogue::kRelu
+                               ? mask_gradient(wide, widen(output.values[v]), from.slope)
+                               : wide;
         total[v] += masked;
         patch[position].values[v] = narrow<T>(masked);
       }
