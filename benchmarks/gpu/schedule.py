@@ -191,9 +191,8 @@ def triton_fprop(call: tiles.Call) -> Schedule | None:
 
 def lines(batch: int = 256) -> Iterator[str]:
     """The table in Markdown, of the seed network's layers behind the first."""
-    yield from head(
-        "kernel", "waves", "busy", "useful", "L2, B a clock", "shared, B a clock", "at most", words=2
-    )  # fmt: skip
+    bytes_a_clock = ("L2, B a clock", "shared, B a clock")
+    yield from head("kernel", "waves", "busy", "useful", *bytes_a_clock, "at most", words=2)
     by_shape = {layer[1:]: layer for layer in SEED_LAYERS[1:]}
     for layer in by_shape.values():
         for name, found in schedules(layer, batch):

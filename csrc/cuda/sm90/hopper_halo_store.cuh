@@ -37,8 +37,7 @@ __device__ __forceinline__ void store_pooled_patch(const Output<T>& to, const Pi
                                            columns[1][i + 2], to.finish.is_relu());
       best.values[i] = narrow<T>(maximum.value);
       positions.values[i] = maximum.argmax;
-      if constexpr (kBits)
-        flags[i] = flags_of(best.values[i], maximum.argmax, to.finish.is_relu());
+      if constexpr (kBits) flags[i] = flags_of(best.values[i], maximum.argmax, to.finish.is_relu());
     }
     const int32_t channel = k + (block + right) * 8 + column_of_sum(lane, 0);
     if constexpr (kBits) store_bits(to, window, channel, inside, flags);
