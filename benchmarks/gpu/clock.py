@@ -33,8 +33,15 @@ class Clock:
         return start.elapsed_time(end) / repeats
 
 
-def prepared(call: Call, device: torch.device) -> tuple[Call, Any]:
-    """``call`` as it is timed, on a GPU as the replay of a CUDA graph; and what it computes."""
+def prepared(call: Call, device: torch.device, memory: Any = None) -> tuple[Call, Any]:
+    """``call`` as it is timed, on a GPU as the replay of a CUDA graph; and what it computes.
+
+    Args:
+        call: computes everything anew each time.
+        device: where.
+        memory: a pool that several graphs share, which are replayed one after the other. What one
+            computed is gone when another is prepared or replayed.
+    """
     if device.type != "cuda":
         return call, call()
     stream = torch.cuda.Stream()
@@ -44,7 +51,7 @@ def prepared(call: Call, device: torch.device) -> tuple[Call, Any]:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=memory):
         result = call()
     graph.replay()
     torch.cuda.synchronize()

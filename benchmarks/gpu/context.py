@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -27,6 +29,16 @@ class Context:
         """Wait for the GPU; what failed there fails here."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def memory_of_graphs(self) -> Any:
+        """A pool for CUDA graphs that are replayed one after the other; None on a CPU."""
+        return torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    def give_back(self) -> None:
+        """The memory of graphs and candidates that are gone."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def adopt(self, file: str) -> None:
         """Let the choices of a file stand before the shipped ones; none, if it has no name."""

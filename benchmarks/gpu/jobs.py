@@ -35,7 +35,9 @@ def group(
         checked: the candidates that an earlier process compared.
     """
     yield {"trying": INPUTS, "patience": candidates.COMPILING}
-    calls = {}
+    calls: dict[str, Any] = {}
+    # Of whole networks each would keep the maps of a training step.
+    memory = context.memory_of_graphs() if spec["kind"] == "network" else None
     with torch.set_grad_enabled(spec.get("train", False)):
         work = _work(spec, context.device)
         for name in names:
@@ -48,7 +50,7 @@ def group(
                 yield {"running": name}
                 context.synchronize()
                 del first
-                calls[name], result = prepared(call, context.device)
+                calls[name], result = prepared(call, context.device, memory)
             except Unavailable as reason:
                 yield {"unavailable": name, "why": str(reason)}
                 continue
@@ -68,6 +70,8 @@ def group(
             yield {"ok": name, "ms": context.clock(calls[name], 1), "errors": found}
         if rounds and calls:
             yield from _in_turns(context, calls, rounds, milliseconds)
+    calls.clear()
+    context.give_back()
 
 
 def _in_turns(
