@@ -214,7 +214,7 @@ def test_the_first_layers_weight_gradient_issues_little_for_its_bytes(
     loops = main_loops(object_of(source), "90a")
     elements, argmax = READS[source]
     for channels, times in zip((1, 3), most, strict=True):
-        pattern = rf"few_channels_{kernel}_kernelI.*E\dE{element}Li{channels}E"
+        pattern = rf"few_channels_{kernel}_kernelI.*E\dE{element}Li{channels}ELb0E"  # no slope
         (loop,) = (loop for name, loop in loops.items() if re.search(pattern, name))
         read = size * (elements + 4 * channels) + argmax
         assert times_the_bytes(len(loop) / windows, read) <= times
@@ -228,8 +228,8 @@ def test_the_first_layers_gradient_is_copied_ahead_in_one_go(object_of, source):
     pieces = elements // 64 + (argmax > 0)  # of 8 channels, in a lane
     checked = 0
     for name, loop in main_loops(object_of(source), "90a").items():
-        if "wgrad_product_kernelI" not in name:
-            continue
+        if "wgrad_product_kernelI" not in name or "ELb1E" in name:
+            continue  # a leaky ReLU's differs by what it multiplies
         copies = [i for i, instruction in enumerate(loop) if instruction.startswith("LDGSTS")]
         assert len(copies) == pieces, name
         waits = [i for i, instruction in enumerate(loop) if instruction.startswith("DEPBAR")]
@@ -257,7 +257,7 @@ def test_the_first_layers_data_gradient_loads_everything_and_then_multiplies(
 ):
     loops = main_loops(object_of(source), "90a")
     for channels, instructions in zip((1, 3), most, strict=True):
-        pattern = rf"few_channels_dgrad_kernelI.*bfloat16NS0_\d+{gradient}I.*Li{channels}E"
+        pattern = rf"few_channels_dgrad_kernelI.*bfloat16NS0_\d+{gradient}I.*Li{channels}ELb0E"
         (loop,) = (loop for name, loop in loops.items() if re.search(pattern, name))
         loads = [i for i, instruction in enumerate(loop) if instruction.startswith("LDG")]
         products = [i for i, instruction in enumerate(loop) if instruction.startswith("FFMA")]

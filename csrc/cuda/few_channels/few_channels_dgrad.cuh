@@ -22,7 +22,7 @@ inline constexpr int64_t kDgradBlocks = kMultiprocessors * 8 * 4;
 // g of channel k at the pixels around a patch: around[i][j] is (2 * y - 1 + i, 2 * x - 1 + j).
 template <Epilogue kEpilogue, typename From, typename Acc>
 __device__ __forceinline__ void load_around(const From& from, const Cursor& patch, int64_t n,
-                                            int32_t k, Acc (&around)[4][4]) {
+                                            int32_t k, Acc slope, Acc (&around)[4][4]) {
   constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
   constexpr int kSide = kPool ? 3 : 4;
   const int32_t height = kPool ? from.height / 2 : from.height;
@@ -37,7 +37,8 @@ __device__ __forceinline__ void load_around(const From& from, const Cursor& patc
 #pragma unroll
     for (int j = 0; j < kSide; ++j)
       asked[i][j].load(from, first + int64_t{i} * width + j, k,
-                       wanted && y + i >= 0 && y + i < height && x + j >= 0 && x + j < width);
+                       wanted && y + i >= 0 && y + i < height && x + j >= 0 && x + j < width,
+                       slope);
 #pragma unroll
   for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -45,9 +46,9 @@ __device__ __forceinline__ void load_around(const From& from, const Cursor& patc
       if constexpr (kPool) {
         const auto& window = asked[(i + 1) / 2][(j + 1) / 2];
         const int position = (i + 1) % 2 * 2 + (j + 1) % 2;
-        around[i][j] = window.is_at(position, k) ? window.value(k, from.slope) : Acc(0);
+        around[i][j] = window.is_at(position, k) ? window.value(k, slope) : Acc(0);
       } else {
-        around[i][j] = asked[i][j].value(k, from.slope);
+        around[i][j] = asked[i][j].value(k, slope);
       }
     }
 }
@@ -75,13 +76,14 @@ __device__ __forceinline__ Acc add_each_over_warp(const Acc (&values)[kCount]) {
   }
 }
 
-template <Epilogue kEpilogue, typename T, typename From, int kChannels>
+template <Epilogue kEpilogue, typename T, typename From, int kChannels, bool kLeaky>
 __global__ void __launch_bounds__(kDgradThreads, 3)
     few_channels_dgrad_kernel(From gradient, Strided<const T> weight, int64_t n,
                               T* __restrict__ grad_input) {
   using Acc = Accumulator<T>;
   constexpr int kSums = kChannels == 1 ? 4 : 16;  // 4 * kChannels, and zeros
   __shared__ Acc weights[kChannels * 9][kDgradChannels];
+  const Acc slope = kLeaky ? gradient.slope : Acc(0);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const auto load_weights = [&](int32_t first) {
     __syncthreads();
@@ -107,7 +109,7 @@ __global__ void __launch_bounds__(kDgradThreads, 3)
 #pragma unroll 1
       for (int channel = lane; channel < kDgradChannels; channel += 32) {
         Acc around[4][4];
-        load_around<kEpilogue>(gradient, at, n, first + channel, around);
+        load_around<kEpilogue>(gradient, at, n, first + channel, slope, around);
 #pragma unroll
         for (int c = 0; c < kChannels; ++c)
 #pragma unroll
@@ -136,13 +138,16 @@ __global__ void __launch_bounds__(kDgradThreads, 3)
 template <Epilogue kEpilogue, typename T, typename From>
 cudaError_t launch_few_channels_dgrad(const Convolution& problem, const From& gradient,
                                       void* grad_input, cudaStream_t stream) {
-  const auto kernel = problem.channels == 1 ? few_channels_dgrad_kernel<kEpilogue, T, From, 1>
-                                            : few_channels_dgrad_kernel<kEpilogue, T, From, 3>;
-  return launch(
-      kernel, grid_for(patches_of(problem), kDgradWarps, kDgradBlocks), kDgradThreads, stream,
-      gradient,
-      Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
-      problem.n, static_cast<T*>(grad_input));
+  return with_or_without_slope<kEpilogue>(gradient.slope, [&](auto leaky) {
+    const auto kernel = problem.channels == 1
+                            ? few_channels_dgrad_kernel<kEpilogue, T, From, 1, leaky>
+                            : few_channels_dgrad_kernel<kEpilogue, T, From, 3, leaky>;
+    return launch(
+        kernel, grid_for(patches_of(problem), kDgradWarps, kDgradBlocks), kDgradThreads, stream,
+        gradient,
+        Strided<const T>(static_cast<const T*>(problem.weight.data), problem.weight.strides),
+        problem.n, static_cast<T*>(grad_input));
+  });
 }
 
 template <Epilogue kEpilogue>

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/common/bits.cuh"
 #include "cuda/common/memory.cuh"
 #include "cuda/sm80/expand_bits.cuh"
@@ -30,7 +32,7 @@ struct Asked<kEpilogue, Gradient<T>> {
   uint8_t argmax;
 
   __device__ __forceinline__ void load(const Gradient<T>& from, int64_t pixel, int32_t k,
-                                       bool inside) {
+                                       bool inside, Accumulator<T> = {}) {
     const int64_t place = pixel * from.outputs + k;
     gradient = inside ? from.grad_output[place] : T(0.0f);
     if constexpr (kEpilogue != Epilogue::kLinear) output = inside ? from.output[place] : T(0.0f);
@@ -55,7 +57,7 @@ struct Asked<kEpilogue, MaskedGradient<T>> {
   uint8_t mask, column, row;  // the bytes that channel k's bit is in
 
   __device__ __forceinline__ void load(const MaskedGradient<T>& from, int64_t pixel, int32_t k,
-                                       bool inside) {
+                                       bool inside, Accumulator<T> slope) {
     constexpr bool kPool = kEpilogue == Epilogue::kReluPool;
     if (!inside) pixel = k = 0;
     const int32_t bytes = bytes_for(from.outputs);
@@ -65,9 +67,9 @@ struct Asked<kEpilogue, MaskedGradient<T>> {
       column = from.windows[2 * pixel * bytes + k / 8];
       row = from.windows[(2 * pixel + 1) * bytes + k / 8];
     }
-    if (inside) return;
-    mask = 0;
-    gradient = T(0.0f);
+    if (!inside) mask = 0;
+    if (!inside && slope != Accumulator<T>(0))
+      gradient = T(0.0f);  // a mask alone leaves some of it
   }
 
   __device__ __forceinline__ Accumulator<T> value(int32_t k, Accumulator<T> slope) const {
@@ -78,6 +80,14 @@ struct Asked<kEpilogue, MaskedGradient<T>> {
     return (column >> (k % 8) & 1) == position % 2 && (row >> (k % 8) & 1) == position / 2;
   }
 };
+
+// A leaky ReLU has kernels of its own, so that a ReLU's loops do without the slope's branch.
+template <Epilogue kEpilogue, typename Body>
+cudaError_t with_or_without_slope(double slope, const Body& body) {
+  if constexpr (kEpilogue != Epilogue::kLinear)
+    if (slope != 0) return body(std::true_type{});
+  return body(std::false_type{});
+}
 
 inline int64_t patches_of(const Convolution& problem) {
   return problem.n * covering_patches(problem.height) * covering_patches(problem.width);

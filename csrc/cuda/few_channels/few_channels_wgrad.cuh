@@ -149,7 +149,7 @@ __device__ __forceinline__ void store_partials(const Acc (&sums)[kPer][kSums], i
   }
 }
 
-template <Epilogue kEpilogue, typename T, int kChannels>
+template <Epilogue kEpilogue, typename T, int kChannels, bool kLeaky>
 __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue, kChannels))
     few_channels_wgrad_kernel(Gradient<T> gradient, Strided<const T> input, int64_t n,
                               Accumulator<T>* __restrict__ workspace) {
@@ -175,6 +175,7 @@ __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue,
     advance(at, step, extents);
   };
 
+  const Acc slope = kLeaky ? gradient.slope : Acc(0);
   Acc sums[kPer][kSums] = {};
   ask();
   for (int turn = 0; pair < pairs; pair += stride, turn ^= 1) {
@@ -186,8 +187,7 @@ __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue,
     Acc g[2][kPer][4];
 #pragma unroll
     for (int i = 0; i < 2 * kPer; ++i)
-      sums[i % kPer][kSums - 1] +=
-          here[i / kPer].read(i % kPer, gradient.slope, g[i / kPer][i % kPer]);
+      sums[i % kPer][kSums - 1] += here[i / kPer].read(i % kPer, slope, g[i / kPer][i % kPer]);
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) multiply_pair(g, around[warp][turn].pixels[c], c, sums);
   }
@@ -232,11 +232,14 @@ cudaError_t few_channels_wgrad_sums(const Convolution& problem, const Gradient<T
                                     int32_t slices, Accumulator<T>* workspace,
                                     cudaStream_t stream) {
   const dim3 grid(slices, static_cast<unsigned>(ceiling(problem.outputs, 32 * kPerLane<T>)));
-  const auto kernel = problem.channels == 1 ? few_channels_wgrad_kernel<kEpilogue, T, 1>
-                                            : few_channels_wgrad_kernel<kEpilogue, T, 3>;
-  return launch(kernel, grid, kWgradThreads, stream, gradient,
-                Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
-                problem.n, workspace);
+  return with_or_without_slope<kEpilogue>(gradient.slope, [&](auto leaky) {
+    const auto kernel = problem.channels == 1 ? few_channels_wgrad_kernel<kEpilogue, T, 1, leaky>
+                                              : few_channels_wgrad_kernel<kEpilogue, T, 3, leaky>;
+    return launch(
+        kernel, grid, kWgradThreads, stream, gradient,
+        Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
+        problem.n, workspace);
+  });
 }
 
 template <Epilogue kEpilogue>

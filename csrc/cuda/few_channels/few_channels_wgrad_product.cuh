@@ -196,7 +196,7 @@ class WgradColumns {
 };
 
 // Partial sums in workspace[column][k][slice]; blockIdx.x is the slice.
-template <Epilogue kEpilogue, typename T, int kChannels>
+template <Epilogue kEpilogue, typename T, int kChannels, bool kLeaky>
 __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue, kChannels))
     few_channels_wgrad_product_kernel(Gradient<T> gradient, Strided<const T> input, int64_t n,
                                       float* __restrict__ workspace) {
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(kWgradThreads, wgrad_blocks_at_once(kEpilogue,
     uint32_t columns[kColumns][2], rows[kWgradTiles][4];
     pixels.pack(columns);
     wait_for_copies<kWgradStages<kEpilogue> - 1>();
-    read_rows<kEpilogue, T>(ring[warp][stage], gradient.slope, rows);
+    read_rows<kEpilogue, T>(ring[warp][stage], kLeaky ? gradient.slope : 0.0f, rows);
     advance(at, step, extents);
     pixels.load(at, n, gradient.height, gradient.width);
 #pragma unroll
@@ -280,11 +280,15 @@ template <Epilogue kEpilogue, typename T>
 cudaError_t few_channels_wgrad_product(const Convolution& problem, const Gradient<T>& gradient,
                                        int32_t slices, float* workspace, cudaStream_t stream) {
   const dim3 grid(slices, static_cast<unsigned>(ceiling(problem.outputs, kStrip)));
-  const auto kernel = problem.channels == 1 ? few_channels_wgrad_product_kernel<kEpilogue, T, 1>
-                                            : few_channels_wgrad_product_kernel<kEpilogue, T, 3>;
-  return launch(kernel, grid, kWgradThreads, stream, gradient,
-                Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
-                problem.n, workspace);
+  return with_or_without_slope<kEpilogue>(gradient.slope, [&](auto leaky) {
+    const auto kernel = problem.channels == 1
+                            ? few_channels_wgrad_product_kernel<kEpilogue, T, 1, leaky>
+                            : few_channels_wgrad_product_kernel<kEpilogue, T, 3, leaky>;
+    return launch(
+        kernel, grid, kWgradThreads, stream, gradient,
+        Strided<const T>(static_cast<const T*>(problem.input.data), problem.input.strides),
+        problem.n, workspace);
+  });
 }
 
 }  // namespace vgg_fast::cuda
