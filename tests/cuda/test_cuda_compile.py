@@ -117,7 +117,7 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
         # The matrix products keep a tile in registers; the others hide latency with more warps.
         threads = 512
         products = "igemm_fprop|igemm_wgrad|hopper|hopper_halo"
-        first_layer = "few_channels_(dgrad|wgrad|(wgrad_)?product)"
+        first_layer = "few_channels_(dgrad|wgrad|([dw]grad_)?product)"
         if re.search(rf"({products}|{first_layer})_k", kernel.name):
             threads = 256
         assert threads * kernel.registers <= 64 * 1024, kernel
@@ -128,6 +128,7 @@ def test_the_blocks_fit_a_multiprocessor(kernels_of, source):
 TENSOR_CORES = [
     (("80", "90a"), "few_channels_product_kernel", {"HMMA"}),
     (("80", "90a"), "few_channels_wgrad_product_kernel", {"HMMA", "LDGSTS"}),
+    (("80", "90a"), "few_channels_dgrad_product_kernel", {"HMMA"}),
     (("80", "90a"), "igemm_fprop_kernel", {"HMMA", "LDGSTS", "LDSM"}),
     (("80", "90a"), "igemm_wgrad_kernelI.*(half|bfloat16)", {"HMMA", "LDGSTS", "LDSM"}),
     (("80", "90a"), "igemm_wgrad_kernelI.*Tf32", {"HMMA", "LDGSTS"}),
@@ -239,7 +240,45 @@ def test_the_first_layers_gradient_is_copied_ahead_in_one_go(object_of, source):
     assert checked == 4  # bf16 and fp16, of one channel and of three
 
 
-# Of the first layer's data gradient: the loads of a lane for a channel of 16 pixels, or of the 9
+# The first layer's data gradient on the tensor cores. Of a window of 64 channels: the elements that
+# it reads beside the 4 pixels of the input's gradient that it writes, and bytes of argmax or bits;
+# how many times the bytes' time its instructions may take to issue, for one input channel and for
+# three. Then a lane's loads of 16 bytes for 8 windows, or for either row of their pixels.
+FIRST_DGRAD_PRODUCTS = [
+    ("few_channels_linear.cu", "Gradient", 4 * 64, 0, (0.25, 0.36), 4),
+    ("few_channels_relu.cu", "Gradient", 4 * 2 * 64, 0, (0.19, 0.25), 8),
+    ("few_channels_relu.cu", "MaskedGradient", 4 * 64, 4 * 8, (0.54, 0.62), 4),
+    ("few_channels_relu_pool.cu", "Gradient", 2 * 64, 64, (0.48, 0.62), 4),
+    ("few_channels_relu_pool.cu", "MaskedGradient", 64, 3 * 8, (1.1, 1.35), 2),
+]
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize(
+    ("source", "gradient", "elements", "more", "most", "expected"), FIRST_DGRAD_PRODUCTS, ids=str
+)
+def test_the_first_layers_data_gradient_issues_little_for_its_bytes(
+    object_of, source, gradient, elements, more, most, expected
+):
+    # A barrier ends each row of a tile's windows, of which a warp has 16.
+    loops = main_loops(object_of(source), "90a", around="BAR")
+    for element in ("13__nv_bfloat16", "6__half"):
+        for channels, times in zip((1, 3), most, strict=True):
+            pattern = rf"dgrad_product_kernelI.*E\dE{element}NS0_\d+{gradient}I.*Li{channels}E"
+            (loop,) = (loop for name, loop in loops.items() if re.search(pattern, name))
+            moved = 2 * (elements + 4 * channels) + more
+            assert times_the_bytes(len(loop) / 16, moved) <= times
+            rows = 2 if "pool" not in source else 1
+            products = [i for i, name in enumerate(loop) if name.startswith("HMMA")]
+            assert len(products) == 2 * (16 if channels == 1 else 32)
+            loads = [i for i, name in enumerate(loop) if re.match(r"LDG\.\S*128", name)]
+            assert len(loads) == 2 * rows * expected
+            # Those of the next 8 windows are out before these 8 windows' last product.
+            assert sum(i < products[len(products) // 2 - 1] for i in loads) == rows * expected
+            assert not any(name.startswith(("LDL", "STL")) for name in loop)
+
+
+# The same by fused multiply-adds: the loads of a lane for a channel of 16 pixels, or of the 9
 # windows that they are in; and the most instructions for 32 channels, of 1 and of 3 input channels.
 FIRST_DGRADS = [
     ("few_channels_linear.cu", "Gradient", 16, (240, 330)),

@@ -22,12 +22,15 @@ from tests.support.frozen import (
 from tests.support.operators import random_arguments, random_further_arguments
 from tests.support.poison import poisoned_memory
 
-# The first layer's kernels; channels and outputs on and off whole bytes, strips and tiles; odd
-# sizes; windows of one and of four images.
+# The first layer's kernels, whose gradient is a product of whole images or strips where outputs are
+# a multiple of 8; channels and outputs on and off whole bytes, strips and tiles; odd sizes; windows
+# of one and of four images.
 SHAPES = (
     Shape(2, 1, 9, 5, 6),
     Shape(1, 3, 8, 4, 7),
     Shape(1, 3, 70, 3, 4),
+    Shape(3, 1, 72, 7, 5),
+    Shape(1, 3, 16, 4, 131),
     Shape(2, 5, 13, 7, 4),
     Shape(4, 8, 16, 6, 2),
     Shape(1, 72, 72, 4, 5),

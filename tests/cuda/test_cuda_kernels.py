@@ -14,7 +14,6 @@ from tests.support.emulated import (
     EPILOGUES,
     TOLERANCE,
     Poisoned,
-    channels_last,
     emulation,
     exact,
     layouts,
@@ -22,6 +21,7 @@ from tests.support.emulated import (
     pointer,
     pooled,
     problem,
+    upstream,
 )
 from tests.support.numerics import relative_error
 
@@ -118,14 +118,6 @@ def test_only_the_bias_gradient_is_computed_when_only_it_is_wanted(emulated):
         pointer(grad_bias.tensor), pointer(workspace),
     )  # fmt: skip
     torch.testing.assert_close(grad_bias.take(), grad_output.sum((0, 2, 3)))
-
-
-def upstream(epilogue: str, shape, dtype):
-    """Gradient, output and argmax as a forward pass may have left them, in channels_last."""
-    size = pooled(shape, epilogue)
-    output = torch.randn(size).to(dtype).relu()
-    saved = (torch.randn(size).to(dtype), output, torch.randint(0, 4, size, dtype=torch.uint8))
-    return [channels_last(tensor) for tensor in saved]
 
 
 def weight_gradients(emulated, epilogue: str, input, weight, grad_output, output, argmax):

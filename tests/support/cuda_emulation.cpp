@@ -86,6 +86,17 @@ void emulate_conv3x3_backward(int epilogue, int storage, const int64_t* shape, c
       grad_bias, workspace);
 }
 
+void emulate_few_channels_dgrad(int epilogue, int storage, const int64_t* shape, const void* weight,
+                                const int64_t* weight_strides, const void* grad_output,
+                                const void* output, const uint8_t* argmax, void* grad_input) {
+  const int64_t none[4] = {};
+  const Convolution problem = convolution(storage, shape, nullptr, none, weight, weight_strides);
+  const auto run = epilogue == 0   ? few_channels_dgrad<Epilogue::kLinear>
+                   : epilogue == 1 ? few_channels_dgrad<Epilogue::kRelu>
+                                   : few_channels_dgrad<Epilogue::kReluPool>;
+  run(problem, {grad_output, output, argmax}, grad_input, nullptr);
+}
+
 double window(const double* values, uint8_t* argmax) {
   const auto best = window_max(values[0], values[1], values[2], values[3]);
   *argmax = best.argmax;
@@ -104,6 +115,19 @@ uint32_t inside(int y, int x, int height, int width) {
 
 int place(int lane, int step, int j) { return place_of_operand(lane, step, j); }
 int channel(int block, int column) { return channel_of_column(block, column); }
+
+// Which window below a place of a sweep's tile there is: image and column, or -1; then whether the
+// tile owns it.
+void sweep_place(int64_t n, int height, int width, int64_t tile, int place, int64_t* found) {
+  const SweepColumn at = column_of(sweep_map(n, height, width), tile, place);
+  found[0] = at.exists ? at.n : -1;
+  found[1] = at.exists ? at.x : -1;
+  found[2] = at.owned;
+}
+int64_t sweep_tiles_of(int64_t n, int height, int width) {
+  return sweep_map(n, height, width).tiles();
+}
+int channel_of_sweep(int lane, int step, int half) { return sweep_channel(lane, step, half); }
 
 // The odometer after `steps` steps of `stride` items from `start`, as one index again.
 int64_t walk(int64_t start, int64_t stride, int steps, int y, int x, int c) {

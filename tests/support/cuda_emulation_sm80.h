@@ -124,6 +124,14 @@ void load_matrices(uint32_t (&to)[4], const void* line) {
   }
 }
 
+inline uint32_t spread_signs(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i)
+    if (bytes >> ((selector >> 4 * i & 7) * 8 + 7) & 1) result |= 0xffu << 8 * i;
+  return result;
+}
+
 inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                          __half) {
   emulation::multiply_add<__half>(sums, {{a[0], a[1], a[2], a[3]}, {b0, b1}});

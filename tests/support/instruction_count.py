@@ -24,8 +24,11 @@ def times_the_bytes(instructions: float, size: float) -> float:
     return instructions / ISSUED_A_CLOCK / (size / bytes_a_clock)
 
 
-def main_loops(object_file: Path, architecture: str) -> dict[str, list[str]]:
-    """Of each kernel that loops, the instructions of the loop that multiplies most, in order."""
+def main_loops(object_file: Path, architecture: str, around: str = "") -> dict[str, list[str]]:
+    """Of each kernel that loops, the instructions of the loop that multiplies most, in order.
+
+    Where one loop lies in another, the inner one; or the innermost with an instruction ``around``.
+    """
     dump = subprocess.run(
         [str(cuobjdump()), "--dump-sass", f"--gpu-architecture=sm_{architecture}", object_file],
         capture_output=True,
@@ -36,7 +39,12 @@ def main_loops(object_file: Path, architecture: str) -> dict[str, list[str]]:
     loops = {
         name: loops_of(body) for name, body in zip(functions[::2], functions[1::2], strict=True)
     }
-    return {name: max(found, key=_products) for name, found in loops.items() if found}
+    loops = {name: [loop for loop in found if _has(loop, around)] for name, found in loops.items()}
+    return {
+        name: max(found, key=lambda loop: (_products(loop), -len(loop)))
+        for name, found in loops.items()
+        if found
+    }
 
 
 def loops_of(disassembly: str) -> list[list[str]]:
@@ -57,6 +65,10 @@ def loops_of(disassembly: str) -> list[list[str]]:
 
 def _name(instruction: str) -> str:
     return re.match(r"(?:@!?U?P\w+\s+)?([\w.]+)", instruction)[1]
+
+
+def _has(loop: list[str], instruction: str) -> bool:
+    return any(name.startswith(instruction) for name in loop)
 
 
 def _products(loop: list[str]) -> int:

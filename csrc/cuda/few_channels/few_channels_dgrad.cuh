@@ -1,4 +1,6 @@
-// The first layer's data gradient (C = 1 or 3), which adversarial examples ask for:
+// The first layer's data gradient (C = 1 or 3), which adversarial examples and perceptual losses
+// ask for; in bf16 and fp16 it is few_channels_dgrad_product.cuh's, where channels come in whole
+// runs.
 //
 //   grad_input[n, c, y, x] = sum over k, r, s of weight[k, c, r, s] * g[n, k, y-r+1, x-s+1]
 //
@@ -10,7 +12,7 @@
 #pragma once
 
 #include "cuda/common/launch.cuh"
-#include "cuda/few_channels/few_channels_gradient.cuh"
+#include "cuda/few_channels/few_channels_dgrad_product.cuh"
 
 namespace vgg_fast::cuda {
 
@@ -138,6 +140,10 @@ __global__ void __launch_bounds__(kDgradThreads, 3)
 template <Epilogue kEpilogue, typename T, typename From>
 cudaError_t launch_few_channels_dgrad(const Convolution& problem, const From& gradient,
                                       void* grad_input, cudaStream_t stream) {
+  // A leaky ReLU's, which is rare, is the other kernel's in 16 bits too.
+  if constexpr (sizeof(T) == 2)
+    if (has_runs(gradient) && problem.outputs <= kMostSweepOutputs && gradient.slope == 0)
+      return few_channels_dgrad_product<kEpilogue, T>(problem, gradient, grad_input, stream);
   return with_or_without_slope<kEpilogue>(gradient.slope, [&](auto leaky) {
     const auto kernel = problem.channels == 1
                             ? few_channels_dgrad_kernel<kEpilogue, T, From, 1, leaky>

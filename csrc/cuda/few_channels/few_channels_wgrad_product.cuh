@@ -13,7 +13,7 @@
 #include <cstring>
 
 #include "cuda/common/launch.cuh"
-#include "cuda/few_channels/few_channels_gradient.cuh"
+#include "cuda/few_channels/few_channels_runs.cuh"
 #include "cuda/few_channels/few_channels_terms.cuh"
 #include "cuda/sm80/multiply.cuh"
 
@@ -77,18 +77,6 @@ __device__ __forceinline__ void fill(WgradStage<kEpilogue>& stage, const Gradien
       copy_async(stage.output[pixel][lane], from.output + place, inside);
     if constexpr (Stage::kPool) copy_8_async(stage.argmax[lane], from.argmax + place, inside);
   }
-}
-
-// All ones in the halves whose ReLU passes the gradient on: those that aren't at most zero.
-__device__ __forceinline__ uint32_t passing(uint32_t pair, __half) {
-  __half2 values;
-  memcpy(static_cast<void*>(&values), &pair, sizeof(values));
-  return __hgtu2_mask(values, __half2{0.0f, 0.0f});
-}
-__device__ __forceinline__ uint32_t passing(uint32_t pair, __nv_bfloat16) {
-  __nv_bfloat162 values;
-  memcpy(static_cast<void*>(&values), &pair, sizeof(values));
-  return __hgtu2_mask(values, __nv_bfloat162{0.0f, 0.0f});
 }
 
 // What the masks of four pairs of outputs leave of the gradient's: of a leaky ReLU the slope times

@@ -66,6 +66,14 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* lin
   }
 }
 
+// Of bytes 0 to 3 of x and 4 to 7 of y, four that the digits of `selector` name, 8 added to each:
+// all ones where the byte's highest bit is set, else zeros.
+__device__ __forceinline__ uint32_t spread_signs(uint32_t x, uint32_t y, uint32_t selector) {
+  uint32_t signs;
+  asm("prmt.b32 %0, %1, %2, %3;\n" : "=r"(signs) : "r"(x), "r"(y), "r"(selector));
+  return signs;
+}
+
 // sums += a (16x16) * b (16x8)
 __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1, __nv_bfloat16) {
