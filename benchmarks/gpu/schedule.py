@@ -88,25 +88,21 @@ class Shape(NamedTuple):
 
 def fprop(shape: Shape, pool: bool) -> Schedule:
     """The forward product, and the data gradient: hopper_fprop.cuh, hopper_halo.cuh."""
-    patches, groups = _patches(shape, pool), _groups(shape, pool)
-    strips = 1 if shape.k <= STRIP else 2 if shape.k <= 2 * STRIP else 4
-    cluster = 2 if strips == 4 else 1
-    rows, columns = (128 if strips == 4 else 256), strips * STRIP
+    patches, groups = _row_boxes(8, 32, shape, pool), _row_boxes(2, 8, shape, pool)
+    # Of a block: rows are output channels, columns pixels.
+    rows, columns = (64, 512) if shape.k <= STRIP else (128, 256)
+    cluster = 2 if shape.k > 2 * STRIP else 1
     steps = 9 * ceil(shape.c / STRIP)
     clocks = _clocks(rows, columns, 64) * steps
-    in_patches = strips < 4 and 4 * patches <= groups
-    if in_patches:  # ten rows of eight pixels serve three taps
-        tiles_of_it = ceil(patches / 4)
-        rows_loaded = 4 * 10 * 8 * LINE / 3
-    else:
-        tiles_of_it = ceil(groups / (cluster * rows // 16)) * ceil(shape.k / columns)
-        rows_loaded = rows * LINE
-    columns_loaded = columns * LINE / cluster
-    loaded = steps * (rows_loaded + columns_loaded)
+    in_patches = 256 * patches <= 16 * groups
+    pixels = 256 * patches if in_patches else 16 * groups
+    tiles_of_it = ceil(pixels / columns) * ceil(shape.k / (cluster * rows))
+    of_rows, of_columns = (steps * size * LINE for size in (rows, columns))
+    if in_patches:  # ten rows serve three taps, where eight would serve one
+        of_columns = of_columns * 10 // (8 * 3)
+    loaded, stored = of_rows + of_columns / cluster, of_rows + of_columns
     blocks = tiles_of_it * cluster
-    stored = steps * (rows_loaded + columns * LINE)
-    # Each wgmma of 64 rows reads them and all columns.
-    read = steps * (rows // 64) * (64 + columns) * LINE
+    read = steps * 2 * (64 + 256) * LINE  # by both consumers
     return Schedule(
         tiles_of_it, MULTIPROCESSORS // cluster, clocks, blocks * clocks, shape.flop,
         blocks * loaded, stored + read,
@@ -117,17 +113,14 @@ def _clocks(rows: int, columns: int, depth: int) -> float:
     return 2 * rows * columns * depth / FLOP_A_CLOCK
 
 
-def _groups(shape: Shape, pool: bool) -> int:
-    """Of four windows of 2 × 2, below each other or in several images; the fewest."""
-    rows, columns = (size // 2 if pool else ceil(size / 2) for size in (shape.h, shape.w))
-    return min(ceil(shape.n / (4 >> s)) * ceil(rows / (1 << s)) * columns for s in range(3))
-
-
-def _patches(shape: Shape, pool: bool) -> int:
-    """Of 8 × 8 pixels."""
-    sizes = (size // 2 * 2 if pool else size for size in (shape.h, shape.w))
-    rows, columns = (ceil(size / 8) for size in sizes)
-    return shape.n * rows * columns
+def _row_boxes(rows: int, pixels: int, shape: Shape, pool: bool) -> int:
+    """Boxes of so many rows of pixels, which are of one image or of several; the fewest."""
+    h, w = (size // 2 * 2 if pool else size for size in (shape.h, shape.w))
+    images = [2**i for i in range(pixels.bit_length() - 1)]
+    return min(
+        ceil(shape.n / side_by_side) * ceil(h / rows) * ceil(w / (pixels // side_by_side))
+        for side_by_side in images
+    )
 
 
 def wgrad(shape: Shape) -> Schedule:

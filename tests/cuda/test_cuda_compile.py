@@ -317,13 +317,29 @@ def test_the_compiler_keeps_wgmma_asynchronous(object_of, source):
 def test_clusters_share_loads_and_fence_nothing_in_their_loop(object_of, source):
     clusters = 0
     for name, found in instructions_of(object_of(source), "90a").items():
-        # Tiles of 256 output channels
-        of_cluster = re.search("HopperFprop.*Li4EE|HopperWgrad.*Li2EE", name) is not None
+        of_cluster = re.search("Hopper(Fprop|Halo|Wgrad).*Li2EE", name) is not None
         assert ("UTMALDG.4D.MULTICAST" in found) == of_cluster, name
         assert found.count("UCGABAR_WAIT") == 2 * of_cluster, name  # at the start and at the end
         assert found.count("MEMBAR.ALL.GPU") == 2 * of_cluster, name
         clusters += of_cluster
     assert clusters > 0
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("hopper_fprop")])
+def test_hopper_s_tiles_are_pooled_and_turned_round_without_shuffles(object_of, source):
+    checked = 0
+    for name, found in instructions_of(object_of(source), "90a").items():
+        pools = "EpilogueE2" in name
+        pieces = 4 if pools else 8  # of 16 windows, which may have an argmax, or of 32 pixels
+        stores = sum(instruction.startswith("STSM") for instruction in found)
+        assert stores == 2 * pieces, name
+        # Of a group's origin, for each line that a thread stores: its place, and what is left.
+        lines = 0 if "HopperHalo" in name else pieces if pools else 2 * pieces
+        most = 3 * lines + ("_bits" in source) * 2 * lines
+        assert sum(instruction.startswith("SHFL") for instruction in found) <= most, name
+        checked += 1
+    assert checked == (12 if "_bits" in source else 18)
 
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump, which triton's package has too")

@@ -24,7 +24,7 @@ from tests.support.poison import poisoned_memory
 
 # The first layer's kernels, whose gradient is a product of whole images or strips where outputs are
 # a multiple of 8; channels and outputs on and off whole bytes, strips and tiles; odd sizes; windows
-# of one and of four images.
+# of one and of four images; Hopper's patches.
 SHAPES = (
     Shape(2, 1, 9, 5, 6),
     Shape(1, 3, 8, 4, 7),
@@ -35,7 +35,7 @@ SHAPES = (
     Shape(4, 8, 16, 6, 2),
     Shape(1, 72, 72, 4, 5),
     Shape(1, 16, 131, 2, 3),
-    Shape(1, 16, 67, 8, 8),
+    Shape(1, 16, 67, 8, 32),
 )
 KERNELS = (
     *(("sm_80", dtype) for dtype in DTYPES),

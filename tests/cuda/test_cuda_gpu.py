@@ -157,6 +157,7 @@ def test_the_seed_networks_layers(backend: str, layer, dtype: torch.dtype) -> No
 MANY_TILES = (
     Shape(64, 512, 512, 14, 14),
     Shape(16, 64, 64, 112, 112),
+    Shape(16, 64, 256, 56, 56),
     Shape(64, 128, 128, 28, 28),
 )
 

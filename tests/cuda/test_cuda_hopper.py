@@ -29,9 +29,9 @@ from tests.support.emulated import (
 )
 from tests.support.numerics import relative_error
 
-# N, C, H, W, K: channels behind a line's and a tile's end; one, two and four strips of columns;
-# windows of one, two and four images; odd sizes; more tiles than multiprocessors, or than the one
-# cluster that these three make; a cluster whose second block has no tile
+# N, C, H, W, K: channels behind a line's and a tile's end; columns or rows divided, one block or a
+# cluster; rows of one, two and four images; odd sizes; more tiles than multiprocessors, or than the
+# one cluster that these three make; a cluster whose second block has no channels
 SHAPES = [
     (1, 8, 4, 6, 16),
     (4, 16, 2, 14, 64),
@@ -40,9 +40,16 @@ SHAPES = [
     (5, 8, 8, 8, 264),
     (5, 8, 20, 14, 72),
 ]
-# The same of patches, with and without pooling: two channel steps; beyond the right and the lower
-# edge; a tile that isn't full
-PATCHES = [(4, 8, 16, 16, 8), (2, 72, 8, 24, 72), (13, 72, 7, 8, 72), (3, 8, 9, 17, 128)]
+# The same of patches, with and without pooling: of one, two and four images; two channel steps;
+# beyond the right and the lower edge; a tile of two patches that has one
+PATCHES = [
+    (4, 8, 16, 16, 8),
+    (4, 72, 8, 8, 72),
+    (2, 72, 8, 16, 136),
+    (7, 8, 8, 32, 64),
+    (3, 8, 7, 32, 264),
+    (4, 8, 9, 17, 128),
+]
 TYPES = [torch.bfloat16, torch.float16]
 
 
@@ -72,18 +79,19 @@ def test_fprop(emulated, epilogue, shape, dtype):
         assert int(argmax.take().max()) <= 3
 
 
-def test_patches_serve_where_they_leave_no_more_rows_idle(emulated):
+def test_patches_serve_where_they_leave_no_more_columns_idle(emulated):
     def takes_patches(*shape: int) -> list[bool]:
         return [bool(emulated.takes_patches(longs(*shape), pool)) for pool in (False, True)]
 
-    for size in (56, 112, 224):
-        assert takes_patches(3, 64, size, size, 128) == [True, True]
-    for size in (14, 28):
-        assert takes_patches(64, 64, size, size, 128) == [False, False]
-    assert takes_patches(3, 64, 224, 224, 136) == [False, False]
+    # 32 columns of an image, 16 of two, 8 of four
+    for size, batch in ((224, 1), (112, 2), (56, 4)):
+        for outputs in (64, 128, 256):
+            assert takes_patches(batch, 64, size, size, outputs) == [True, True]
+    for size, batch in ((112, 1), (56, 2), (28, 64), (14, 64)):
+        assert takes_patches(batch, 64, size, size, 128) == [False, False]
     assert not any(map(any, (takes_patches(*shape) for shape in SHAPES)))
     assert [takes_patches(*shape) for shape in PATCHES] == [
-        *[[True, True]] * 2, [True, False], [False, True],
+        *[[True, True]] * 4, [True, False], [False, True],
     ]  # fmt: skip
 
 
@@ -118,16 +126,21 @@ def test_hopper_s_kernels_serve_the_seed_network_at_any_batch(emulated, layer, b
 # ------------------------------------------------------------------------------- pipeline and tiles
 
 
-@pytest.mark.parametrize(("row_strips", "strips"), [(2, 1), (2, 2), (1, 3), (1, 4), (1, 6)])
-def test_a_ring_has_stages_in_shared_memory(emulated, row_strips, strips):
-    stages = emulated.stages_of_ring(row_strips, strips)
-    assert stages >= (3 if strips == 6 else 4)  # of 128 pixels, and of 64
-    assert stages * ((2 * row_strips + strips) * 8192 + 16) <= 227 * 1024
+# 64 lines of rows, and of columns, a stage; fprop's 8 KB beside them. A stage of fprop's first ring
+# takes twice as long to multiply as one of its second.
+@pytest.mark.parametrize(
+    ("rows", "columns", "own", "at_least"),
+    [(1, 8, 8192, 3), (2, 4, 8192, 4), (2, 3, 0, 4), (2, 4, 0, 4), (2, 6, 0, 3)],
+)
+def test_a_ring_has_stages_in_shared_memory(emulated, rows, columns, own, at_least):
+    stages = emulated.stages_of_ring(rows, columns, own > 0)
+    assert stages >= at_least
+    assert stages * ((rows + columns) * 8192 + 16) + own <= 227 * 1024
 
 
-@pytest.mark.parametrize(("strips", "at_least"), [(1, 9), (2, 6)])
-def test_the_halo_s_columns_are_loaded_two_passes_ahead(emulated, strips, at_least):
-    assert emulated.stages_of_halo(strips) >= at_least
+@pytest.mark.parametrize("patches", [1, 2])
+def test_the_halo_s_weight_is_loaded_a_pass_ahead(emulated, patches):
+    assert emulated.stages_of_halo(patches) >= 6
 
 
 def test_the_parity_changes_with_every_round(emulated):

@@ -207,8 +207,14 @@ T __shfl_xor_sync(unsigned lanes, T value, int distance) {
   return of[emulation::current % emulation::kWarpSize ^ distance];
 }
 
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulation::exchange(value)[lane];
+}
+
 namespace vgg_fast::cuda {
 
+using std::max;
 using std::min;
 
 inline unsigned char* dynamic_shared() { return emulation::shared[emulation::block()]; }

@@ -16,8 +16,8 @@
 #define __grid_constant__
 #define VGG_FAST_TRAP_HANGS
 
-#include "cuda/sm90/tensor_map.h"
 #include "cuda/common/tile_map.cuh"
+#include "cuda/sm90/tensor_map.h"
 
 namespace emulation {
 
@@ -132,8 +132,12 @@ using Product = std::function<void()>;
 inline std::vector<Product> open_products[kMaxThreads];
 inline std::vector<std::vector<Product>> committed_products[kMaxThreads];
 
+constexpr int kWarpgroupSize = 128;
+inline Barrier of_warpgroup[kMaxThreads / kWarpgroupSize];
+
 inline const bool kForgetsProducts = [] {
   forget.push_back([] {
+    std::fill(std::begin(of_warpgroup), std::end(of_warpgroup), Barrier{});
     for (auto& products : open_products) products.clear();
     for (auto& products : committed_products) products.clear();
   });
@@ -240,8 +244,29 @@ void wait_for_products() {
   __syncwarp();
 }
 
-template <int kRowStrips, int kStrips>
-void keep_order(float (&)[kRowStrips][kStrips][8][4]) {}
+template <int kStrips>
+void keep_order(float (&)[kStrips][8][4]) {}
+
+inline void compute_once(int64_t&) {}
+
+inline void meet_warpgroup() {
+  emulation::of_warpgroup[emulation::current / emulation::kWarpgroupSize].meet(
+      emulation::kWarpgroupSize);
+}
+
+// Element 2 * (lane % 4) + i of column lane / 4 is half i of a lane's register.
+template <int kMatrices>
+void store_transposed(void* line, const uint32_t (&matrices)[kMatrices]) {
+  void* const* lines = emulation::exchange(line);
+  const int lane = emulation::current % emulation::kWarpSize;
+  for (int matrix = 0; matrix < kMatrices; ++matrix)
+    for (int i = 0; i < 2; ++i) {
+      const auto element = static_cast<uint16_t>(matrices[matrix] >> 16 * i);
+      auto* row = static_cast<uint16_t*>(lines[matrix * 8 + lane % 4 * 2 + i]);
+      std::memcpy(row + lane / 4, &element, 2);
+    }
+  __syncwarp();
+}
 
 // wgmma's results lie as mma's do: warp w of the warpgroup has rows 16 * w to 16 * w + 15.
 template <typename T, bool kTransposed, int kStrips>

@@ -27,6 +27,12 @@ void waiting_kernel(bool arrives) {
   wait_for_phase(barrier, 0);
 }
 
+template <typename Ring>
+int stages_that_fit() {
+  static_assert(Ring::kBytes <= kHopperShared);
+  return Ring::kStages;
+}
+
 }  // namespace
 
 extern "C" {
@@ -107,17 +113,24 @@ int walk_ring(int stages, int steps) {
   return turn.stage * 2 + static_cast<int>(turn.parity);
 }
 
-int stages_of_ring(int row_strips, int strips) {
-  return row_strips == 2 ? (strips == 1 ? HopperRing<2, 1>::kStages : HopperRing<2, 2>::kStages)
-         : strips == 3   ? HopperRing<1, 3>::kStages
-         : strips == 4   ? HopperRing<1, 4>::kStages
-                         : HopperRing<1, 6>::kStages;
+// Boxes of 64 lines of rows and of columns, and whether they are fprop's, which turns its tile.
+int stages_of_ring(int rows, int columns, int turns) {
+  if (turns) {
+    using Narrow = HopperFprop<Epilogue::kRelu, __half, false, Split::kColumns, 1>::Ring;
+    using Wide = HopperFprop<Epilogue::kRelu, __half, false, Split::kRows, 2>::Ring;
+    return rows == 1 ? stages_that_fit<Narrow>() : stages_that_fit<Wide>();
+  }
+  return columns == 3   ? stages_that_fit<HopperRing<2, 3, 0>>()
+         : columns == 4 ? stages_that_fit<HopperRing<2, 4, 0>>()
+                        : stages_that_fit<HopperRing<2, 6, 0>>();
 }
 
-// Of columns, beside three of rows.
-int stages_of_halo(int strips) {
-  static_assert(HaloRings<1>::kBytes <= kHopperShared && HaloRings<2>::kBytes <= kHopperShared);
-  return strips == 1 ? HaloRings<1>::kColumnStages : HaloRings<2>::kColumnStages;
+// Of the weight, beside those of pixels: of two patches and 64 output channels, or of one and 128.
+int stages_of_halo(int patches) {
+  using Narrow = HopperHalo<Epilogue::kRelu, __half, false, Split::kColumns, 1>::Rings;
+  using Wide = HopperHalo<Epilogue::kRelu, __half, false, Split::kRows, 2>::Rings;
+  static_assert(Narrow::kBytes <= kHopperShared && Wide::kBytes <= kHopperShared);
+  return patches == 2 ? Narrow::kWeightStages : Wide::kWeightStages;
 }
 
 // Where the emulated product looks for an element of a tile at `address`, in bytes.

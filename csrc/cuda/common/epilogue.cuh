@@ -212,7 +212,7 @@ __device__ __forceinline__ void store_pixels(const Output<T>& to, const Pixel& o
   }
 }
 
-// What finish_sums has finished.
+// The 16 pixels of the group at `origin`, channels k to k + 63, which finish_sums has finished.
 template <Epilogue kEpilogue, bool kBits, typename T>
 __device__ __forceinline__ void store_finished(const Output<T>& to, const Pixel& origin, int32_t k,
                                                const Accumulator<T> (&sums)[kBlocks][4]) {
@@ -220,14 +220,6 @@ __device__ __forceinline__ void store_finished(const Output<T>& to, const Pixel&
     store_pooled<kBits>(to, origin, k, sums);
   else
     store_pixels<kEpilogue, kBits>(to, origin, k, sums);
-}
-
-// The 16 pixels of the group at `origin`, channels k to k + 63.
-template <Epilogue kEpilogue, bool kBits, typename T>
-__device__ __forceinline__ void store_group(const Output<T>& to, const Pixel& origin, int32_t k,
-                                            Accumulator<T> (&sums)[kBlocks][4]) {
-  finish_sums<kEpilogue, 1>(to, k, &sums);
-  store_finished<kEpilogue, kBits>(to, origin, k, sums);
 }
 
 }  // namespace vgg_fast::cuda

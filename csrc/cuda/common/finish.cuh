@@ -4,7 +4,7 @@
 //
 // A scale, a bias and a leaky ReLU's slope are there or not for all threads alike: each costs a
 // branch that all take, and what isn't there no arithmetic. Channels are read in pairs, because two
-// neighbours lie in one lane of every kernel.
+// neighbours lie in one lane of every kernel but Hopper's, whose lanes have single ones.
 
 #pragma once
 
@@ -50,6 +50,13 @@ __device__ __forceinline__ Vector<Accumulator<Value>, 2> pair_at(const Finish<T>
   pair.values[0] = widen(stored.values[0]);
   pair.values[1] = widen(stored.values[1]);
   return pair;
+}
+
+// Channel `channel` alone; zero where there is none, or nothing to read.
+template <typename Value>
+__device__ __forceinline__ Accumulator<Value> value_at(const Value* values, int32_t channel,
+                                                       int32_t outputs) {
+  return values == nullptr || channel >= outputs ? Accumulator<Value>(0) : widen(values[channel]);
 }
 
 }  // namespace vgg_fast::cuda

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/common/kernels.h"
 #include "cuda/common/window.cuh"
@@ -58,6 +59,14 @@ template <typename T, int kSize>
 struct alignas(sizeof(T) * kSize < 16 ? sizeof(T) * kSize : 16) Vector {
   T values[kSize];
 };
+
+template <typename T>
+__device__ __forceinline__ uint32_t pair_of(T first, T second) {
+  const Vector<T, 2> pair{{first, second}};
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
 
 // The first `count` of kSize elements; the rest of the vector is zero.
 template <typename T, int kSize>

@@ -4,8 +4,6 @@
 //   group    4 windows, 16 pixels: the rows of one mma. 1 << shift windows stand below each other,
 //            and 4 >> shift images take part, so that 14 rows of pixels leave none idle
 //   row m    of a group: pixel m % 4 = 2 * dy + dx of window m / 4
-//   patch    8x8 pixels of an image, four groups below each other; row m of such a group is pixel
-//            (m / 8, m % 8) of its 2x8. Hopper's fprop takes it where it leaves as few rows idle
 //   line     128 bytes of a tile in shared memory: the channels that one step multiplies
 //
 // Nothing here includes CUDA or PyTorch: g++ compiles it for tests/cuda/test_cuda_kernels.py.
@@ -21,9 +19,8 @@ inline constexpr int kWindowsOfGroup = 4;
 
 struct GroupMap {
   int32_t shift;  // 0, 1 or 2
-  int32_t x, y;   // groups, or patches, side by side, and below each other
+  int32_t x, y;   // groups side by side, and below each other
   int64_t groups;
-  bool of_patches = false;
 };
 
 struct Pixel {
@@ -45,17 +42,6 @@ inline GroupMap group_map(int64_t n, int32_t height, int32_t width, bool pool) {
   return best;
 }
 
-inline constexpr int kPatchSide = 8;
-inline constexpr int kGroupsOfPatch = kPatchSide * kPatchSide / kGroup;
-
-inline GroupMap patch_map(int64_t n, int32_t height, int32_t width, bool pool) {
-  const auto patches = [&](int32_t size) {
-    return static_cast<int32_t>(ceiling(pool ? size / 2 * 2 : size, kPatchSide));
-  };
-  const int32_t x = patches(width), y = patches(height);
-  return {0, x, y, n * y * x * kGroupsOfPatch, true};
-}
-
 // The first pixel of the group at which an odometer over the map stands.
 VGG_HOST_DEVICE Pixel group_origin(const GroupMap& map, const Cursor& at) {
   return {static_cast<int32_t>(at.n) * (kWindowsOfGroup >> map.shift), at.y * 2 << map.shift,
@@ -66,13 +52,7 @@ VGG_HOST_DEVICE Pixel group_origin(const GroupMap& map, int64_t group) {
   return group_origin(map, cursor_at(group, {map.y, map.x, 1}));
 }
 
-VGG_HOST_DEVICE Pixel patch_origin(const GroupMap& map, int64_t patch) {
-  const Cursor at = cursor_at(patch, {map.y, map.x, 1});
-  return {static_cast<int32_t>(at.n), at.y * kPatchSide, at.x * kPatchSide};
-}
-
 VGG_HOST_DEVICE Pixel pixel_of_row(const GroupMap& map, const Pixel& origin, int row) {
-  if (map.of_patches) return {origin.n, origin.y + row / kPatchSide, origin.x + row % kPatchSide};
   const int window = row / 4;
   const int below = window & ((1 << map.shift) - 1);
   return {origin.n + (window >> map.shift), origin.y + 2 * below + row / 2 % 2, origin.x + row % 2};

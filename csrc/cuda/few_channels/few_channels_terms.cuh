@@ -40,12 +40,4 @@ __device__ __forceinline__ T value_of(const Term& term, const Strided<const T>& 
                                                : T(term.wanted == kOne ? 1.0f : 0.0f);
 }
 
-template <typename T>
-__device__ __forceinline__ uint32_t pair_of(T first, T second) {
-  const Vector<T, 2> pair{{first, second}};
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
-
 }  // namespace vgg_fast::cuda

@@ -1,28 +1,29 @@
-// hopper_fprop.cuh's product where patches leave no more rows idle than groups, and up to 128
-// output channels: each pixel is loaded for three taps at once, three times and not nine.
+// hopper_fprop.cuh's product where patches leave no more columns idle than groups: each pixel is
+// loaded for three taps at once, three times and not nine. A block asks 35, 29 and 23 bytes of the
+// L2 cache for each clock.
 //
-//   rows      4 patches of 8x8 pixels (tile_map.cuh), each with the row above and the row below: 10
-//             rows of 8 lines. 8 lines are what the swizzle repeats after, so a tap's rows begin 8
-//             lines later than those of the tap above it, in the same box. One to the right would
-//             begin within the swizzle: each column of taps has boxes of its own
-//   columns   the box of the weight, 64 channels x 1 tap x 64 or 128 output channels
-//   rings     one of rows, whose stages stay for three steps, and one of columns, for a step
+//   rows      the box of the weight, 64 channels x 1 tap x the block's output channels
+//   columns   patches of 8 rows of 32 pixels (pixel_boxes.h), with the row above and the row below:
+//             10 rows of 32 lines. A tap's columns begin 32 lines later than those of the tap above
+//             it, and the swizzle repeats after 8. One to the right would begin within the swizzle:
+//             each column of taps has lines of its own
+//   rings     one of pixels, whose stages stay for three steps, and one of the weight, for a step
 //
-// Channels are the outermost loop, then the columns of taps, then their rows. A warp loads rows,
-// another one columns; two warpgroups multiply two patches each.
+// Channels are the outermost loop, then the columns of taps, then their rows. A warp loads pixels,
+// another one the weight.
 
 #pragma once
 
-#include "cuda/sm90/hopper_halo_store.cuh"
-#include "cuda/sm90/hopper_pipeline.cuh"
-#include "cuda/sm90/tensor_map.h"
+#include "cuda/sm90/hopper_tile.cuh"
 
 namespace vgg_fast::cuda {
 
-inline constexpr int kPatchesOfConsumer = 2;
-inline constexpr int kPatches = kConsumers * kPatchesOfConsumer;
-inline constexpr int kBoxRows = kPatchSide + 2;
-inline constexpr int kBoxBytes = kBoxRows * kEightLines;
+inline constexpr int kHaloRows = Patches::kRows + 2;
+inline constexpr int kPatchRowBytes = Patches::kRow * kLineBytes;
+inline constexpr int kPatchBytes = kHaloRows * kPatchRowBytes;
+// Half a patch is a box, so that the blocks of a cluster may share it.
+inline constexpr int kRowsOfLoad = kHaloRows / 2;
+inline constexpr int kLoadBytes = kPatchBytes / 2;
 
 template <int kBytesOfStage, int kCount>
 struct StageRing {
@@ -35,137 +36,128 @@ struct StageRing {
   VGG_HOST_DEVICE uint64_t* full(int i) const { return barriers + i; }
   VGG_HOST_DEVICE uint64_t* empty(int i) const { return barriers + kStages + i; }
 
-  __device__ __forceinline__ void init() const {
+  __device__ __forceinline__ void init(int warps) const {
     for (int i = 0; i < kStages; ++i) {
       init_barrier(full(i), 1);
-      init_barrier(empty(i), kConsumerWarps);
+      init_barrier(empty(i), warps);
     }
   }
 };
 
-template <int kStrips>
+// Patches and strips of output channels of a block.
+template <int kPatches, int kOutputStrips, int kOwnBytes>
 struct HaloRings {
-  using Rows = StageRing<kPatches * kBoxBytes, 3>;
-  static constexpr int kRowBytes = Rows::kStageBytes * Rows::kStages;
-  static constexpr int kColumnStages =
-      (kHopperShared - 1024 - kRowBytes) / (kStrips * kColumnBytes);
-  using Columns = StageRing<kStrips * kColumnBytes, kColumnStages>;
-  static constexpr int kStageBytes = kRowBytes + Columns::kStageBytes * kColumnStages;
-  static constexpr int kBarriers = 2 * (Rows::kStages + kColumnStages);
-  static constexpr int kBytes = kStageBytes + kBarriers * static_cast<int>(sizeof(uint64_t));
+  // Of 80 KB, each of which takes 3072 clocks to multiply, or of 40 KB.
+  using Pixels = StageRing<kPatches * kPatchBytes, kPatches == 1 ? 3 : 2>;
+  static constexpr int kPixelBytes = Pixels::kStageBytes * Pixels::kStages;
+  static constexpr int kWeightBytes = kOutputStrips * kColumnBytes;
+  static constexpr int kWeightStages =
+      (kHopperShared - 1024 - kPixelBytes - kOwnBytes) / kWeightBytes;
+  using Weight = StageRing<kWeightBytes, kWeightStages>;
+  static constexpr int kStageBytes = kPixelBytes + kWeightBytes * kWeightStages;
+  static constexpr int kBarriers = 2 * (Pixels::kStages + kWeightStages);
+  static constexpr int kBytes =
+      kStageBytes + kOwnBytes + kBarriers * static_cast<int>(sizeof(uint64_t));
 
-  Rows rows;
-  Columns columns;
+  unsigned char* own;
+  Pixels pixels;
+  Weight weight;
 
   explicit VGG_HOST_DEVICE HaloRings(unsigned char* memory)
-      : rows{memory, reinterpret_cast<uint64_t*>(memory + kStageBytes)},
-        columns{memory + kRowBytes, rows.barriers + 2 * Rows::kStages} {}
+      : own(memory + kStageBytes),
+        pixels{memory, reinterpret_cast<uint64_t*>(own + kOwnBytes)},
+        weight{memory + kPixelBytes, pixels.barriers + 2 * Pixels::kStages} {}
 };
 
-template <Epilogue kEpilogue, typename T, bool kBits, int kStripsOfTile>
-struct HopperHalo {
-  using Element = T;
-  static constexpr int kStrips = kStripsOfTile;
-  using Rings = HaloRings<kStrips>;
+template <Epilogue kEpilogue, typename T, bool kBits, Split kSplitOfBlock, int kBlocksOfCluster>
+struct HopperHalo : HopperTile<kEpilogue, T, kBits, Patches, kSplitOfBlock, kBlocksOfCluster> {
+  using Tile = HopperTile<kEpilogue, T, kBits, Patches, kSplitOfBlock, kBlocksOfCluster>;
+  using Rings = HaloRings<Tile::kBoxes, Tile::kOutputs / kStrip, Tile::kOwnBytes>;
+  static constexpr int kLoads = 2 * Tile::kBoxes / Tile::kCluster;  // of a block
 
-  CUtensorMap input, weight;
-  int32_t tiles, channel_steps;
-  Output<T> to;
+  // A channel step under a column of taps each.
+  VGG_HOST_DEVICE int32_t passes() const { return 3 * this->channel_steps; }
 
-  __device__ __forceinline__ void load_rows(int32_t tile, const typename Rings::Rows& ring,
-                                            Turn& turn) const {
-    const int patch = static_cast<int>(threadIdx.x) % 32;
-    const Pixel origin = patch_origin(to.map, int64_t{tile} * kPatches + patch % kPatches);
+  __device__ __forceinline__ void produce_pixels(int32_t tile, const typename Rings::Pixels& ring,
+                                                 Turn& turn) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int load = block_of_cluster<Tile>() * kLoads + lane % kLoads;
+    Pixel at = box_origin(this->boxes_of_pixels, this->first_box(tile) + load / 2);
+    at.y += load % 2 * kRowsOfLoad - 1;
 #pragma unroll 1
-    for (int32_t pass = 0; pass < 3 * channel_steps; ++pass) {
+    for (int32_t pass = 0; pass < passes(); ++pass) {
       wait_as_a_warp(ring.empty(turn.stage), turn.parity ^ 1);
-      if (patch == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
-      if (patch < kPatches)
-        load_box(ring.stage(turn.stage) + patch * kBoxBytes, &input, ring.full(turn.stage),
-                 pass / 3 * kLine<T>, origin.x + pass % 3 - 1, origin.y - 1, origin.n);
+      if (lane == 0) expect_bytes(ring.full(turn.stage), ring.kStageBytes);
+      if (lane < kLoads)
+        this->load_pixels(ring.stage(turn.stage) + load * kLoadBytes, ring.full(turn.stage),
+                          pass / 3 * kLine<T>, {at.n, at.y, at.x + pass % 3 - 1});
       turn.next(ring.kStages);
     }
   }
 
-  __device__ __forceinline__ void load_columns(const typename Rings::Columns& ring,
-                                               Turn& turn) const {
+  __device__ __forceinline__ void produce_weight(int32_t tile, const typename Rings::Weight& ring,
+                                                 Turn& turn) const {
+    const int32_t output = this->first_output(tile);
 #pragma unroll 1
-    for (int32_t pass = 0; pass < 3 * channel_steps; ++pass)
+    for (int32_t pass = 0; pass < passes(); ++pass)
       for (int32_t row = 0; row < 3; ++row) {
         wait_as_a_warp(ring.empty(turn.stage), turn.parity ^ 1);
         if (threadIdx.x % 32 == 0) {
           expect_bytes(ring.full(turn.stage), ring.kStageBytes);
-          load_box(ring.stage(turn.stage), &weight, ring.full(turn.stage), pass / 3 * kLine<T>,
-                   3 * row + pass % 3, 0, 0);
+          load_box(ring.stage(turn.stage), &this->weight, ring.full(turn.stage),
+                   pass / 3 * kLine<T>, 3 * row + pass % 3, output, 0);
         }
         turn.next(ring.kStages);
       }
   }
-
-  __device__ __forceinline__ void store(int32_t tile, int patch,
-                                        float (&sums)[kStrips][kBlocks][4]) const {
-    const int64_t number = int64_t{tile} * kPatches + patch;
-    if (number * kGroupsOfPatch >= to.map.groups) return;
-    Pixel origin = patch_origin(to.map, number);
-    origin.y += 2 * (static_cast<int>(threadIdx.x) % kWarpgroup / 32);
-#pragma unroll
-    for (int strip = 0; strip < kStrips; ++strip)
-      store_group_of_patch<kEpilogue, kBits>(to, origin, strip * kStrip, sums[strip]);
-  }
 };
 
-// sums += patches under one tap * weight, later; `rows` begins with the consumer's first line.
-template <typename T, int kStrips>
-__device__ __forceinline__ void multiply_patches(
-    uint32_t rows, uint32_t columns, float (&sums)[kPatchesOfConsumer][kStrips][kBlocks][4]) {
+// sums += weight under one tap * patch, later; both begin with the consumer's first line.
+template <typename T>
+__device__ __forceinline__ void multiply_patch(uint32_t weight, uint32_t pixels, TileSums& sums) {
   begin_products();
 #pragma unroll
   for (int i = 0; i < kLineBytes / 32; ++i)
-#pragma unroll
-    for (int patch = 0; patch < kPatchesOfConsumer; ++patch)
-      multiply_tiles<T, false>(sums[patch],
-                               describe_tile(rows + patch * kBoxBytes + i * 32, 0, kEightLines),
-                               describe_tile(columns + i * 32, 0, kEightLines));
+    multiply_tiles<T, false>(sums, describe_tile(weight + i * 32, 0, kEightLines),
+                             describe_tile(pixels + i * 32, 0, kEightLines));
   commit_products();
 }
 
 template <typename Product>
 __device__ __forceinline__ void consume_patches(const Product& product,
                                                 const typename Product::Rings& rings) {
-  const int first_patch = (static_cast<int>(threadIdx.x) / kWarpgroup - 1) * kPatchesOfConsumer;
-  const auto release = [](uint64_t* empty) {
-    if (threadIdx.x % 32 == 0) arrive(empty);
-  };
-  Turn rows, columns;
-  for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
-    float sums[kPatchesOfConsumer][Product::kStrips][kBlocks][4] = {};
-    uint64_t *rows_before = nullptr, *columns_before = nullptr;
+  constexpr bool kSplitsPixels = Product::kSplitsPixels;
+  const uint32_t first_pixel = kSplitsPixels ? this_consumer() * kPatchBytes : 0;
+  const uint32_t first_output = kSplitsPixels ? 0 : this_consumer() * kColumnBytes;
+  Turn pixels, weight;
+  for (int32_t tile = product.first_tile(cluster<Product>()); product.has(tile);
+       product.next(tile, clusters<Product>())) {
+    TileSums sums = {};
+    uint64_t *pixels_before = nullptr, *weight_before = nullptr;
 #pragma unroll 1
-    for (int32_t pass = 0; pass < 3 * product.channel_steps; ++pass) {
-      wait_for_phase(rings.rows.full(rows.stage), rows.parity);
+    for (int32_t pass = 0; pass < product.passes(); ++pass) {
+      wait_for_phase(rings.pixels.full(pixels.stage), pixels.parity);
 #pragma unroll
       for (int row = 0; row < 3; ++row) {
-        wait_for_phase(rings.columns.full(columns.stage), columns.parity);
-        multiply_patches<typename Product::Element>(
-            shared_address(rings.rows.stage(rows.stage)) + first_patch * kBoxBytes +
-                row * kEightLines,
-            shared_address(rings.columns.stage(columns.stage)), sums);
+        wait_for_phase(rings.weight.full(weight.stage), weight.parity);
+        multiply_patch<typename Product::Element>(
+            shared_address(rings.weight.stage(weight.stage)) + first_output,
+            shared_address(rings.pixels.stage(pixels.stage)) + first_pixel + row * kPatchRowBytes,
+            sums);
         wait_for_products<1>();  // the step before this one
-        if (columns_before != nullptr) release(columns_before);
-        if (row == 0 && rows_before != nullptr) release(rows_before);
-        columns_before = rings.columns.empty(columns.stage);
-        columns.next(rings.columns.kStages);
+        if (weight_before != nullptr) release<1>(weight_before);
+        if (row == 0 && pixels_before != nullptr) release<Product::kCluster>(pixels_before);
+        weight_before = rings.weight.empty(weight.stage);
+        weight.next(rings.weight.kStages);
       }
-      rows_before = rings.rows.empty(rows.stage);
-      rows.next(rings.rows.kStages);
+      pixels_before = rings.pixels.empty(pixels.stage);
+      pixels.next(rings.pixels.kStages);
     }
     wait_for_products<0>();
     keep_order(sums);
-    release(columns_before);
-    release(rows_before);
-#pragma unroll
-    for (int patch = 0; patch < kPatchesOfConsumer; ++patch)
-      product.store(tile, first_patch + patch, sums[patch]);
+    release<1>(weight_before);
+    release<Product::kCluster>(pixels_before);
+    product.store(tile, rings.own, sums);
   }
 }
 
@@ -175,23 +167,26 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
   const typename Product::Rings rings(dynamic_shared());
   if (threadIdx.x == 0) {
-    rings.rows.init();
-    rings.columns.init();
+    rings.pixels.init(Product::kCluster * kConsumerWarps);
+    rings.weight.init(kConsumerWarps);
     publish_barriers();
   }
-  __syncthreads();
+  meet<Product>();
   if (threadIdx.x < kWarpgroup) {
     lower_registers<kProducerRegisters>();
     const int warp = static_cast<int>(threadIdx.x) / 32;
     Turn turn;
-    for (int32_t tile = blockIdx.x; tile < product.tiles; tile += gridDim.x) {
-      if (warp == 0) product.load_rows(tile, rings.rows, turn);
-      if (warp == 1) product.load_columns(rings.columns, turn);
+    for (int32_t tile = product.first_tile(cluster<Product>()); product.has(tile);
+         product.next(tile, clusters<Product>())) {
+      if (warp == 0) product.produce_pixels(tile, rings.pixels, turn);
+      if (warp == 1) product.produce_weight(tile, rings.weight, turn);
     }
   } else {
     raise_registers<kConsumerRegisters>();
     consume_patches(product, rings);
   }
+  // The other block's last arrivals still come here.
+  if constexpr (Product::kCluster > 1) meet_cluster();
 #else
   __trap();
 #endif
@@ -199,30 +194,17 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 
 // ------------------------------------------------------------------------------------------------
 
-template <Epilogue kEpilogue, typename T, bool kBits, int kStrips>
+template <Epilogue kEpilogue, typename T, bool kBits, Split kSplit, int kCluster>
 cudaError_t launch_hopper_halo(const DenseConvolution& problem, const Output<T>& to,
                                cudaStream_t stream) {
-  using Product = HopperHalo<kEpilogue, T, kBits, kStrips>;
+  using Product = HopperHalo<kEpilogue, T, kBits, kSplit, kCluster>;
   Product product{};
-  const int64_t tiles = ceiling(to.map.groups, kPatches * kGroupsOfPatch);
-  if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
-  product.tiles = static_cast<int32_t>(tiles);
-  product.channel_steps = static_cast<int32_t>(ceiling(problem.channels, kLine<T>));
-  product.to = to;
-  const auto c = static_cast<uint64_t>(problem.channels);
-  const auto h = static_cast<uint64_t>(problem.height), w = static_cast<uint64_t>(problem.width);
-  cudaError_t error = make_tensor_map({problem.input,
-                                       {c, w, h, static_cast<uint64_t>(problem.n)},
-                                       {c, c * w, c * w * h},
-                                       {kLine<T>, kPatchSide, kBoxRows, 1},
-                                       problem.storage == Storage::kBFloat16},
-                                      &product.input);
-  if (error == cudaSuccess)
-    error = make_tensor_map(weight_boxes(problem, kStrips * kStrip), &product.weight);
-  if (error != cudaSuccess) return error;
-  return launch_with_shared(Product::Rings::kBytes, hopper_halo_kernel<Product>,
-                            std::min(product.tiles, multiprocessors()), kHopperThreads, stream,
-                            product);
+  const auto patches = row_boxes<Patches>(problem.n, problem.height, problem.width,
+                                          kEpilogue == Epilogue::kReluPool);
+  const cudaError_t error = product.prepare(problem, patches, kRowsOfLoad, to);
+  return error != cudaSuccess ? error
+                              : launch_persistent(hopper_halo_kernel<Product>,
+                                                  Product::Rings::kBytes, product, stream);
 }
 
 }  // namespace vgg_fast::cuda

@@ -149,11 +149,36 @@ __device__ __forceinline__ void wait_for_products() {
 }
 
 // The sums are read after this, not before.
-template <int kRowStrips, int kStrips>
-__device__ __forceinline__ void keep_order(float (&sums)[kRowStrips][kStrips][8][4]) {
+template <int kStrips>
+__device__ __forceinline__ void keep_order(float (&sums)[kStrips][8][4]) {
 #pragma unroll
-  for (int i = 0; i < kRowStrips * kStrips * 32; ++i)
-    asm volatile("" : "+f"(sums[i / 32 / kStrips][i / 32 % kStrips][i / 4 % 8][i % 4])::"memory");
+  for (int i = 0; i < kStrips * 32; ++i)
+    asm volatile("" : "+f"(sums[i / 32][i / 4 % 8][i % 4])::"memory");
+}
+
+// What depends on the value starts from it. The compiler would otherwise take a sum of products
+// apart, to multiply anew for each of its uses.
+__device__ __forceinline__ void compute_once(int64_t& value) { asm volatile("" : "+l"(value)); }
+
+// Waits until the 128 threads of the warpgroup are here. Barrier 0 is the whole block's.
+__device__ __forceinline__ void meet_warpgroup() {
+  asm volatile("bar.sync %0, 128;\n" ::"r"(threadIdx.x / 128) : "memory");
+}
+
+// Stores 8x8 matrices of 16-bit elements, transposed: a lane has elements 2 * (lane % 4) and the
+// next of column lane / 4, and lane 8 * i + j names line j of matrix i.
+__device__ __forceinline__ void store_transposed(void* line, const uint32_t (&matrices)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
+                   shared_address(line)),
+               "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+               : "memory");
+}
+
+__device__ __forceinline__ void store_transposed(void* line, const uint32_t (&matrices)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(
+                   shared_address(line)),
+               "r"(matrices[0]), "r"(matrices[1])
+               : "memory");
 }
 
 // clang-format off
@@ -191,26 +216,16 @@ __device__ __forceinline__ void keep_order(float (&sums)[kRowStrips][kStrips][8]
 template <typename T, bool kTransposed, int kStrips>
 __device__ __forceinline__ void multiply_tiles(float (&sums)[kStrips][8][4], uint64_t tile_a,
                                                uint64_t tile_b) {
-  static_assert(1 <= kStrips && kStrips <= 4);
+  static_assert(kStrips == 3 || kStrips == 4);
   if constexpr (std::is_same_v<T, __half>) {
-    if constexpr (kStrips == 1)
-      VGG_PRODUCT("m64n64k16", "f16", VGG_SUMS_0_31, "%32", "%33", "%34", VGG_STRIP(sums[0]));
-    else if constexpr (kStrips == 2)
-      VGG_PRODUCT("m64n128k16", "f16", VGG_SUMS_0_63, "%64", "%65", "%66", VGG_STRIP(sums[0]),
-                  VGG_STRIP(sums[1]));
-    else if constexpr (kStrips == 3)
+    if constexpr (kStrips == 3)
       VGG_PRODUCT("m64n192k16", "f16", VGG_SUMS_0_95, "%96", "%97", "%98", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]), VGG_STRIP(sums[2]));
     else
       VGG_PRODUCT("m64n256k16", "f16", VGG_SUMS_0_127, "%128", "%129", "%130", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]), VGG_STRIP(sums[2]), VGG_STRIP(sums[3]));
   } else {
-    if constexpr (kStrips == 1)
-      VGG_PRODUCT("m64n64k16", "bf16", VGG_SUMS_0_31, "%32", "%33", "%34", VGG_STRIP(sums[0]));
-    else if constexpr (kStrips == 2)
-      VGG_PRODUCT("m64n128k16", "bf16", VGG_SUMS_0_63, "%64", "%65", "%66", VGG_STRIP(sums[0]),
-                  VGG_STRIP(sums[1]));
-    else if constexpr (kStrips == 3)
+    if constexpr (kStrips == 3)
       VGG_PRODUCT("m64n192k16", "bf16", VGG_SUMS_0_95, "%96", "%97", "%98", VGG_STRIP(sums[0]),
                   VGG_STRIP(sums[1]), VGG_STRIP(sums[2]));
     else

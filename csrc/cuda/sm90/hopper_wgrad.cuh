@@ -23,11 +23,14 @@
 
 namespace vgg_fast::cuda {
 
+inline constexpr int kHopperRows = 64 * kConsumers;
+
 template <typename T, int kStripsOfTile, bool kSplits, int kBlocksOfCluster>
 struct HopperWgrad {
   using Element = T;
-  static constexpr int kCluster = kBlocksOfCluster, kRowStrips = 1, kStrips = kStripsOfTile;
-  static constexpr bool kTransposed = true, kSplitsSum = kSplits;
+  static constexpr int kCluster = kBlocksOfCluster, kStrips = kStripsOfTile, kOwnBytes = 0;
+  static constexpr bool kTransposed = true;
+  static constexpr Split kSplit = kSplits ? Split::kSum : Split::kRows;
   static constexpr int kRowBoxes = kSplits ? 1 : kConsumers;  // of a block
   static constexpr int kBoxBytes = (kSplits ? kConsumers : 1) * kColumnBytes;
 
@@ -87,9 +90,10 @@ struct HopperWgrad {
     return {*this, &input[dy < 0][dx < 0], box, kRowBoxes + of_tile, strip.c, dy, dx, at};
   }
 
-  __device__ __forceinline__ void store(const Piece& piece, int row,
+  __device__ __forceinline__ void store(const Piece& piece, unsigned char*,
                                         float (&sums)[kStrips][kBlocks][4]) const {
     constexpr int kColumns = kStrips * kStrip;
+    const int row = (static_cast<int>(threadIdx.x) / 32 - kProducerWarps) * 16;
     const int64_t block = piece.slot() * kCluster + block_of_cluster<HopperWgrad>();
     float* partial = workspace + block * (kHopperRows * kColumns);
 #pragma unroll

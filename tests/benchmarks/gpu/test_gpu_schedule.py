@@ -25,9 +25,17 @@ from vgg_fast.dispatch.tiles import Call
 
 PAGE = Path(__file__).parents[3] / "docs" / "performance" / "gpu.md"
 BF16 = 1
-# Groups and patches; one, two and four strips; two channel steps; a cluster whose second block has
-# no tile; windows of four images
-FPROPS = [(4, 16, 2, 14, 64), (3, 24, 5, 7, 136), (5, 8, 8, 8, 264), (2, 72, 8, 24, 72)]
+# Groups and patches; columns or rows divided, one block or a cluster; two channel steps; a cluster
+# whose second block has no channels; rows of four images; a tile of two patches that has one
+FPROPS = [
+    (4, 16, 2, 14, 64),
+    (3, 24, 5, 7, 136),
+    (5, 8, 8, 8, 264),
+    (2, 72, 6, 4, 72),
+    (7, 8, 8, 32, 64),
+    (4, 72, 8, 8, 72),
+    (2, 72, 8, 16, 136),
+]
 # Split sums, clusters, three and four strips, more runs than tiles, boxes that hang over the edge
 WGRADS = [(8, 16, 2, 14, 64), (3, 72, 5, 7, 136), (1, 200, 6, 6, 264), (9, 8, 12, 14, 72)]
 
