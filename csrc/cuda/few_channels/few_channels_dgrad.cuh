@@ -79,7 +79,7 @@ __device__ __forceinline__ Acc add_each_over_warp(const Acc (&values)[kCount]) {
 }
 
 template <Epilogue kEpilogue, typename T, typename From, int kChannels, bool kLeaky>
-__global__ void __launch_bounds__(kDgradThreads, 3)
+__global__ void __launch_bounds__(kDgradThreads, kLeaky ? 2 : 3)
     few_channels_dgrad_kernel(From gradient, Strided<const T> weight, int64_t n,
                               T* __restrict__ grad_input) {
   using Acc = Accumulator<T>;
