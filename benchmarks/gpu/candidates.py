@@ -107,7 +107,8 @@ def work(case: Case, device: torch.device) -> Work:
     candidates = {"vgg_fast": Candidate(lambda: lambda: operator(given), gives, COMPILING)}
     for name, (backend, kernels) in BACKENDS.items():
         call = _forced(backend, kernels, lambda: operator(given))
-        candidates[name] = Candidate(lambda call=call: call, gives, COMPILING)
+        patience = COMPILING if backend == "triton" else None
+        candidates[name] = Candidate(lambda call=call: call, gives, patience)
     eager = _EAGER[case.work]
     candidates["eager channels_last"] = Candidate(
         lambda: lambda: eager(case, given), tuple(name for name in gives if name != "argmax")

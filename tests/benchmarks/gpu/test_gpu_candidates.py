@@ -66,6 +66,12 @@ def test_a_fifth_of_any_tensor_that_is_zero_is_wrong(op: str, work: str) -> None
         assert told.count(" by ") == 1, tensor
 
 
+def test_only_what_compiles_may_be_silent_for_longer() -> None:
+    found = candidates.work(Case(LAYERS[0], 1, "forward"), CPU).candidates
+    patient = {name for name, candidate in found.items() if candidate.patience}
+    assert patient == {"vgg_fast", "triton"}
+
+
 def test_what_is_missing_or_not_a_number_is_wrong() -> None:
     right = {"output": torch.ones(4), "grad": torch.ones(2)}
     for wrong in ({}, {"grad": torch.ones(3)}, {"grad": torch.full((2,), torch.nan)}):
