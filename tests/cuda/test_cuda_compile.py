@@ -21,7 +21,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 import setup_cuda
 import vgg_fast
 from tests.support.cuda_toolkit import build_once, cuobjdump, toolkit
-from tests.support.instruction_count import main_loops, times_the_bytes
+from tests.support.instruction_count import functions_of, main_loops, times_the_bytes
 from vgg_fast import _extension
 
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -138,16 +138,9 @@ TENSOR_CORES = [
 
 def instructions_of(object_file: Path, architecture: str) -> dict[str, list[str]]:
     """Of each kernel the instructions' names, with their modifiers, in order."""
-    dump = subprocess.run(
-        [str(cuobjdump()), "--dump-sass", f"--gpu-architecture=sm_{architecture}", object_file],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    functions = re.split(r"Function : (\S+)", dump)[1:]
     return {
         name: re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)", body)
-        for name, body in zip(functions[::2], functions[1::2], strict=True)
+        for name, body in functions_of(object_file, architecture).items()
     }
 
 

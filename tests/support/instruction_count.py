@@ -24,11 +24,8 @@ def times_the_bytes(instructions: float, size: float) -> float:
     return instructions / ISSUED_A_CLOCK / (size / bytes_a_clock)
 
 
-def main_loops(object_file: Path, architecture: str, around: str = "") -> dict[str, list[str]]:
-    """Of each kernel that loops, the instructions of the loop that multiplies most, in order.
-
-    Where one loop lies in another, the inner one; or the innermost with an instruction ``around``.
-    """
+def functions_of(object_file: Path, architecture: str) -> dict[str, str]:
+    """Of each kernel its disassembly."""
     dump = subprocess.run(
         [str(cuobjdump()), "--dump-sass", f"--gpu-architecture=sm_{architecture}", object_file],
         capture_output=True,
@@ -36,9 +33,16 @@ def main_loops(object_file: Path, architecture: str, around: str = "") -> dict[s
         check=True,
     ).stdout
     functions = re.split(r"Function : (\S+)", dump)[1:]
-    loops = {
-        name: loops_of(body) for name, body in zip(functions[::2], functions[1::2], strict=True)
-    }
+    return dict(zip(functions[::2], functions[1::2], strict=True))
+
+
+def main_loops(object_file: Path, architecture: str, around: str = "") -> dict[str, list[str]]:
+    """Of each kernel that loops, the instructions of the loop that multiplies most, in order.
+
+    Where one loop lies in another, the inner one; or the innermost with an instruction ``around``.
+    """
+    functions = functions_of(object_file, architecture)
+    loops = {name: loops_of(body) for name, body in functions.items()}
     loops = {name: [loop for loop in found if _has(loop, around)] for name, found in loops.items()}
     return {
         name: max(found, key=lambda loop: (_products(loop), -len(loop)))

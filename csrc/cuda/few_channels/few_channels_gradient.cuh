@@ -93,8 +93,8 @@ inline int64_t patches_of(const Convolution& problem) {
   return problem.n * covering_patches(problem.height) * covering_patches(problem.width);
 }
 
-template <typename T>
-Gradient<T> gradient_of(const Convolution& problem, const Upstream& upstream) {
+template <typename T, typename Problem>
+Gradient<T> gradient_of(const Problem& problem, const Upstream& upstream) {
   return {problem.outputs,
           problem.height,
           problem.width,

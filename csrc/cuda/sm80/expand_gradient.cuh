@@ -127,13 +127,7 @@ template <Epilogue kEpilogue, typename T>
 cudaError_t launch_expand_gradient(const DenseConvolution& problem, const Upstream& upstream,
                                    void* gradient, void* grad_bias, void* workspace,
                                    cudaStream_t stream) {
-  const Gradient<T> from{problem.outputs,
-                         problem.height,
-                         problem.width,
-                         static_cast<const T*>(upstream.grad_output),
-                         static_cast<const T*>(upstream.output),
-                         upstream.argmax,
-                         static_cast<Accumulator<T>>(upstream.negative_slope)};
+  const auto from = gradient_of<T>(problem, upstream);
   const bool aligned = problem.outputs % kVector<T> == 0 && is_aligned(upstream.grad_output) &&
                        is_aligned(upstream.output) && is_aligned(upstream.argmax) &&
                        is_aligned(gradient);

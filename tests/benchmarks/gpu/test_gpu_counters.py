@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from benchmarks.gpu import counters, once
+from benchmarks.gpu import candidates, counters, once
 from benchmarks.gpu import run as runs
+from seed_layers import SeedLayer
 from tests.support.gpu_benchmark import QUICK, main
 
 TABLE = """==PROF== Connected to process 1
@@ -76,5 +77,12 @@ def test_without_it_a_note_says_so(run, monkeypatch) -> None:
     assert run.found["counters"] == {"note": "not measured: there is no ncu on PATH"}
 
 
-def test_a_case_runs_by_itself() -> None:
+def test_a_case_runs_by_itself(monkeypatch) -> None:
+    ran = []
+    candidate = candidates.Candidate(lambda: lambda: ran.append(1) or {}, ())
+    found = candidates.Work({}, {}, {"vgg_fast": candidate})
+    asked = []
+    monkeypatch.setattr(candidates, "work", lambda case, device: asked.append(case) or found)
     once.main(["conv3x3_relu", "8", "8", "4", "2", "backward", "cpu"])
+    assert asked == [candidates.Case(SeedLayer("conv3x3_relu", 8, 8, 4), 2, "backward")]
+    assert len(ran) == 3  # the counted one needs a GPU
